@@ -1,0 +1,3 @@
+//! keytide pools API keys for LLM providers behind one endpoint and keeps exact books on them.
+
+pub mod model;

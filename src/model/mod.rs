@@ -1,0 +1,22 @@
+//! What keytide's words mean: pure types and transitions.
+//!
+//! Nothing here knows of tasks, files, sockets or configuration, and nothing reads a clock: the present is
+//! always an argument.
+
+pub mod health;
+pub mod id;
+pub mod key;
+pub mod secret;
+pub mod time;
+pub mod token;
+pub mod usage;
+pub mod window;
+
+pub use health::{Cause, Effect, Health, Policy};
+pub use id::{KeyId, TokenId};
+pub use key::{KeyRecord, Status};
+pub use secret::Secret;
+pub use time::{Clock, Timestamp};
+pub use token::TokenRecord;
+pub use usage::{Counts, Delta, Hour, KeyUsage, ProviderDelta, Usage};
+pub use window::Window;

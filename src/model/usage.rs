@@ -1,0 +1,163 @@
+//! The numbers in the books, and the deltas that move them.
+//!
+//! Every number is a sum, every date a maximum, so deltas can be merged in any order and grouping.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Health, KeyId, Timestamp, TokenId};
+
+/// Requests or attempts by how they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub success: u64,
+    pub failure: u64,
+    /// Ended for a reason that says nothing about the key: the request was at fault, or the caller left.
+    pub other: u64,
+}
+
+impl Counts {
+    pub const SUCCESS: Self = Self { success: 1, failure: 0, other: 0 };
+    pub const FAILURE: Self = Self { success: 0, failure: 1, other: 0 };
+    pub const OTHER: Self = Self { success: 0, failure: 0, other: 1 };
+
+    pub fn total(&self) -> u64 {
+        self.success + self.failure + self.other
+    }
+
+    /// Percent with two decimals, as the tables that people already have keep it; 0 when nothing was counted.
+    pub fn success_rate(&self) -> f64 {
+        match self.total() {
+            0 => 0.0,
+            total => (self.success as f64 * 10_000.0 / total as f64).round() / 100.0,
+        }
+    }
+
+    pub fn add(&mut self, more: &Self) {
+        self.success += more.success;
+        self.failure += more.failure;
+        self.other += more.other;
+    }
+}
+
+/// What was counted for one key, per attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUsage {
+    pub counts: Counts,
+    pub last_used: Option<Timestamp>,
+    pub last_success: Option<Timestamp>,
+    pub last_failure: Option<Timestamp>,
+}
+
+impl KeyUsage {
+    pub fn add(&mut self, more: &Self) {
+        self.counts.add(&more.counts);
+        self.last_used = self.last_used.max(more.last_used);
+        self.last_success = self.last_success.max(more.last_success);
+        self.last_failure = self.last_failure.max(more.last_failure);
+    }
+}
+
+/// What was counted for a provider, a model, a model's hour or a token, per client request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub counts: Counts,
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub last_used: Option<Timestamp>,
+}
+
+impl Usage {
+    pub fn add(&mut self, more: &Self) {
+        self.counts.add(&more.counts);
+        self.prompt_tokens += more.prompt_tokens;
+        self.completion_tokens += more.completion_tokens;
+        self.last_used = self.last_used.max(more.last_used);
+    }
+}
+
+/// Hours since the Unix epoch, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Hour(pub u32);
+
+impl Hour {
+    pub const MILLIS: i64 = 3_600_000;
+
+    pub fn of(at: Timestamp) -> Self {
+        Self(u32::try_from(at.0.div_euclid(Self::MILLIS)).unwrap_or(0))
+    }
+
+    pub fn start(self) -> Timestamp {
+        Timestamp(i64::from(self.0) * Self::MILLIS)
+    }
+}
+
+/// What one provider's books have to take in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProviderDelta {
+    pub keys: HashMap<KeyId, KeyUsage>,
+    /// Requests by hour and model: the provider's and each model's totals are sums over these.
+    pub hours: HashMap<(Hour, Box<str>), Usage>,
+    pub tokens: HashMap<TokenId, Usage>,
+    /// The latest health of keys whose health changed. Not a sum: a later delta's value replaces it.
+    pub health: HashMap<KeyId, Health>,
+}
+
+impl ProviderDelta {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.hours.is_empty() && self.tokens.is_empty() && self.health.is_empty()
+    }
+
+    /// Adds a later delta.
+    pub fn add(&mut self, later: Self) {
+        for (id, usage) in later.keys {
+            self.keys.entry(id).or_default().add(&usage);
+        }
+        for (id, usage) in later.hours {
+            self.hours.entry(id).or_default().add(&usage);
+        }
+        for (id, usage) in later.tokens {
+            self.tokens.entry(id).or_default().add(&usage);
+        }
+        self.health.extend(later.health);
+    }
+}
+
+/// What the books of all providers have to take in: the content of one journal entry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    pub providers: HashMap<Box<str>, ProviderDelta>,
+}
+
+impl Delta {
+    pub fn is_empty(&self) -> bool {
+        self.providers.values().all(ProviderDelta::is_empty)
+    }
+
+    /// Adds a later delta.
+    pub fn add(&mut self, later: Self) {
+        for (provider, delta) in later.providers {
+            self.providers.entry(provider).or_default().add(delta);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_percent_with_two_decimals() {
+        let counts = Counts { success: 2, failure: 1, other: 0 };
+        assert_eq!(counts.success_rate(), 66.67);
+        assert_eq!(Counts::default().success_rate(), 0.0);
+    }
+
+    #[test]
+    fn hours_start_on_the_hour() {
+        assert_eq!(Hour::of(Timestamp(3_600_000)), Hour(1));
+        assert_eq!(Hour::of(Timestamp(3_599_999)), Hour(0));
+        assert_eq!(Hour(1).start(), Timestamp(3_600_000));
+    }
+}
