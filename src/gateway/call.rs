@@ -1,0 +1,139 @@
+//! One client request on its way through the books.
+
+use std::sync::Arc;
+
+use super::{metrics::AttemptEnd, provider::Provider};
+use crate::{
+    ledger::{Ending, Entry, Kind, ModelRef, Ticket},
+    model::{Effect, Timestamp, TokenId},
+    pool::Lease,
+    upstream::scan::Tokens,
+};
+
+/// How an answer that reached its end is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    pub effect: Effect,
+    /// The attempt's kind: the key's share.
+    pub attempt: Kind,
+    /// The request's kind.
+    pub request: Kind,
+}
+
+impl Closing {
+    pub const SUCCESS: Self =
+        Self { effect: Effect::Success, attempt: Kind::Success, request: Kind::Success };
+
+    /// The request was at fault: the key has worked.
+    pub const REQUEST_FAULT: Self =
+        Self { effect: Effect::None, attempt: Kind::Other, request: Kind::Failure };
+
+    pub const fn failure(effect: Effect) -> Self {
+        Self { effect, attempt: Kind::Failure, request: Kind::Failure }
+    }
+}
+
+/// Holds the key of the attempt under way, and makes sure that the request is counted exactly once: by
+/// [`Call::close`], or, when it is dropped before that because the caller went away, as `other`.
+pub struct Call {
+    provider: Arc<Provider>,
+    core: usize,
+    token: TokenId,
+    model: ModelRef,
+    /// A name that has no row yet: it gets one if the provider answers for it.
+    new_model: Option<Box<str>>,
+    lease: Option<Lease>,
+    started: Timestamp,
+    closed: bool,
+}
+
+impl Call {
+    pub fn open(
+        provider: Arc<Provider>,
+        core: usize,
+        token: TokenId,
+        model: &str,
+        started: Timestamp,
+    ) -> Self {
+        let known = provider.ledger.models.find(model);
+        let new_model = (known == ModelRef::OTHER).then(|| model.into());
+        provider.metrics.request_started();
+        Self { provider, core, token, model: known, new_model, lease: None, started, closed: false }
+    }
+
+    pub fn provider(&self) -> &Arc<Provider> {
+        &self.provider
+    }
+
+    pub fn begin_attempt(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
+
+    /// The attempt failed and the request goes on, or ends by [`Call::close_unserved`].
+    pub fn attempt_failed(&mut self, effect: Effect) {
+        let now = self.provider.clock.now();
+        if let Some(lease) = self.lease.take() {
+            let key = lease.key_id();
+            lease.finish(effect, now);
+            self.provider.metrics.attempt_ended(AttemptEnd::of(effect, Kind::Failure));
+            let entry = Entry { attempt: Some((key, Kind::Failure)), request: None };
+            self.provider.ledger.record(self.core, &entry, now);
+        }
+    }
+
+    /// The answer reached its end.
+    pub fn close(&mut self, closing: Closing, tokens: Option<Tokens>) -> Ticket {
+        let now = self.provider.clock.now();
+        self.record(closing, tokens.unwrap_or_default(), now)
+    }
+
+    /// No attempt served the request.
+    pub fn close_unserved(&mut self) -> Ticket {
+        self.close(Closing::failure(Effect::None), None)
+    }
+
+    /// Answered without the provider: no attempt is counted.
+    pub fn close_from_cache(&mut self) -> Ticket {
+        self.close(Closing::SUCCESS, None)
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn record(&mut self, closing: Closing, tokens: Tokens, now: Timestamp) -> Ticket {
+        self.closed = true;
+        let attempt = self.lease.take().map(|lease| {
+            let key = lease.key_id();
+            lease.finish(closing.effect, now);
+            self.provider.metrics.attempt_ended(AttemptEnd::of(closing.effect, closing.request));
+            (key, closing.attempt)
+        });
+        let ledger = &self.provider.ledger;
+        if closing.request == Kind::Success
+            && let Some(name) = self.new_model.take()
+        {
+            self.model = ledger.models.learn(&name);
+        }
+        self.provider.metrics.request_ended(closing.request, now.since(self.started));
+        let ending = Ending {
+            model: self.model,
+            token: self.token,
+            kind: closing.request,
+            prompt_tokens: tokens.prompt,
+            completion_tokens: tokens.completion,
+        };
+        ledger.record(self.core, &Entry { attempt, request: Some(ending) }, now)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.closed {
+            // Nothing is known of the key: the caller left before the provider was done.
+            let closing =
+                Closing { effect: Effect::None, attempt: Kind::Other, request: Kind::Other };
+            self.record(closing, Tokens::default(), self.provider.clock.now());
+        }
+    }
+}

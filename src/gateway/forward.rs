@@ -1,0 +1,597 @@
+//! From an admitted request to its answer: keys are tried in a bounded loop until one serves it.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{
+    ApiError,
+    body::Body,
+    cache::AnswerCache,
+    call::{Call, Closing},
+    provider::Provider,
+    relay::{Relay, Start},
+    request::Asked,
+    route::Api,
+};
+use crate::{
+    guard::Token,
+    ledger::{CommitWatch, Kind},
+    model::{Effect, KeyId, Timestamp},
+    pool::{Ask, NoKey, Reason},
+    upstream::{
+        client::{self, request_headers, response_headers},
+        inspect::Inspector,
+        outcome::{Rule, Treat},
+        reset,
+        scan::{BodyError, Framing},
+    },
+};
+
+/// How much of an answer may be looked at before the first byte goes out: enough for any error object.
+const MAX_PEEK: usize = 64 * 1024;
+/// An error's body beyond this is not read.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+/// How long an error's body may take to arrive.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A stream that has sent nothing but comments for so long is passed on, so that the caller sees a sign of
+/// life.
+const MAX_COMMENTS: Duration = Duration::from_secs(5);
+/// What no provider's header can exceed.
+const MAX_RATE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const MAX_QUOTA: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Most keys that are tried for one request, whatever is configured.
+pub const MAX_ATTEMPTS: usize = 10;
+
+/// What is forwarded, and for whom.
+pub struct Forward<'a> {
+    pub core: usize,
+    pub provider: &'a Arc<Provider>,
+    pub token: &'a Token,
+    pub api: Api,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+    pub asked: Asked,
+    /// Set where an answer ends only after the commit that counts it.
+    pub strict: Option<CommitWatch>,
+    pub now: Timestamp,
+}
+
+/// What the last failed attempt leaves for the caller, in case there is no other.
+enum LastError {
+    /// The provider's own answer, which may be passed on.
+    Answer { status: StatusCode, headers: HeaderMap, body: Bytes },
+    /// What the caller reads instead.
+    Ours(ApiError),
+}
+
+impl Forward<'_> {
+    pub async fn run(self) -> Response<Body> {
+        let provider = self.provider;
+        let mut call =
+            Call::open(provider.clone(), self.core, self.token.id, &self.asked.model, self.now);
+        let cache_key = match &provider.answers {
+            Some(_) if !self.asked.stream => {
+                Some(AnswerCache::key(self.api, self.query, &self.asked.body))
+            }
+            _ => None,
+        };
+        if let (Some(answers), Some(key)) = (&provider.answers, &cache_key)
+            && let Some(answer) = answers.get(key, self.now)
+        {
+            provider.metrics.cache_hit();
+            let ticket = call.close_from_cache();
+            self.commit(ticket).await;
+            let mut response = Response::new(Body::full(answer.body.clone()));
+            *response.headers_mut() = answer.headers.clone();
+            response.headers_mut().insert("x-keytide-cache", HeaderValue::from_static("hit"));
+            return response;
+        }
+        let (Some(client), Some(uri)) = (provider.client(self.core), provider.uri(self.api, self.query))
+        else {
+            return self.refuse(&mut call, unreachable_provider()).await;
+        };
+        self.attempts(call, client, uri, cache_key).await
+    }
+
+    async fn attempts(
+        &self,
+        mut call: Call,
+        client: &client::Client,
+        uri: Uri,
+        cache_key: Option<[u8; 32]>,
+    ) -> Response<Body> {
+        let provider = self.provider;
+        let mut tried = [KeyId(0); MAX_ATTEMPTS];
+        let attempts = (provider.options.max_attempts as usize).clamp(1, MAX_ATTEMPTS);
+        let mut last = None;
+        for attempt in 0..attempts {
+            let now = provider.clock.now();
+            let ask = Ask { exclude: &tried[..attempt], caller: self.token.id.0 as u64 };
+            let lease = match provider.pool.pick(&ask, now) {
+                Ok(lease) => lease,
+                Err(none) => {
+                    let error = match last.take() {
+                        Some(error) if !is_rate_limited(&none) => error,
+                        _ => LastError::Ours(no_key(provider.name(), &none, now)),
+                    };
+                    return self.give_up(call, error).await;
+                }
+            };
+            tried[attempt] = lease.key_id();
+            let mut headers = request_headers(self.headers, &provider.upstream, lease.credential().clone());
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            let credential = lease.credential().clone();
+            call.begin_attempt(lease);
+            let sent = client.send(Method::POST, uri.clone(), headers, self.asked.body.clone()).await;
+            let tries_left = attempt + 1 < attempts;
+            match sent {
+                Err(error) => {
+                    warn!(provider = provider.name(), key = %tried[attempt].short(), "{error}");
+                    call.attempt_failed(Effect::Server { cooldown: None });
+                    last = Some(LastError::Ours(of_client_error(&error)));
+                    self.back_off(attempt, tries_left).await;
+                }
+                Ok(response) => {
+                    let status = response.status();
+                    let rule = provider.upstream.rules.lookup(status.as_u16());
+                    match rule.treat_as {
+                        Treat::Success => match self.serve(call, response, cache_key).await {
+                            Served::Answered(response) => return *response,
+                            Served::Failed { call: returned, error, retry_soon } => {
+                                call = *returned;
+                                last = Some(*error);
+                                if !retry_soon {
+                                    self.back_off(attempt, tries_left).await;
+                                }
+                            }
+                        },
+                        Treat::Request => {
+                            return self.pass_on(call, response, Closing::REQUEST_FAULT, status);
+                        }
+                        _ => {
+                            let (parts, body) = response.into_parts();
+                            let body = read_error_body(body).await;
+                            let effect = effect_of(rule, &parts.headers, &body, provider.clock.now());
+                            debug!(
+                                provider = provider.name(), key = %tried[attempt].short(),
+                                status = status.as_u16(), ?effect, "an attempt failed"
+                            );
+                            call.attempt_failed(effect);
+                            last = Some(last_error(status, rule, parts.headers, body, &credential));
+                            if matches!(rule.treat_as, Treat::Server) {
+                                self.back_off(attempt, tries_left).await;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        let error = last.unwrap_or_else(|| LastError::Ours(unreachable_provider()));
+        self.give_up(call, error).await
+    }
+
+    /// A successful status: looks at the body's beginning before anything goes out.
+    async fn serve(
+        &self,
+        mut call: Call,
+        response: Response<Incoming>,
+        cache_key: Option<[u8; 32]>,
+    ) -> Served {
+        let provider = self.provider;
+        let (parts, body) = response.into_parts();
+        let framing = parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(Framing::of);
+        let encoding = parts.headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
+        let gzip = matches!(encoding, Some(b"gzip" | b"x-gzip"));
+        let readable = gzip || matches!(encoding, None | Some(b"identity"));
+        let mut inspector = framing.filter(|_| readable).map(|framing| Inspector::new(framing, gzip));
+        let length = body.size_hint().exact();
+        let peeked = match &mut inspector {
+            Some(inspector) => {
+                peek(body, inspector, framing, provider.upstream.first_byte_timeout).await
+            }
+            None => Peeked { head: VecDeque::new(), end: End::More(body) },
+        };
+        let error = inspector.as_ref().and_then(Inspector::error);
+        if let (Some(error), true) = (error, !matches!(peeked.end, End::Broken(_))) {
+            let closing = closing_of_error(provider, error);
+            if closing.attempt == Kind::Failure {
+                debug!(provider = provider.name(), code = ?error.code, "an answer carried an error");
+                call.attempt_failed(closing.effect);
+                let retry_soon = !matches!(closing.effect, Effect::Server { .. });
+                let error = Box::new(LastError::Ours(of_body_error(closing.effect)));
+                return Served::Failed { call: Box::new(call), error, retry_soon };
+            }
+        }
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = parts.status;
+        response_headers(&parts.headers, answer.headers_mut());
+        match peeked.end {
+            End::Broken(why) => {
+                warn!(provider = provider.name(), "an answer broke off before its first event: {why}");
+                call.attempt_failed(Effect::Server { cooldown: None });
+                let error = Box::new(LastError::Ours(broken_answer()));
+                Served::Failed { call: Box::new(call), error, retry_soon: false }
+            }
+            End::Complete => {
+                let closing = match error {
+                    Some(error) => closing_of_error(provider, error),
+                    None => Closing::SUCCESS,
+                };
+                let tokens = inspector.as_ref().and_then(Inspector::tokens);
+                let ticket = call.close(closing, tokens);
+                self.commit(ticket).await;
+                let body = concat(peeked.head);
+                if let (Some(answers), Some(key)) = (&provider.answers, cache_key)
+                    && closing == Closing::SUCCESS
+                    && parts.status == StatusCode::OK
+                    && framing == Some(Framing::Json)
+                {
+                    answers.put(key, answer.headers().clone(), body.clone(), provider.clock.now());
+                }
+                *answer.body_mut() = Body::full(body);
+                Served::Answered(Box::new(answer))
+            }
+            End::More(body) => {
+                let streams = matches!(framing, Some(Framing::Sse | Framing::Ndjson));
+                // A stream may end with an event of ours, so its length is not the provider's to say.
+                let length = length.filter(|_| !streams);
+                *answer.body_mut() = Body::relay(Relay::new(Start {
+                    upstream: body,
+                    head: peeked.head,
+                    inspector,
+                    framing: framing.filter(|_| !gzip),
+                    api: self.api,
+                    closing: Closing::SUCCESS,
+                    call,
+                    idle_timeout: provider.upstream.idle_timeout,
+                    strict: self.strict.clone(),
+                    length,
+                }));
+                Served::Answered(Box::new(answer))
+            }
+        }
+    }
+
+    /// The provider's answer as it is, counted as `closing` says.
+    fn pass_on(
+        &self,
+        call: Call,
+        response: Response<Incoming>,
+        closing: Closing,
+        status: StatusCode,
+    ) -> Response<Body> {
+        let (parts, body) = response.into_parts();
+        let length = body.size_hint().exact();
+        let mut answer = Response::new(Body::relay(Relay::new(Start {
+            upstream: body,
+            head: VecDeque::new(),
+            inspector: None,
+            framing: None,
+            api: self.api,
+            closing,
+            call,
+            idle_timeout: self.provider.upstream.idle_timeout,
+            strict: self.strict.clone(),
+            length,
+        })));
+        *answer.status_mut() = status;
+        response_headers(&parts.headers, answer.headers_mut());
+        answer
+    }
+
+    async fn give_up(&self, mut call: Call, error: LastError) -> Response<Body> {
+        let ticket = call.close_unserved();
+        self.commit(ticket).await;
+        match error {
+            LastError::Ours(error) => error.response(),
+            LastError::Answer { status, headers, body } => {
+                let mut response = Response::new(Body::full(body));
+                *response.status_mut() = status;
+                response_headers(&headers, response.headers_mut());
+                response
+            }
+        }
+    }
+
+    async fn refuse(&self, call: &mut Call, error: ApiError) -> Response<Body> {
+        let ticket = call.close_unserved();
+        self.commit(ticket).await;
+        error.response()
+    }
+
+    async fn commit(&self, ticket: crate::ledger::Ticket) {
+        if let Some(watch) = &self.strict {
+            watch.wait(ticket).await;
+        }
+    }
+
+    /// A jittered pause that doubles with each attempt, before another key meets the same trouble.
+    async fn back_off(&self, attempt: usize, tries_left: bool) {
+        let base = self.provider.options.retry_backoff;
+        if tries_left && !base.is_zero() {
+            let pause = base.saturating_mul(1 << attempt.min(5));
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        }
+    }
+}
+
+enum Served {
+    Answered(Box<Response<Body>>),
+    Failed { call: Box<Call>, error: Box<LastError>, retry_soon: bool },
+}
+
+struct Peeked {
+    head: VecDeque<Bytes>,
+    end: End,
+}
+
+enum End {
+    /// The whole body is in `head`.
+    Complete,
+    More(Incoming),
+    Broken(String),
+}
+
+/// Reads until the body shows whether it is an error: the whole of a small document, the first event of a
+/// stream.
+async fn peek(
+    mut body: Incoming,
+    inspector: &mut Inspector,
+    framing: Option<Framing>,
+    timeout: Duration,
+) -> Peeked {
+    let mut head = VecDeque::new();
+    let mut size = 0;
+    let begun = Instant::now();
+    let patience = begun + timeout;
+    loop {
+        if body.is_end_stream() {
+            inspector.finish();
+            return Peeked { head, end: End::Complete };
+        }
+        // Of a stream the first event decides, of a document its end.
+        let decided = framing != Some(Framing::Json) && inspector.saw_data();
+        if decided || size > MAX_PEEK {
+            return Peeked { head, end: End::More(body) };
+        }
+        let comments_only = size > 0 && framing == Some(Framing::Sse);
+        let until = if comments_only { patience.min(begun + MAX_COMMENTS) } else { patience };
+        match tokio::time::timeout_at(until, body.frame()).await {
+            Err(_) if comments_only => return Peeked { head, end: End::More(body) },
+            Err(_) => {
+                return Peeked { head, end: End::Broken("no first event in time".to_owned()) };
+            }
+            Ok(None) => {
+                inspector.finish();
+                return Peeked { head, end: End::Complete };
+            }
+            Ok(Some(Err(error))) => {
+                return Peeked { head, end: End::Broken(client::causes(&error)) };
+            }
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    inspector.feed(&data);
+                    size += data.len();
+                    head.push_back(data);
+                }
+            }
+        }
+    }
+}
+
+fn concat(mut head: VecDeque<Bytes>) -> Bytes {
+    match head.len() {
+        0 => Bytes::new(),
+        1 => head.pop_front().unwrap_or_default(),
+        _ => {
+            let mut whole = BytesMut::with_capacity(head.iter().map(Bytes::len).sum());
+            for part in head {
+                whole.extend_from_slice(&part);
+            }
+            whole.freeze()
+        }
+    }
+}
+
+/// What can be had of an error's body in short time: it only adds to what the status says.
+pub(super) async fn read_error_body(mut body: Incoming) -> Bytes {
+    let mut read = VecDeque::new();
+    let mut size = 0;
+    let until = Instant::now() + ERROR_BODY_TIMEOUT;
+    while size <= MAX_ERROR_BODY {
+        match tokio::time::timeout_at(until, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    size += data.len();
+                    read.push_back(data);
+                }
+            }
+            Ok(None) => return concat(read),
+            Ok(Some(Err(_))) | Err(_) => return Bytes::new(),
+        }
+    }
+    Bytes::new()
+}
+
+/// What a failed attempt means for its key. The provider's word on when to come back stands over our default.
+pub(super) fn effect_of(rule: Rule, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Effect {
+    let cooldown = rule.cooldown.or(rule.treat_as.default_cooldown()).unwrap_or_default();
+    let until = |max: Duration| {
+        let told = reset::retry_at(headers, now).or_else(|| told_in_body(body, now));
+        reset::bounded(told.unwrap_or_else(|| now.saturating_add(cooldown)), now, max)
+    };
+    match rule.treat_as {
+        Treat::Success => Effect::Success,
+        Treat::Request => Effect::None,
+        Treat::Auth => Effect::Auth { cooldown: rule.cooldown },
+        Treat::Quota => Effect::Quota { until: until(MAX_QUOTA) },
+        Treat::RateLimit => Effect::RateLimit { until: until(MAX_RATE_LIMIT) },
+        Treat::Server => Effect::Server { cooldown: rule.cooldown },
+    }
+}
+
+fn told_in_body(body: &[u8], now: Timestamp) -> Option<Timestamp> {
+    let mut inspector = Inspector::new(Framing::Json, false);
+    inspector.feed(body);
+    inspector.finish();
+    inspector.error().and_then(|error| reset::retry_at_in_body(error, now))
+}
+
+/// How a request ends whose answer carries an error: as if the provider had said so with a status.
+pub(super) fn closing_of_error(provider: &Provider, error: &BodyError) -> Closing {
+    let rule = provider.upstream.rules.lookup(error.status.unwrap_or(502));
+    let now = provider.clock.now();
+    let cooldown = rule.cooldown.or(rule.treat_as.default_cooldown()).unwrap_or_default();
+    let until =
+        |max| reset::bounded(reset::retry_at_in_body(error, now).unwrap_or_else(|| now.saturating_add(cooldown)), now, max);
+    match rule.treat_as {
+        // An error is no success, whatever number it carries.
+        Treat::Success | Treat::Request => Closing::REQUEST_FAULT,
+        Treat::Auth => Closing::failure(Effect::Auth { cooldown: rule.cooldown }),
+        Treat::Quota => Closing::failure(Effect::Quota { until: until(MAX_QUOTA) }),
+        Treat::RateLimit => Closing::failure(Effect::RateLimit { until: until(MAX_RATE_LIMIT) }),
+        Treat::Server => Closing::failure(Effect::Server { cooldown: rule.cooldown }),
+    }
+}
+
+/// The provider's answer is passed on where it is about the provider or the rate. What is about the key is
+/// nobody's business but the operator's, and a caller would take it for a word on its own token.
+fn last_error(
+    status: StatusCode,
+    rule: Rule,
+    headers: HeaderMap,
+    body: Bytes,
+    credential: &HeaderValue,
+) -> LastError {
+    if matches!(rule.treat_as, Treat::Auth | Treat::Quota) {
+        return LastError::Ours(rejected_keys());
+    }
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(Framing::of)
+        .is_some_and(|framing| framing == Framing::Json);
+    if is_json && !body.is_empty() && !mentions(&body, credential.as_bytes()) {
+        return LastError::Answer { status, headers, body };
+    }
+    LastError::Ours(match rule.treat_as {
+        Treat::RateLimit => ApiError::upstream(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            "The provider asks to slow down: wait and try again.",
+        ),
+        _ => ApiError::upstream(
+            if status.is_server_error() { status } else { StatusCode::BAD_GATEWAY },
+            "upstream_error",
+            "The provider answered with an error: try again.",
+        ),
+    })
+}
+
+/// Whether a text repeats the key that was sent, with or without its scheme.
+fn mentions(body: &[u8], credential: &[u8]) -> bool {
+    let key = credential.strip_prefix(b"Bearer ").unwrap_or(credential);
+    !key.is_empty() && body.windows(key.len()).any(|window| window == key)
+}
+
+fn of_client_error(error: &client::Error) -> ApiError {
+    match error {
+        client::Error::Connect(_) => unreachable_provider(),
+        client::Error::Timeout(_) => ApiError::upstream(
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream_timeout",
+            "The provider did not answer in time: try again.",
+        ),
+        client::Error::Broken(_) => broken_answer(),
+    }
+}
+
+fn of_body_error(effect: Effect) -> ApiError {
+    match effect {
+        Effect::Auth { .. } | Effect::Quota { .. } => rejected_keys(),
+        Effect::RateLimit { .. } => ApiError::upstream(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            "The provider asks to slow down: wait and try again.",
+        ),
+        _ => ApiError::upstream(
+            StatusCode::BAD_GATEWAY,
+            "upstream_error",
+            "The provider answered with an error: try again.",
+        ),
+    }
+}
+
+fn rejected_keys() -> ApiError {
+    ApiError::upstream(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "keys_rejected",
+        "The provider refused every key that was tried: try again, or ask the operator.",
+    )
+}
+
+fn broken_answer() -> ApiError {
+    ApiError::upstream(
+        StatusCode::BAD_GATEWAY,
+        "upstream_broken",
+        "The provider broke off its answer: try again.",
+    )
+}
+
+fn unreachable_provider() -> ApiError {
+    ApiError::upstream(
+        StatusCode::BAD_GATEWAY,
+        "upstream_unreachable",
+        "The provider cannot be reached: try again.",
+    )
+}
+
+fn is_rate_limited(none: &NoKey) -> bool {
+    matches!(none.reason, Reason::RateLimited { .. })
+}
+
+fn no_key(provider: &str, none: &NoKey, now: Timestamp) -> ApiError {
+    match none.reason {
+        Reason::Empty => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_available_keys",
+            format!(
+                "There are no keys for \"{provider}\" yet: add one with `keytide keys add --provider {provider}` \
+                 or POST /admin/api-keys."
+            ),
+        ),
+        Reason::RateLimited { retry_at } => ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            format!("All keys for \"{provider}\" are at their limits: wait and try again."),
+        )
+        .retry_at(retry_at, now),
+        Reason::Unavailable { retry_at } => {
+            let error = ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_available_keys",
+                format!("No key for \"{provider}\" can be used at present: try again later."),
+            );
+            match retry_at {
+                Some(at) => error.retry_at(at, now),
+                None => error,
+            }
+        }
+        Reason::Excluded => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_available_keys",
+            format!("Every key for \"{provider}\" that can be used was tried: try again."),
+        ),
+    }
+}

@@ -1,0 +1,175 @@
+//! A caller's connection, with limits on how long it may keep us waiting.
+//!
+//! hyper bounds the time between requests; this adds what it does not: a request head that trickles in, and a
+//! caller that stops taking its answer.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Version;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+/// What a connection is doing.
+#[derive(Debug, Default)]
+pub struct Activity {
+    open: AtomicUsize,
+    started: AtomicUsize,
+    multiplexed: AtomicBool,
+}
+
+impl Activity {
+    pub fn request_started(&self, version: Version) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.started.fetch_add(1, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            // Its frames arrive at any time and begin no head: pings keep such a connection in check.
+            self.multiplexed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn request_ended(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn awaits_head(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0 && !self.multiplexed.load(Ordering::Relaxed)
+    }
+}
+
+pub struct TimedIo {
+    inner: TokioIo<TcpStream>,
+    activity: Arc<Activity>,
+    /// Requests started when the last bytes were read: a head is complete when there is one more.
+    heads_seen: usize,
+    head: Deadline,
+    write: Deadline,
+}
+
+/// A timer that exists only while something is overdue, which is almost never.
+struct Deadline {
+    after: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    fn new(after: Duration) -> Self {
+        Self { after, sleep: None }
+    }
+
+    fn start(&mut self) {
+        if self.sleep.is_none() {
+            self.sleep = Some(Box::pin(tokio::time::sleep_until(Instant::now() + self.after)));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.sleep = None;
+    }
+
+    fn passed(&mut self, cx: &mut Context<'_>) -> bool {
+        self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+    }
+}
+
+impl TimedIo {
+    pub fn new(
+        stream: TcpStream,
+        activity: Arc<Activity>,
+        header_timeout: Duration,
+        write_timeout: Duration,
+    ) -> Self {
+        Self {
+            inner: TokioIo::new(stream),
+            activity,
+            heads_seen: 0,
+            head: Deadline::new(header_timeout),
+            write: Deadline::new(write_timeout),
+        }
+    }
+
+    fn wrote(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match poll {
+            Poll::Ready(done) => {
+                self.write.clear();
+                Poll::Ready(done)
+            }
+            Poll::Pending => {
+                self.write.start();
+                if self.write.passed(cx) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Read for TimedIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let started = self.activity.started.load(Ordering::Relaxed);
+        if started != self.heads_seen || !self.activity.awaits_head() {
+            self.heads_seen = started;
+            self.head.clear();
+        }
+        if !self.activity.awaits_head() {
+            return poll;
+        }
+        match poll {
+            Poll::Ready(Ok(())) => {
+                // The first bytes of a head, or more of it: it has until the deadline to become whole.
+                self.head.start();
+                poll
+            }
+            Poll::Ready(Err(_)) => poll,
+            Poll::Pending if self.head.passed(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Write for TimedIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.wrote(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        self.wrote(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,233 @@
+//! The data plane: callers in, answers out.
+//!
+//! A request is routed, its token checked, its body read and looked at; then keys are tried until one serves
+//! it, and the answer is passed on as it arrives. Nothing on this path touches the disk, or the network other
+//! than the provider itself. What is not a provider's API goes to the operator's router, on another runtime.
+
+mod body;
+mod cache;
+mod call;
+mod cors;
+mod error;
+mod forward;
+mod io;
+pub mod metrics;
+pub mod models;
+pub mod options;
+mod provider;
+mod relay;
+mod request;
+pub mod route;
+pub mod serve;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use tower::ServiceExt;
+use tracing::error;
+
+pub use body::Body;
+pub use error::ApiError;
+pub use options::{CacheOptions, Options, ProviderOptions};
+pub use provider::{BadBase, Lasting, Provider, Providers};
+
+use cors::Cors;
+use forward::Forward;
+use models::List;
+use request::{Asked, check_headers, read_body, token_of};
+pub use route::RESERVED;
+use route::{Endpoint, Route};
+
+use crate::{
+    guard::{Admission, Refusal, Token},
+    ledger::CommitWatch,
+    model::{Clock, Timestamp},
+};
+
+/// What the data plane's cores share.
+pub struct Gateway {
+    live: ArcSwap<Live>,
+    operator: axum::Router,
+    control: tokio::runtime::Handle,
+    strict: Option<CommitWatch>,
+    clock: Clock,
+}
+
+/// What a reload of the configuration replaces.
+pub struct Live {
+    pub providers: Providers,
+    options: Options,
+    cors: Cors,
+}
+
+impl Live {
+    pub fn new(providers: Providers, options: Options) -> Self {
+        let cors = Cors::new(&options.cors_origins);
+        Self { providers, options, cors }
+    }
+}
+
+impl Gateway {
+    /// `operator` answers everything that is not a provider's API, on the runtime behind `control`. With
+    /// `strict` every answer ends only after the commit that counts it.
+    pub fn new(
+        live: Live,
+        operator: axum::Router,
+        control: tokio::runtime::Handle,
+        strict: Option<CommitWatch>,
+        clock: Clock,
+    ) -> Self {
+        Self { live: ArcSwap::from_pointee(live), operator, control, strict, clock }
+    }
+
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts a new configuration in force; requests under way end under the old one.
+    pub fn replace(&self, live: Live) {
+        self.live.store(Arc::new(live));
+    }
+
+    /// Answers one request that came in on `core`.
+    pub async fn handle(&self, core: usize, request: Request<Incoming>) -> Response<Body> {
+        let mut response = match Route::of(request.uri().path()) {
+            Route::Operator => self.operate(request).await,
+            _ => self.serve_browser(core, request).await,
+        };
+        response.headers_mut().insert("x-request-id", request_id());
+        response
+    }
+
+    /// A provider's API, which pages of other origins may call.
+    async fn serve_browser(&self, core: usize, request: Request<Incoming>) -> Response<Body> {
+        let live = self.live.load_full();
+        if let Some(response) = live.cors.preflight(&request) {
+            return response;
+        }
+        let (parts, body) = request.into_parts();
+        let mut response = match self.serve_client(core, &live, &parts, body).await {
+            Ok(response) => response,
+            Err(error) => error.response(),
+        };
+        live.cors.allow(parts.headers.get(header::ORIGIN), response.headers_mut());
+        response
+    }
+
+    async fn serve_client(
+        &self,
+        core: usize,
+        live: &Live,
+        parts: &Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, ApiError> {
+        let (name, endpoint) = match Route::of(parts.uri.path()) {
+            Route::Client { provider, endpoint } => (provider, Some(endpoint)),
+            Route::UnknownClientPath { provider } => (provider, None),
+            Route::Operator => (None, None),
+        };
+        let provider = live
+            .providers
+            .get(name)
+            .ok_or_else(|| ApiError::unknown_provider(name.unwrap_or("(default)")))?;
+        let endpoint = endpoint.ok_or_else(ApiError::unknown_path)?;
+        let refused = |error: ApiError| {
+            provider.metrics.refused(error.code);
+            error
+        };
+        check_headers(&parts.headers).map_err(refused)?;
+        if let Some(allow) = endpoint.refuses(&parts.method) {
+            return Err(refused(ApiError::method_not_allowed(allow)));
+        }
+        if !provider.options.enabled {
+            return Err(refused(ApiError::provider_disabled(provider.name())));
+        }
+        if endpoint.is_native() && !provider.options.ollama_native {
+            return Err(refused(ApiError::not_native(provider.name())));
+        }
+        let now = self.clock.now();
+        let is_list = !matches!(endpoint, Endpoint::Forward(_));
+        let token = match self.admit(provider, &parts.headers, now) {
+            Ok(token) => Some(token),
+            Err(error) if is_list && live.options.public_models && error.code == "missing_token" => None,
+            Err(error) => return Err(refused(error)),
+        };
+        let api = match endpoint {
+            Endpoint::Models => return models::answer(provider, core, List::OpenAi, token.as_deref()).await,
+            Endpoint::Tags => return models::answer(provider, core, List::Tags, token.as_deref()).await,
+            Endpoint::Model(id) => return models::answer_one(provider, core, id, token.as_deref()).await,
+            Endpoint::Forward(api) => api,
+        };
+        let token = token.ok_or_else(ApiError::no_token)?;
+        let body = read_body(body, live.options.max_body, live.options.body_timeout).await.map_err(refused)?;
+        let asked_for = std::cell::Cell::new(true);
+        let asked = Asked::read(api, body, |model| {
+            asked_for.set(token.record.allows_model(model));
+            provider.resolve(model)
+        })
+        .map_err(refused)?;
+        if !asked_for.get() {
+            return Err(refused(ApiError::model_not_allowed(&asked.model)));
+        }
+        let forward = Forward {
+            core,
+            provider,
+            token: &token,
+            api,
+            query: parts.uri.query(),
+            headers: &parts.headers,
+            asked,
+            strict: self.strict.clone(),
+            now,
+        };
+        Ok(forward.run().await)
+    }
+
+    /// Who is it, and may they send one more?
+    fn admit(
+        &self,
+        provider: &Provider,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Result<Arc<Token>, ApiError> {
+        let text = token_of(headers).ok_or_else(ApiError::no_token)?;
+        let token = provider.tokens.find(text, now).map_err(|refusal| match refusal {
+            Refusal::Unknown => ApiError::bad_token(),
+            Refusal::Expired => ApiError::expired_token(),
+        })?;
+        match token.admit(now) {
+            Admission::Granted => Ok(token),
+            Admission::Exceeded { limit, reset } => Err(ApiError::too_many_requests(limit, reset, now)),
+        }
+    }
+
+    /// On the operator's runtime, so that a long list or import never holds up a core.
+    async fn operate(&self, request: Request<Incoming>) -> Response<Body> {
+        let router = self.operator.clone();
+        let request = request.map(axum::body::Body::new);
+        let answered = self.control.spawn(async move { router.oneshot(request).await }).await;
+        match answered {
+            Ok(Ok(response)) => response.map(Body::operator),
+            Ok(Err(never)) => match never {},
+            Err(failed) => {
+                error!("the operator's side failed: {failed}");
+                ApiError::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal_error",
+                    "This request could not be answered: the log says why.",
+                )
+                .response()
+            }
+        }
+    }
+}
+
+/// Names a request in answers. Only has to be unique, so it need not be unguessable.
+fn request_id() -> HeaderValue {
+    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_le_bytes()).into_uuid();
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text))
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}

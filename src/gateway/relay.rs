@@ -1,0 +1,332 @@
+//! An answer passed on as it arrives.
+//!
+//! The relay owns the [`Call`], so that the answer's end, its breaking off and the caller's leaving each count
+//! the request exactly once. It holds at most one unfinished event of a stream: what breaks off in the middle
+//! of an event can then still end with an error event that client libraries understand.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+use tracing::warn;
+
+use super::{
+    body::BodyError,
+    call::{Call, Closing},
+    forward::closing_of_error,
+    route::Api,
+};
+use crate::{
+    ledger::{CommitWatch, Ticket},
+    model::Effect,
+    upstream::{inspect::Inspector, scan::Framing},
+};
+
+/// Longest unfinished event that is held back.
+const MAX_HELD: usize = 64 * 1024;
+
+pub struct Relay {
+    upstream: Incoming,
+    inspector: Option<Inspector>,
+    framing: Option<Framing>,
+    api: Api,
+    /// How the request is counted if nothing in the body says otherwise.
+    closing: Closing,
+    call: Call,
+    ready: VecDeque<Bytes>,
+    /// The beginning of an event whose end has not arrived.
+    held: Vec<Bytes>,
+    held_bytes: usize,
+    /// Part of an unfinished event has gone out, since it was too long to hold.
+    torn: bool,
+    idle: Pin<Box<Sleep>>,
+    idle_timeout: Duration,
+    strict: Option<CommitWatch>,
+    commit: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    ended: bool,
+    remaining: Option<u64>,
+}
+
+/// What [`Relay::new`] takes.
+pub struct Start {
+    pub upstream: Incoming,
+    /// What was read of the body already.
+    pub head: VecDeque<Bytes>,
+    /// Has seen `head`.
+    pub inspector: Option<Inspector>,
+    pub framing: Option<Framing>,
+    pub api: Api,
+    pub closing: Closing,
+    pub call: Call,
+    pub idle_timeout: Duration,
+    /// Set where an answer ends only after the commit that counts it.
+    pub strict: Option<CommitWatch>,
+    /// The whole body's length, where it was declared and may be declared again.
+    pub length: Option<u64>,
+}
+
+impl Relay {
+    pub fn new(start: Start) -> Self {
+        let Start { upstream, head, inspector, framing, api, closing, call, idle_timeout, strict, length } =
+            start;
+        let mut relay = Self {
+            upstream,
+            inspector,
+            framing,
+            api,
+            closing,
+            call,
+            ready: VecDeque::new(),
+            held: Vec::new(),
+            held_bytes: 0,
+            torn: false,
+            idle: Box::pin(tokio::time::sleep(idle_timeout)),
+            idle_timeout,
+            strict,
+            commit: None,
+            ended: false,
+            remaining: length,
+        };
+        for bytes in head {
+            relay.enqueue(bytes);
+        }
+        relay.check_verdict();
+        relay
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.remaining.map(SizeHint::with_exact).unwrap_or_default()
+    }
+
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if let Some(commit) = &mut self.commit {
+                ready!(commit.as_mut().poll(cx));
+                self.commit = None;
+            }
+            if let Some(bytes) = self.ready.pop_front() {
+                if let Some(remaining) = &mut self.remaining {
+                    *remaining = remaining.saturating_sub(bytes.len() as u64);
+                }
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            match Pin::new(&mut self.upstream).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    self.idle.as_mut().reset(Instant::now() + self.idle_timeout);
+                    if let Some(inspector) = &mut self.inspector {
+                        inspector.feed(&bytes);
+                    }
+                    self.enqueue(bytes);
+                    self.check_verdict();
+                    if self.upstream.is_end_stream() {
+                        self.end();
+                    }
+                }
+                Poll::Ready(None) => self.end(),
+                Poll::Ready(Some(Err(error))) => {
+                    let why = crate::upstream::client::causes(&error);
+                    if let Some(error) = self.break_off(&why) {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+                Poll::Pending => {
+                    ready!(self.idle.as_mut().poll(cx));
+                    if let Some(error) = self.break_off("nothing came within idle_timeout") {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes bytes on up to the last event that is whole.
+    fn enqueue(&mut self, mut bytes: Bytes) {
+        let boundary = match self.framing {
+            Some(Framing::Sse) => end_of_last_event(&bytes).or_else(|| self.blank_line_across(&bytes)),
+            Some(Framing::Ndjson) => bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1),
+            _ => Some(bytes.len()),
+        };
+        if let Some(boundary) = boundary {
+            self.release_held();
+            self.torn = false;
+            let whole = bytes.split_to(boundary);
+            if !whole.is_empty() {
+                self.ready.push_back(whole);
+            }
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        self.held_bytes += bytes.len();
+        self.held.push(bytes);
+        // Many tiny pieces would take more memory than their bytes.
+        if self.torn || self.held_bytes > MAX_HELD || self.held.len() > 64 {
+            self.release_held();
+            self.torn = true;
+        }
+    }
+
+    /// A blank line whose first half came with the bytes before.
+    fn blank_line_across(&self, bytes: &[u8]) -> Option<usize> {
+        let before = self.held.last()?.last()?;
+        match (before, bytes) {
+            (b'\n', [b'\r', b'\n', ..]) => Some(2),
+            (b'\n' | b'\r', [b'\n' | b'\r', ..]) => Some(1),
+            _ => None,
+        }
+    }
+
+    fn release_held(&mut self) {
+        self.ready.extend(self.held.drain(..));
+        self.held_bytes = 0;
+    }
+
+    /// Counts the request as soon as the body has said how it ended: what is passed on after that changes
+    /// nothing, and neither does a caller that leaves once it has seen the last event.
+    fn check_verdict(&mut self) {
+        let Some(inspector) = &self.inspector else { return };
+        if self.call.is_closed() {
+            return;
+        }
+        if let Some(error) = inspector.error() {
+            let closing = closing_of_error(self.call.provider(), error);
+            self.close(closing);
+        } else if inspector.is_done() {
+            self.close(self.closing);
+        }
+    }
+
+    fn close(&mut self, closing: Closing) {
+        if self.call.is_closed() {
+            return;
+        }
+        let tokens = self.inspector.as_ref().and_then(Inspector::tokens);
+        let ticket = self.call.close(closing, tokens);
+        self.await_commit(ticket);
+    }
+
+    fn await_commit(&mut self, ticket: Ticket) {
+        if let Some(watch) = self.strict.clone() {
+            self.commit = Some(Box::pin(async move { watch.wait(ticket).await }));
+        }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.release_held();
+        if let Some(inspector) = &mut self.inspector {
+            inspector.finish();
+        }
+        self.check_verdict();
+        self.close(self.closing);
+    }
+
+    /// The provider stopped in the middle of its answer. Returns the error that breaks the caller's connection
+    /// where nothing else can tell the caller.
+    fn break_off(&mut self, why: &str) -> Option<BodyError> {
+        self.ended = true;
+        if self.call.is_closed() {
+            // The answer was over, only its end was not clean.
+            self.release_held();
+            return None;
+        }
+        warn!(provider = self.call.provider().name(), "an answer broke off: {why}");
+        self.close(Closing::failure(Effect::Server { cooldown: None }));
+        let event = match self.framing {
+            Some(Framing::Sse) if !self.torn => sse_error(self.api),
+            Some(Framing::Ndjson) if !self.torn => ndjson_error(),
+            _ => return Some(Box::new(io::Error::other("the provider broke off its answer"))),
+        };
+        self.held.clear();
+        self.ready.push_back(event);
+        None
+    }
+}
+
+const BROKEN: &str = "The provider broke off its answer.";
+
+fn sse_error(api: Api) -> Bytes {
+    let (message, code) = (BROKEN, "upstream_broken");
+    let event = match api {
+        Api::Messages => {
+            let error = serde_json::json!({"type": "api_error", "message": message});
+            format!("event: error\ndata: {}\n\n", serde_json::json!({"type": "error", "error": error}))
+        }
+        _ => {
+            let error = serde_json::json!({
+                "message": message, "type": "server_error", "code": code, "param": null
+            });
+            format!("data: {}\n\n", serde_json::json!({"error": error}))
+        }
+    };
+    event.into()
+}
+
+fn ndjson_error() -> Bytes {
+    format!("{}\n", serde_json::json!({"error": BROKEN})).into()
+}
+
+/// Where the last blank line ends: LF LF, CR LF CR LF or CR CR.
+fn end_of_last_event(bytes: &[u8]) -> Option<usize> {
+    let mut end = bytes.len();
+    while let Some(at) = bytes[..end].iter().rposition(|byte| matches!(byte, b'\n' | b'\r')) {
+        let line_end = at + 1;
+        let before = match &bytes[..line_end] {
+            [.., b'\r', b'\n'] => line_end - 2,
+            _ => line_end - 1,
+        };
+        if matches!(bytes[..before].last(), Some(b'\n' | b'\r')) {
+            return Some(line_end);
+        }
+        end = before;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_end_at_blank_lines() {
+        for (text, end) in [
+            ("data: a\n\n", Some(9)),
+            ("data: a\r\n\r\n", Some(11)),
+            ("data: a\r\rdata: b", Some(9)),
+            ("data: a\n\ndata: b\n", Some(9)),
+            ("data: a\n", None),
+            ("", None),
+            ("\n", None),
+            (": comment\n\n: more", Some(11)),
+        ] {
+            assert_eq!(end_of_last_event(text.as_bytes()), end, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn error_events_are_json() {
+        for api in [Api::ChatCompletions, Api::Messages] {
+            let event = String::from_utf8(sse_error(api).to_vec()).unwrap();
+            let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+            let value: serde_json::Value = serde_json::from_str(data).unwrap();
+            assert_eq!(value["error"]["message"], BROKEN);
+        }
+        assert!(serde_json::from_slice::<serde_json::Value>(&ndjson_error()).is_ok());
+    }
+}

@@ -1,0 +1,242 @@
+//! What keytide has to know of a caller's request, and the only thing it may change in it.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{ApiError, route::Api};
+
+/// Reads a whole body, which must be at most `limit` bytes and keep coming.
+///
+/// # Errors
+/// 413, 408 or 400, as it is the body's size, its pace or its end that is wrong.
+pub async fn read_body(mut body: Incoming, limit: u64, pace: Duration) -> Result<Bytes, ApiError> {
+    if body.size_hint().lower() > limit {
+        return Err(ApiError::body_too_large(limit));
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let frame = match tokio::time::timeout(pace, body.frame()).await {
+            Err(_) => return Err(ApiError::body_timeout()),
+            Ok(None) => break,
+            Ok(Some(Err(_))) => return Err(ApiError::body_broken()),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if (first.len() + rest.len() + data.len()) as u64 > limit {
+            return Err(ApiError::body_too_large(limit));
+        }
+        // Most bodies come in one piece, which is then passed on without a copy.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(first.len() + data.len());
+                rest.extend_from_slice(&first);
+                first = Bytes::new();
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// A caller's request, read as far as keytide needs it.
+#[derive(Debug)]
+pub struct Asked {
+    pub model: Box<str>,
+    pub stream: bool,
+    /// As it goes to the provider.
+    pub body: Bytes,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
+struct Peek<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    /// Ollama's older name for `model`.
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream: Option<&'a RawValue>,
+}
+
+impl Asked {
+    /// `resolve` gives the provider's name for an alias.
+    ///
+    /// # Errors
+    /// 400 that names what is wrong, and where.
+    pub fn read<'o>(
+        api: Api,
+        body: Bytes,
+        resolve: impl FnOnce(&str) -> Option<&'o str>,
+    ) -> Result<Self, ApiError> {
+        if body.is_empty() {
+            return Err(ApiError::bad_request("invalid_json", "The body is empty: send a JSON object."));
+        }
+        let text = std::str::from_utf8(&body).map_err(|error| {
+            ApiError::bad_request(
+                "invalid_utf8",
+                format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to()),
+            )
+        })?;
+        // serde would read an array as the fields in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(ApiError::bad_request("invalid_json", "The body must be a JSON object."));
+        }
+        let peek: Peek<'_> = serde_json::from_str(text).map_err(|error| {
+            ApiError::bad_request("invalid_json", format!("The body is not valid JSON: {error}."))
+        })?;
+        let stream = match peek.stream.map(RawValue::get) {
+            None | Some("null") => api.streams_by_default(),
+            Some("true") => true,
+            Some("false") => false,
+            Some(_) => {
+                return Err(ApiError::bad_request("invalid_type", "\"stream\" must be true or false.")
+                    .param("stream"));
+            }
+        };
+        let named = peek.model.or(if api.is_native() { peek.name } else { None });
+        let Some(raw) = named else {
+            return Err(ApiError::bad_request("missing_model", "\"model\" is missing.").param("model"));
+        };
+        let model: Cow<'_, str> = read_string(raw)?;
+        if model.trim().is_empty() {
+            return Err(ApiError::bad_request("missing_model", "\"model\" is empty.").param("model"));
+        }
+        match resolve(&model).filter(|target| *target != model) {
+            None => {
+                let model = Box::from(&*model);
+                Ok(Self { model, stream, body })
+            }
+            Some(target) => {
+                // The raw value is a slice of the body: everything around it stays as the caller wrote it.
+                let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+                let end = start + raw.get().len();
+                let quoted = serde_json::to_string(target).unwrap_or_default();
+                let mut changed = BytesMut::with_capacity(body.len() + quoted.len());
+                changed.extend_from_slice(&body[..start]);
+                changed.extend_from_slice(quoted.as_bytes());
+                changed.extend_from_slice(&body[end..]);
+                Ok(Self { model: target.into(), stream, body: changed.freeze() })
+            }
+        }
+    }
+}
+
+fn read_string(raw: &RawValue) -> Result<Cow<'_, str>, ApiError> {
+    let text = raw.get();
+    if text == "null" {
+        return Err(ApiError::bad_request("missing_model", "\"model\" is null.").param("model"));
+    }
+    // Without escapes, which is nearly always, the text between the quotes is the value.
+    if let Some(plain) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
+        && !plain.contains('\\')
+    {
+        return Ok(Cow::Borrowed(plain));
+    }
+    serde_json::from_str::<String>(text).map(Cow::Owned).map_err(|_| {
+        ApiError::bad_request("invalid_type", "\"model\" must be a string.").param("model")
+    })
+}
+
+/// The token that a caller sent, wherever client libraries put it.
+pub fn token_of(headers: &HeaderMap) -> Option<&str> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().ok()?.trim();
+        let (scheme, token) = value.split_once(' ').unwrap_or(("", value));
+        if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() {
+            return Some(token.trim());
+        }
+    }
+    headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// More than any client sends; hyper's own, much higher bound answers without a body.
+const MAX_HEADERS: usize = 80;
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+pub fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        return Err(ApiError::too_many_headers());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &[u8]) -> Result<Asked, ApiError> {
+        Asked::read(Api::ChatCompletions, Bytes::copy_from_slice(body), |_| None)
+    }
+
+    #[test]
+    fn reads_model_and_stream_and_passes_the_body_untouched() {
+        let body = br#" { "stream" : true, "model":"m\u0041\"x", "x": [1, {"model": 7}] } "#;
+        let asked = read(body).unwrap();
+        assert_eq!((&*asked.model, asked.stream), ("mA\"x", true));
+        assert_eq!(&asked.body[..], body);
+        let asked = Asked::read(Api::OllamaChat, br#"{"model":"m"}"#.as_slice().into(), |_| None).unwrap();
+        assert!(asked.stream, "Ollama's own API streams unless told otherwise");
+        assert!(!read(br#"{"model":"m","stream":null}"#).unwrap().stream);
+    }
+
+    #[test]
+    fn an_alias_changes_the_model_and_nothing_else() {
+        let body = br#"{ "a": "model", "model" : "fast" , "b":1}"#;
+        let asked = Asked::read(Api::ChatCompletions, body.as_slice().into(), |name| {
+            (name == "fast").then_some("vendor/\"q\"")
+        })
+        .unwrap();
+        assert_eq!(&asked.body[..], br#"{ "a": "model", "model" : "vendor/\"q\"" , "b":1}"#);
+        assert_eq!(&*asked.model, "vendor/\"q\"");
+    }
+
+    #[test]
+    fn bad_bodies_are_told_what_is_wrong() {
+        for (body, code) in [
+            (b"".as_slice(), "invalid_json"),
+            (b"{", "invalid_json"),
+            (b"[\"m\"]", "invalid_json"),
+            (b"\"model\"", "invalid_json"),
+            (b"{\"model\":\"m\"} x", "invalid_json"),
+            (b"{\"model\":\"m\",\"model\":\"n\"}", "invalid_json"),
+            (b"{\"x\":\"\xff\"}", "invalid_utf8"),
+            (b"{}", "missing_model"),
+            (b"{\"model\":null}", "missing_model"),
+            (b"{\"model\":\" \"}", "missing_model"),
+            (b"{\"model\":7}", "invalid_type"),
+            (b"{\"model\":{\"a\":1}}", "invalid_type"),
+            (b"{\"model\":\"m\",\"stream\":\"yes\"}", "invalid_type"),
+        ] {
+            let error = read(body).unwrap_err();
+            assert_eq!((error.code, error.status.as_u16()), (code, 400), "{body:?}");
+        }
+        // Deep nesting is read without recursion.
+        let deep = format!("{{\"model\":\"m\",\"x\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(read(deep.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn tokens_come_in_either_header() {
+        let with = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            token_of(&headers).map(str::to_owned)
+        };
+        assert_eq!(with("authorization", "bearer  sk-a ").as_deref(), Some("sk-a"));
+        assert_eq!(with("x-api-key", "sk-a").as_deref(), Some("sk-a"));
+        assert_eq!(with("authorization", "Basic abc"), None);
+        assert_eq!(with("authorization", "Bearer "), None);
+    }
+}

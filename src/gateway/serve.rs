@@ -1,0 +1,260 @@
+//! The data plane: one single-threaded runtime per core, each with its own connections to the providers, and
+//! an acceptor that hands every new connection to the core with the fewest.
+//!
+//! Measured on bare forwarders, this shape passes a plain reverse proxy, while one shared multi-threaded
+//! runtime stays a fifth below it.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::{
+    Gateway,
+    io::{Activity, TimedIo},
+    options::Options,
+};
+
+/// Pending connections that the kernel keeps for us.
+const BACKLOG: i32 = 4096;
+/// After an accept that failed for lack of something (file descriptors, memory).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const MAX_HEAD_BYTES: usize = 128 * 1024;
+const MAX_H2_STREAMS: u32 = 256;
+const H2_PING: Duration = Duration::from_secs(30);
+
+/// Opens the listening socket.
+///
+/// # Errors
+/// One sentence that names the address.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    let open = || -> io::Result<TcpListener> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    open().map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("{address} is in use by another program: stop it, or choose another [server] listen")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("{address} may not be opened: ports below 1024 need the right to do so")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    })
+}
+
+struct Worker {
+    connections: mpsc::UnboundedSender<std::net::TcpStream>,
+    /// Open connections, for the acceptor to compare.
+    load: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+/// The running data plane.
+pub struct Workers {
+    workers: Vec<Worker>,
+    stop: watch::Sender<Option<Instant>>,
+}
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or a runtime.
+    pub fn start(gateway: &Arc<Gateway>, options: &Options, count: usize) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(None);
+        let mut workers = Vec::with_capacity(count);
+        for core in 0..count {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let load = Arc::new(AtomicUsize::new(0));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let work = work(core, gateway.clone(), options.clone(), receiver, load.clone(), stopped.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("keytide-core-{core}"))
+                .spawn(move || runtime.block_on(work))?;
+            workers.push(Worker { connections: sender, load, thread });
+        }
+        Ok(Self { workers, stop })
+    }
+
+    /// Accepts until the future is dropped.
+    pub async fn accept(&self, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    if let Err(error) = self.hand_over(stream) {
+                        debug!("a connection was lost before it was served: {error}");
+                    }
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    warn!("cannot accept connections for the moment: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn hand_over(&self, stream: TcpStream) -> io::Result<()> {
+        // Without it small writes wait for acknowledgements, and streams stall for 40 ms.
+        stream.set_nodelay(true)?;
+        let stream = stream.into_std()?;
+        let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        if let Some(worker) = least {
+            worker.load.fetch_add(1, Ordering::Relaxed);
+            // A worker's receiver lives until the acceptor is gone.
+            let _worker_is_there = worker.connections.send(stream);
+        }
+        Ok(())
+    }
+
+    /// Lets open requests end, for at most `patience`, and ends the threads. Blocks: call it where that is
+    /// allowed.
+    pub fn stop(self, patience: Duration) {
+        self.stop.send_replace(Some(Instant::now() + patience));
+        for worker in self.workers {
+            drop(worker.connections);
+            if worker.thread.join().is_err() {
+                warn!("a data-plane thread had panicked");
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+async fn work(
+    core: usize,
+    gateway: Arc<Gateway>,
+    options: Options,
+    mut connections: mpsc::UnboundedReceiver<std::net::TcpStream>,
+    load: Arc<AtomicUsize>,
+    mut stop: watch::Receiver<Option<Instant>>,
+) {
+    let tracker = TaskTracker::new();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // hyper's name for it; between requests it is the time until the next one.
+        .header_read_timeout(options.idle_timeout)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(H2_PING)
+        .max_concurrent_streams(MAX_H2_STREAMS)
+        .max_header_list_size(MAX_HEAD_BYTES as u32);
+    loop {
+        let stream = tokio::select! {
+            stream = connections.recv() => match stream {
+                Some(stream) => stream,
+                None => break,
+            },
+            _ = stop.wait_for(Option::is_some) => break,
+        };
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!("a connection was lost before it was served: {error}");
+                load.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+        };
+        let activity = Arc::new(Activity::default());
+        let io = TimedIo::new(stream, activity.clone(), options.header_timeout, options.write_timeout);
+        let service = {
+            let gateway = gateway.clone();
+            service_fn(move |request: Request<Incoming>| {
+                activity.request_started(request.version());
+                let (gateway, activity) = (gateway.clone(), activity.clone());
+                async move {
+                    let mut answer = Started { activity: Some(activity) };
+                    let mut response = gateway.handle(core, request).await;
+                    if let Some(activity) = answer.activity.take() {
+                        response.body_mut().attach(activity);
+                    }
+                    Ok::<_, Infallible>(response)
+                }
+            })
+        };
+        let connection = builder.serve_connection(io, service).into_owned();
+        let (load, mut stop) = (load.clone(), stop.clone());
+        tracker.spawn(async move {
+            let _load = Load(load);
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                _ = stop.wait_for(Option::is_some) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                debug!("a connection ended: {error}");
+            }
+        });
+    }
+    tracker.close();
+    let deadline = stop.borrow().unwrap_or_else(Instant::now);
+    if tokio::time::timeout_at(deadline, tracker.wait()).await.is_err() {
+        warn!(core, open = tracker.len(), "cutting requests that did not end in time");
+    }
+    // Returning drops the runtime, and with it every request that is still open: each counts itself.
+}
+
+/// A request whose answer has not begun.
+struct Started {
+    activity: Option<Arc<Activity>>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(activity) = &self.activity {
+            activity.request_ended();
+        }
+    }
+}
+
+struct Load(Arc<AtomicUsize>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
