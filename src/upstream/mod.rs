@@ -1,0 +1,4 @@
+//! One attempt at a provider: a request out, an outcome back.
+
+pub mod options;
+pub mod outcome;
