@@ -4,6 +4,4 @@ pub mod ledger;
 pub mod config;
 pub mod gateway;
 pub mod model;
-pub mod pool;
 pub mod store;
-pub mod upstream;

@@ -1,5 +1,183 @@
-//! The local file: everything that has to outlive the process.
+//! The local file: one redb database, written by one thread.
+//!
+//! - `file` makes, looks at and opens it; `overlay` lets it be looked at without being changed;
+//! - `tables` and `codec` say how it is laid out; `load` reads it whole at a start;
+//! - `writer` commits: deltas to the journal, `change` for what people decide, `fold` for the journal's way into
+//!   the totals;
+//! - `backup` and `size` work beside a running writer, `offline` on a store that nobody uses.
+//!
+//! Deliberately absent: queries. Whoever needs a number keeps it in memory from [`Contents`] on.
 
-pub mod options;
+mod backup;
+mod change;
+mod codec;
+mod error;
+mod file;
+mod fold;
+mod load;
+pub mod offline;
+mod options;
+mod overlay;
+mod size;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use backup::Progress;
+pub use change::Change;
+pub use error::Error;
+pub use file::FILE_NAME;
+pub use load::{Contents, ProviderContents};
 pub use options::{Durability, Options};
+pub use size::{Sizes, TableSize};
+
+use crate::model::{Delta, Timestamp};
+use writer::{Opener, Problem, Request, Writer};
+
+/// A handle to the open store; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    file: PathBuf,
+    requests: mpsc::Sender<Request>,
+    problem: Problem,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Store {
+    /// Opens the store in the data folder, creating both when they are missing, and reads all of it. Blocks for
+    /// as long as that takes.
+    ///
+    /// # Errors
+    /// A file that is in use, damaged, foreign, empty, newer or not accessible. It is left as it was.
+    pub fn open(options: &Options, now: Timestamp) -> Result<(Self, Contents), Error> {
+        file::prepare_dir(&options.dir)?;
+        let path = options.dir.join(FILE_NAME);
+        file::create_if_missing(&path, now)?;
+        let again = path.clone();
+        Self::start(path, Box::new(move || file::open(&again)), now)
+    }
+
+    fn start(file: PathBuf, open: Opener, now: Timestamp) -> Result<(Self, Contents), Error> {
+        let mut writer = Writer::open(file.clone(), open, now)?;
+        let instance = writer.identity().instance;
+        let snapshot = writer.snapshot()?;
+        let contents =
+            error::guarded(|| load::contents(&snapshot, instance)).map_err(|fault| fault.at(&file))?;
+        drop(snapshot);
+        let problem = writer.problem();
+        let (requests, inbox) = mpsc::channel(writer::GROUP);
+        let failed = |error: std::io::Error| Error::io(&file, &error);
+        // Only its timer is used: redb blocks, so it stays off every runtime that serves.
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let thread = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(&timer, inbox))
+            .map_err(failed)?;
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        Ok((Self { file, requests, problem, thread }, contents))
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Adds a delta to the books; it is on disk when this returns.
+    ///
+    /// Health in it replaces what was appended or put before. Cancelling leaves it open whether the delta was
+    /// taken in, so do not.
+    ///
+    /// # Errors
+    /// The delta was not taken in and may be appended again, alone or with later ones: it counts once.
+    pub async fn append(&self, delta: &Delta) -> Result<(), Error> {
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let entry = codec::encode(delta);
+        self.ask(|done| Request::Append(entry, done)).await
+    }
+
+    /// Makes the changes, all or none, in their order; they are on disk when this returns.
+    ///
+    /// # Errors
+    /// None of them was made.
+    pub async fn change(&self, changes: Vec<Change>) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.ask(|done| Request::Change(changes, done)).await
+    }
+
+    /// What keeps the store from being written right now, in words for an operator.
+    pub fn healthy(&self) -> Option<String> {
+        self.problem.get().map(|error| error.to_string())
+    }
+
+    /// Copies a consistent snapshot, with everything acknowledged so far, into a new file that appears under its
+    /// name when it is complete.
+    ///
+    /// # Errors
+    /// The file exists already, cannot be written, or the snapshot cannot be read.
+    pub async fn backup(
+        &self,
+        to: PathBuf,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<(), Error> {
+        let (snapshot, from) = (self.snapshot().await?, self.file.clone());
+        blocking(move || backup::write(&snapshot, &from, &to, progress)).await
+    }
+
+    /// How large the file and its tables are.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn size(&self) -> Result<Sizes, Error> {
+        let (snapshot, file) = (self.snapshot().await?, self.file.clone());
+        blocking(move || size::measure(&snapshot, &file)).await
+    }
+
+    /// Folds what is left, closes the file and ends the thread. Clones of this handle get [`Error::Closed`].
+    ///
+    /// # Errors
+    /// The last commit failed; what was acknowledged is on disk all the same.
+    pub async fn close(self) -> Result<(), Error> {
+        let closed = self.ask(Request::Close).await;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+        closed
+    }
+
+    async fn snapshot(&self) -> Result<redb::ReadTransaction, Error> {
+        self.ask(Request::Read).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Only a runtime that is shutting down drops the work.
+        Err(_) => Err(Error::Closed),
+    }
+}

@@ -1,33 +1,33 @@
-//! What the store is told when it opens.
+//! What the store can be told.
 
 use std::{path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The data folder; made when it is missing.
+    /// The data folder; the store is the file [`super::FILE_NAME`] in it.
     pub dir: PathBuf,
-    /// How often what was counted is committed: the most that a killed process loses under
-    /// [`Durability::Relaxed`].
+    /// How often the books hand their deltas over; what `kill -9` can lose when relaxed.
     pub flush_interval: Duration,
     pub durability: Durability,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            dir: PathBuf::from("data"),
-            flush_interval: Duration::from_millis(100),
-            durability: Durability::default(),
-        }
+impl Options {
+    pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), flush_interval: Self::FLUSH_INTERVAL, durability: Durability::default() }
     }
 }
 
-/// Whether an answer waits for the commit that counts it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// When a response may complete, seen from the books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// It does not: a kill loses at most one flush interval of statistics.
+    /// At once; its counts are on disk within one flush interval.
     #[default]
     Relaxed,
-    /// It does: a kill loses nothing that was answered.
+    /// After the commit that holds its counts.
     Strict,
 }

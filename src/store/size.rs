@@ -1,0 +1,56 @@
+//! How large the file is and what is in it.
+
+use std::{fs, path::Path};
+
+use redb::{ReadTransaction, ReadableTableMetadata, TableHandle};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{Error, Fault, guarded},
+    tables::JOURNAL,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Sizes {
+    pub file_bytes: u64,
+    pub tables: Vec<TableSize>,
+    /// Deltas that are on disk but not yet in the totals.
+    pub journal_entries: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TableSize {
+    pub name: String,
+    pub rows: u64,
+    /// Keys and values themselves.
+    pub stored_bytes: u64,
+    /// What it takes to find them.
+    pub metadata_bytes: u64,
+    /// Free space inside its pages.
+    pub fragmented_bytes: u64,
+}
+
+/// Walks every page of every table.
+pub(super) fn measure(txn: &ReadTransaction, file: &Path) -> Result<Sizes, Error> {
+    let file_bytes = fs::metadata(file).map_err(|error| Error::io(file, &error))?.len();
+    guarded(|| {
+        let tables = txn
+            .list_tables()?
+            .map(|handle| {
+                let name = handle.name().to_owned();
+                let table = txn.open_untyped_table(handle)?;
+                let stats = table.stats()?;
+                Ok(TableSize {
+                    name,
+                    rows: table.len()?,
+                    stored_bytes: stats.stored_bytes(),
+                    metadata_bytes: stats.metadata_bytes(),
+                    fragmented_bytes: stats.fragmented_bytes(),
+                })
+            })
+            .collect::<Result<Vec<_>, Fault>>()?;
+        let journal_entries = txn.open_table(JOURNAL)?.len()?;
+        Ok(Sizes { file_bytes, tables, journal_entries })
+    })
+    .map_err(|fault| fault.at(file))
+}

@@ -1,0 +1,101 @@
+//! The bytes of every record as each version wrote them. A change of layout fails here: it needs a new version,
+//! an arm that reads the old bytes, and a fixture of its own. A pinned line is never edited.
+
+use super::*;
+use crate::store::codec::{self, Record};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+fn pinned<T: Record + PartialEq + std::fmt::Debug>(record: &T, written: &str) {
+    assert_eq!(hex(&codec::encode(record)), written);
+    assert_eq!(codec::decode::<T>(&unhex(written)).as_ref(), Ok(record));
+}
+
+#[test]
+fn version_1() {
+    let key_record = KeyRecord {
+        secret: Secret::new("sk-1"),
+        username: Some("u".into()),
+        note: None,
+        created_at: Timestamp(1),
+        expires_at: Some(Timestamp(300)),
+        weight: 2,
+        enabled: true,
+        disabled_until: Some(Timestamp(-1)),
+    };
+    pinned(&key_record, "KEY");
+    let health = Health {
+        failed_until: Some(Timestamp(5)),
+        cause: Cause::Server,
+        consecutive_failures: 1,
+        auth_failures: 2,
+        server_failures: 3,
+        needs_verification: true,
+        reset_at: Timestamp(7),
+    };
+    pinned(&health, "HEALTH");
+    let counts = Counts { success: 1, failure: 2, other: 300 };
+    let key_usage = KeyUsage {
+        counts,
+        last_used: Some(Timestamp(9)),
+        last_success: None,
+        last_failure: Some(Timestamp(4)),
+    };
+    pinned(&key_usage, "KUSAGE");
+    let token = TokenRecord {
+        secret: Secret::new("t"),
+        name: "n".into(),
+        created_at: Timestamp(1),
+        expires_at: None,
+        allowed_models: vec!["a*".into(), "b".into()],
+        requests_per_minute: Some(60),
+    };
+    pinned(&token, "TOKEN");
+    let usage = Usage { counts, prompt_tokens: 70_000, completion_tokens: 4, last_used: Some(Timestamp(9)) };
+    pinned(&usage, "UUSAGE");
+    let mut of = ProviderDelta::default();
+    of.keys.insert(KeyId(1), key_usage);
+    of.hours.insert((Hour(400_000), "m".into()), usage);
+    of.tokens.insert(crate::model::TokenId(2), usage);
+    of.health.insert(KeyId(1), health);
+    pinned(&Delta { providers: [("p".into(), of)].into() }, "DELTA");
+}
+
+#[test]
+fn newer_and_broken_records_are_told_apart() {
+    let mut bytes = codec::encode(&usage(1));
+    assert!(matches!(codec::decode::<Usage>(&[]), Err(codec::Error::Broken(_))));
+    assert!(matches!(codec::decode::<Usage>(&bytes[..3]), Err(codec::Error::Broken(_))));
+    bytes.push(0);
+    assert!(matches!(codec::decode::<Usage>(&bytes), Err(codec::Error::Broken(_))));
+    bytes[0] = 0;
+    assert!(matches!(codec::decode::<Usage>(&bytes), Err(codec::Error::Broken(_))));
+    bytes[0] = 2;
+    assert_eq!(codec::decode::<Usage>(&bytes), Err(codec::Error::Newer { found: 2, known: 1 }));
+}
+
+#[test]
+fn a_mangled_length_asks_for_no_memory() {
+    let mut bytes = vec![1, 253];
+    bytes.extend(u64::MAX.to_le_bytes());
+    assert!(matches!(codec::decode::<TokenRecord>(&bytes), Err(codec::Error::Broken(_))));
+    assert!(matches!(codec::decode::<Delta>(&bytes), Err(codec::Error::Broken(_))));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+        let mut bytes = bytes;
+        bytes.insert(0, 1);
+        let _ = codec::decode::<Delta>(&bytes);
+        let _ = codec::decode::<KeyRecord>(&bytes);
+        let _ = codec::decode::<TokenRecord>(&bytes);
+        let _ = codec::decode::<Health>(&bytes);
+    }
+}
