@@ -1,7 +1,10 @@
 //! keytide pools API keys for LLM providers behind one endpoint and keeps exact books on them.
 
-pub mod ledger;
 pub mod config;
 pub mod gateway;
+pub mod guard;
+pub mod ledger;
 pub mod model;
+pub mod pool;
 pub mod store;
+pub mod upstream;

@@ -1,4 +1,10 @@
 //! One attempt at a provider: a request out, an outcome back.
 
+pub mod client;
+pub mod inspect;
 pub mod options;
 pub mod outcome;
+pub mod reset;
+pub mod scan;
+
+pub use options::Options;
