@@ -6,5 +6,3 @@ pub mod guard;
 pub mod ledger;
 pub mod model;
 pub mod pool;
-pub mod store;
-pub mod upstream;

@@ -1,4 +1,4 @@
-//! What one provider's pool is told.
+//! What an operator chooses for one provider's pool.
 
 use crate::model::Policy;
 
@@ -6,24 +6,23 @@ use crate::model::Policy;
 pub struct Options {
     pub strategy: Strategy,
     pub cooldown_scope: CooldownScope,
-    /// Requests that one key may have open at a time; `None` for no limit.
+    /// Requests that one key may have in flight.
     pub max_in_flight: Option<u32>,
-    /// Requests that one key may start per minute; `None` for no limit.
+    /// Requests that one key may begin in a minute.
     pub requests_per_minute: Option<u32>,
     pub policy: Policy,
-    /// What stands before the key in the header that carries it: `"Bearer "`, or nothing.
-    pub credential_prefix: String,
+    pub scheme: Scheme,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            strategy: Strategy::default(),
-            cooldown_scope: CooldownScope::default(),
+            strategy: Strategy::RoundRobin,
+            cooldown_scope: CooldownScope::Key,
             max_in_flight: None,
             requests_per_minute: None,
             policy: Policy::default(),
-            credential_prefix: "Bearer ".to_owned(),
+            scheme: Scheme::Bearer,
         }
     }
 }
@@ -31,24 +30,41 @@ impl Default for Options {
 /// Which of the keys that can be picked is picked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// Each in its turn.
+    /// Every key once per round.
     #[default]
     RoundRobin,
-    /// Of two drawn at random, the one with fewer requests open.
+    /// Of two keys drawn at random the one with fewer requests in flight.
     LeastBusy,
     /// In proportion to the keys' weights.
     Weighted,
     Random,
-    /// A caller stays with few keys, so that the provider's prompt caches stay warm.
+    /// A caller keeps to few keys, so that the provider's prompt caches stay warm.
     Affinity,
 }
 
-/// What a rate limit or a used-up quota cools.
+/// What a provider limits: each key, or all keys of an account together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CooldownScope {
-    /// The key that met it.
     #[default]
     Key,
-    /// Every key of the same upstream account.
     Account,
+}
+
+/// How a key is written into its header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Bearer <key>`, as `Authorization` wants it.
+    #[default]
+    Bearer,
+    /// The key alone, as headers like `x-api-key` want it.
+    Bare,
+}
+
+impl Scheme {
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer ",
+            Self::Bare => "",
+        }
+    }
 }

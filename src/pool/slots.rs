@@ -1,0 +1,702 @@
+//! The table of keys, and the one place that decides whether a key can be picked.
+
+use std::{collections::HashMap, mem, time::Duration};
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::{
+    Ask, KeyView, NoKey, Reason, StateCounts,
+    cooldown::{Accounts, Deadlines},
+    options::{CooldownScope, Options, Scheme},
+    pick::Choices,
+};
+use crate::model::{
+    Cause, Effect, Health, KeyId, KeyRecord, Secret, Status, Timestamp, Window, key::account_of, secret::mask,
+};
+
+/// What a pick and a release touch: one cache line per key.
+#[repr(align(64))]
+pub(super) struct Hot {
+    pub(super) id: KeyId,
+    pub(super) credential: HeaderValue,
+    pub(super) in_flight: u32,
+    /// False once the key was removed. Its slot is used again only after the last lease on it has ended, so
+    /// that a lease can never mean another key.
+    live: bool,
+    /// There is something in `Health` that a success would clear.
+    blemished: bool,
+}
+
+/// The rest of a key. The secret is not here a second time: it is the end of the credential.
+struct Cold {
+    username: Option<Box<str>>,
+    note: Option<Box<str>>,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    disabled_until: Option<Timestamp>,
+    health: Health,
+    /// `Inner::tick` when the health last changed, and when it was last cleared.
+    changed: u64,
+    reset: u64,
+    weight: u16,
+    enabled: bool,
+    state: State,
+    /// In the list of keys whose health the journal has not seen.
+    listed: bool,
+}
+
+/// What keeps a key from being picked, the strongest reason first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Expired,
+    Disabled,
+    /// Waits for a probe.
+    Unverified,
+    /// Refused, and tried again later.
+    Refused,
+    /// The provider failed.
+    Paused,
+    /// Asked to slow down, or used up until its reset.
+    Limited,
+    /// As one of the two before, but it expires first.
+    Doomed,
+    /// As many requests in flight as it may have.
+    Full,
+    /// Our own limit per minute is reached.
+    UsedUp,
+    /// As before, but it expires first.
+    Spent,
+    Ready,
+}
+
+impl State {
+    const ALL: [Self; 11] = [
+        Self::Expired,
+        Self::Disabled,
+        Self::Unverified,
+        Self::Refused,
+        Self::Paused,
+        Self::Limited,
+        Self::Doomed,
+        Self::Full,
+        Self::UsedUp,
+        Self::Spent,
+        Self::Ready,
+    ];
+
+    fn status(self) -> Status {
+        match self {
+            Self::Expired => Status::Expired,
+            Self::Disabled => Status::Disabled,
+            Self::Unverified | Self::Refused | Self::Paused | Self::Limited | Self::Doomed => Status::Failed,
+            Self::Full | Self::UsedUp | Self::Spent | Self::Ready => Status::Active,
+        }
+    }
+}
+
+/// How many due deadlines a pick looks at while there is something to pick: a minute in which a hundred
+/// thousand keys return must not stop the requests that happen to come first.
+const DUE_PER_PICK: usize = 8;
+/// How many at a time when nothing can be picked, or for counts.
+pub(super) const DUE_AT_ONCE: usize = 1024;
+/// After handing a key out to be probed, how long until it is due again if nobody reports back.
+const PROBE_AGAIN: Duration = Duration::from_secs(300);
+/// What a caller is told when keys are only busy: they return when some request ends.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+/// Threads read the clock a little before they get here. Anything beyond this means that it was set back.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
+pub(super) struct Inner {
+    pub(super) options: Options,
+    pub(super) hot: Vec<Hot>,
+    cold: Vec<Cold>,
+    /// As long as `hot` where there is a limit per minute, else empty.
+    windows: Vec<Window>,
+    free: Vec<u32>,
+    /// By the id's bytes, which need no alignment: a third less memory.
+    index: HashMap<[u8; 16], u32>,
+    choices: Choices,
+    /// Keys that return from a limit of the provider's or our own, and those that return from anything else.
+    limited: Deadlines,
+    paused: Deadlines,
+    expiring: Deadlines,
+    probes: Deadlines,
+    /// The earliest of the first three: what a pick compares with.
+    next_event: Timestamp,
+    latest: Timestamp,
+    /// Counts the changes of all healths, so that attempts and changes have one order.
+    pub(super) tick: u64,
+    states: [usize; State::ALL.len()],
+    in_flight: usize,
+    unseen: Vec<u32>,
+    accounts: Accounts,
+}
+
+impl Inner {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            choices: Choices::new(options.strategy),
+            options,
+            hot: Vec::new(),
+            cold: Vec::new(),
+            windows: Vec::new(),
+            free: Vec::new(),
+            index: HashMap::new(),
+            limited: Deadlines::default(),
+            paused: Deadlines::default(),
+            expiring: Deadlines::default(),
+            probes: Deadlines::default(),
+            next_event: Timestamp::MAX,
+            latest: Timestamp(i64::MIN),
+            tick: 0,
+            states: [0; State::ALL.len()],
+            in_flight: 0,
+            unseen: Vec::new(),
+            accounts: Accounts::default(),
+        }
+    }
+
+    /// The present on which all threads agree: it only moves forward, unless the clock was set back.
+    pub(super) fn present(&mut self, now: Timestamp) -> Timestamp {
+        if now >= self.latest {
+            self.latest = now;
+        } else if now.saturating_add(CLOCK_SLACK) < self.latest {
+            self.latest = now;
+            self.settle_all(now);
+        }
+        self.latest
+    }
+
+    pub(super) fn latest(&self) -> Timestamp {
+        self.latest
+    }
+
+    pub(super) fn find(&self, id: KeyId) -> Option<u32> {
+        self.index.get(&id.0.to_ne_bytes()).copied()
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.hot.len()
+    }
+
+    pub(super) fn set_options(&mut self, options: Options, now: Timestamp) {
+        let old = mem::replace(&mut self.options, options);
+        let Options { strategy, cooldown_scope, requests_per_minute, scheme, .. } = self.options;
+        if scheme != old.scheme {
+            for hot in self.hot.iter_mut().filter(|hot| hot.live) {
+                let secret = secret_of(&hot.credential, old.scheme);
+                // The same bytes after another prefix: if they could be sent before, they can be now.
+                if let Some(credential) = credential(scheme, secret) {
+                    hot.credential = credential;
+                }
+            }
+        }
+        if cooldown_scope != old.cooldown_scope {
+            self.accounts = Accounts::default();
+            for slot in self.live() {
+                self.join_account(slot);
+            }
+        }
+        match requests_per_minute {
+            Some(_) => self.windows.resize(self.hot.len(), Window::default()),
+            None => self.windows = Vec::new(),
+        }
+        if strategy != old.strategy {
+            self.choices = Choices::new(strategy);
+            for slot in 0..self.hot.len() as u32 {
+                self.choices.introduce(slot);
+            }
+            for slot in self.live() {
+                if self.cold[slot as usize].state == State::Ready {
+                    self.choices.enter(slot, self.cold[slot as usize].weight);
+                }
+            }
+        }
+        self.settle_all(now);
+    }
+
+    /// `None` when the secret cannot stand in a header.
+    pub(super) fn insert(
+        &mut self,
+        id: KeyId,
+        record: KeyRecord,
+        health: Health,
+        now: Timestamp,
+    ) -> Option<u32> {
+        let credential = credential(self.options.scheme, record.secret.expose())?;
+        let blemished = is_blemished(&health);
+        let hot = Hot { id, credential, in_flight: 0, live: true, blemished };
+        let cold = Cold {
+            username: record.username,
+            note: record.note,
+            created_at: record.created_at,
+            expires_at: record.expires_at,
+            disabled_until: record.disabled_until,
+            health,
+            changed: 0,
+            reset: 0,
+            weight: record.weight,
+            enabled: record.enabled,
+            state: State::Disabled,
+            listed: false,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.hot[slot as usize] = hot;
+                self.cold[slot as usize] = cold;
+                slot
+            }
+            None => {
+                self.hot.push(hot);
+                self.cold.push(cold);
+                self.hot.len() as u32 - 1
+            }
+        };
+        if self.options.requests_per_minute.is_some() {
+            self.windows.resize(self.hot.len(), Window::default());
+            self.windows[slot as usize] = Window::default();
+        }
+        self.choices.introduce(slot);
+        self.index.insert(id.0.to_ne_bytes(), slot);
+        self.join_account(slot);
+        self.states[State::Disabled as usize] += 1;
+        self.settle(slot, now);
+        Some(slot)
+    }
+
+    pub(super) fn remove(&mut self, slot: u32) -> KeyRecord {
+        let record = self.record(slot);
+        self.quit_account(slot);
+        self.choices.leave(slot);
+        self.states[self.cold[slot as usize].state as usize] -= 1;
+        for deadlines in [&mut self.limited, &mut self.paused, &mut self.expiring, &mut self.probes] {
+            deadlines.set(slot, None);
+        }
+        self.see_next_event();
+        let hot = &mut self.hot[slot as usize];
+        self.index.remove(&hot.id.0.to_ne_bytes());
+        hot.live = false;
+        hot.credential = HeaderValue::from_static("");
+        self.in_flight -= hot.in_flight as usize;
+        let unused = hot.in_flight == 0;
+        let cold = &mut self.cold[slot as usize];
+        (cold.username, cold.note, cold.listed) = (None, None, false);
+        if unused {
+            self.free.push(slot);
+        }
+        record
+    }
+
+    /// Puts in what people decided; the secret stays.
+    pub(super) fn replace(&mut self, slot: u32, record: KeyRecord, now: Timestamp) {
+        self.quit_account(slot);
+        let cold = &mut self.cold[slot as usize];
+        let weight_before = mem::replace(&mut cold.weight, record.weight);
+        cold.username = record.username;
+        cold.note = record.note;
+        cold.created_at = record.created_at;
+        cold.expires_at = record.expires_at;
+        cold.disabled_until = record.disabled_until;
+        cold.enabled = record.enabled;
+        if record.weight != weight_before && cold.state == State::Ready {
+            self.choices.leave(slot);
+            self.choices.enter(slot, record.weight);
+        }
+        self.join_account(slot);
+        self.settle(slot, now);
+    }
+
+    /// A person's word: clears the health, and nothing that began before it counts.
+    pub(super) fn reset(&mut self, slot: u32, now: Timestamp) {
+        self.tick += 1;
+        let cold = &mut self.cold[slot as usize];
+        (cold.changed, cold.reset) = (self.tick, self.tick);
+        if cold.health.clear(now) {
+            self.health_changed(slot);
+        }
+        self.clear_account(slot);
+        self.settle(slot, now);
+    }
+
+    // --- picking ---
+
+    pub(super) fn pick(&mut self, ask: &Ask<'_>, now: Timestamp) -> Result<u32, NoKey> {
+        if self.next_event <= now {
+            self.handle_due(DUE_PER_PICK, now);
+        }
+        loop {
+            let Some(slot) = self.choose(ask) else {
+                if self.handle_due(DUE_AT_ONCE, now) {
+                    continue;
+                }
+                return Err(self.no_key(now));
+            };
+            // Deadlines may be waiting to be handled; nobody gets an expired key all the same.
+            if self.next_event <= now && self.cold[slot as usize].expires_at.is_some_and(|at| at <= now) {
+                self.settle(slot, now);
+                continue;
+            }
+            if self.begin(slot, now) {
+                return Ok(slot);
+            }
+        }
+    }
+
+    fn choose(&mut self, ask: &Ask<'_>) -> Option<u32> {
+        // The excluded are taken out for the length of the choice: it stays exact, and costs what they are.
+        for id in ask.exclude {
+            if let Some(slot) = self.find(*id) {
+                self.choices.hold(slot);
+            }
+        }
+        let hot = &self.hot;
+        let chosen = self.choices.choose(ask.caller, |slot| hot[slot as usize].in_flight);
+        self.choices.let_go();
+        chosen
+    }
+
+    /// Counts an attempt against the key's limits; false when there is no room left in its minute.
+    fn begin(&mut self, slot: u32, now: Timestamp) -> bool {
+        let mut last = false;
+        if let Some(limit) = self.options.requests_per_minute {
+            match self.windows[slot as usize].take(limit, now) {
+                Ok(left) => last = left == 0,
+                Err(_) => {
+                    self.settle(slot, now);
+                    return false;
+                }
+            }
+        }
+        let hot = &mut self.hot[slot as usize];
+        hot.in_flight += 1;
+        self.in_flight += 1;
+        if last || self.options.max_in_flight.is_some_and(|limit| hot.in_flight >= limit) {
+            self.settle(slot, now);
+        }
+        true
+    }
+
+    /// A probe's attempt: counted like any other, and stopped by no limit and no state.
+    pub(super) fn begin_probe(&mut self, slot: u32, now: Timestamp) {
+        if let Some(limit) = self.options.requests_per_minute {
+            let _full = self.windows[slot as usize].take(limit, now);
+        }
+        self.hot[slot as usize].in_flight += 1;
+        self.in_flight += 1;
+        self.settle(slot, now);
+    }
+
+    pub(super) fn release(&mut self, slot: u32, tick: u64, effect: Effect, now: Timestamp) {
+        let hot = &mut self.hot[slot as usize];
+        hot.in_flight -= 1;
+        if !hot.live {
+            if hot.in_flight == 0 {
+                self.free.push(slot);
+            }
+            return;
+        }
+        self.in_flight -= 1;
+        let has_room_again = self.options.max_in_flight == Some(hot.in_flight + 1);
+        match effect {
+            Effect::None => {}
+            Effect::Success if !hot.blemished => {}
+            _ => self.conclude(slot, tick, effect, now),
+        }
+        if has_room_again {
+            self.settle(slot, now);
+        }
+    }
+
+    fn conclude(&mut self, slot: u32, tick: u64, effect: Effect, now: Timestamp) {
+        if self.cold[slot as usize].reset > tick {
+            return;
+        }
+        self.apply(slot, effect, tick, true, now);
+        let (CooldownScope::Account, Effect::RateLimit { until } | Effect::Quota { until }) =
+            (self.options.cooldown_scope, effect)
+        else {
+            return;
+        };
+        // The hash of the name found the ring; the name itself decides.
+        let Some(name) = self.cold[slot as usize].username.clone() else { return };
+        if account_of(Some(&name)).is_none_or(|account| !self.accounts.spreads(account, until)) {
+            return;
+        }
+        let mut other = self.accounts.next(slot);
+        while other != slot {
+            let cold = &self.cold[other as usize];
+            if cold.reset <= tick && account_of(cold.username.as_deref()) == account_of(Some(&name)) {
+                self.apply(other, effect, tick, false, now);
+            }
+            other = self.accounts.next(other);
+        }
+    }
+
+    /// `own` is false for the other keys of an account, which made no attempt that could be counted.
+    fn apply(&mut self, slot: u32, effect: Effect, tick: u64, own: bool, now: Timestamp) {
+        let cold = &mut self.cold[slot as usize];
+        let before = cold.health.clone();
+        let current = own && cold.changed <= tick;
+        cold.health.apply(effect, current, now, &self.options.policy);
+        if cold.health == before {
+            return;
+        }
+        self.tick += 1;
+        cold.changed = self.tick;
+        if effect == Effect::Success {
+            cold.reset = self.tick;
+            self.clear_account(slot);
+        }
+        self.health_changed(slot);
+        self.settle(slot, now);
+    }
+
+    fn health_changed(&mut self, slot: u32) {
+        let cold = &mut self.cold[slot as usize];
+        self.hot[slot as usize].blemished = is_blemished(&cold.health);
+        if !mem::replace(&mut cold.listed, true) {
+            self.unseen.push(slot);
+        }
+    }
+
+    pub(super) fn take_changed(&mut self) -> Vec<(KeyId, Health)> {
+        let mut changed = Vec::with_capacity(self.unseen.len());
+        for slot in self.unseen.drain(..) {
+            let cold = &mut self.cold[slot as usize];
+            // A slot that was used again may stand here twice.
+            if mem::take(&mut cold.listed) {
+                changed.push((self.hot[slot as usize].id, cold.health.clone()));
+            }
+        }
+        changed
+    }
+
+    // --- states ---
+
+    /// Brings everything that follows from a key's data in line with it: after every change and deadline.
+    fn settle(&mut self, slot: u32, now: Timestamp) {
+        let (state, returns) = self.state(slot, now);
+        let cold = &mut self.cold[slot as usize];
+        let before = mem::replace(&mut cold.state, state);
+        let (weight, expires_at) = (cold.weight, cold.expires_at.filter(|at| *at > now));
+        let probe_at = cold.health.failed_until.unwrap_or(now);
+        if before != state {
+            self.states[before as usize] -= 1;
+            self.states[state as usize] += 1;
+            if before == State::Ready {
+                self.choices.leave(slot);
+            } else if state == State::Ready {
+                self.choices.enter(slot, weight);
+            }
+        }
+        let of_limit = matches!(state, State::Limited | State::UsedUp);
+        self.limited.set(slot, returns.filter(|_| of_limit));
+        self.paused.set(slot, returns.filter(|_| !of_limit));
+        self.expiring.set(slot, expires_at);
+        // A probe that was handed out stays handed out.
+        let probe_at = probe_at.max(self.probes.get(slot).unwrap_or(probe_at));
+        self.probes.set(slot, (state == State::Unverified).then_some(probe_at));
+        self.see_next_event();
+    }
+
+    fn settle_all(&mut self, now: Timestamp) {
+        for slot in self.live() {
+            self.settle(slot, now);
+        }
+    }
+
+    fn see_next_event(&mut self) {
+        let next =
+            [&self.limited, &self.paused, &self.expiring].into_iter().filter_map(Deadlines::next).min();
+        self.next_event = next.unwrap_or(Timestamp::MAX);
+    }
+
+    /// Settles at most `most` keys whose deadline has come; returns whether there were any.
+    pub(super) fn handle_due(&mut self, most: usize, now: Timestamp) -> bool {
+        for handled in 0..most {
+            let due =
+                self.limited.due(now).or_else(|| self.paused.due(now)).or_else(|| self.expiring.due(now));
+            match due {
+                Some(slot) => self.settle(slot, now),
+                None => return handled > 0,
+            }
+        }
+        true
+    }
+
+    /// The state of a key, and when it ends by itself.
+    fn state(&self, slot: u32, now: Timestamp) -> (State, Option<Timestamp>) {
+        let (hot, cold) = (&self.hot[slot as usize], &self.cold[slot as usize]);
+        if cold.expires_at.is_some_and(|at| at <= now) {
+            return (State::Expired, None);
+        }
+        // What ends only after the key has expired never ends.
+        let in_life = |at: Timestamp| cold.expires_at.is_none_or(|end| at < end);
+        if !cold.enabled {
+            return (State::Disabled, None);
+        }
+        if let Some(until) = cold.disabled_until.filter(|at| *at > now) {
+            return (State::Disabled, Some(until).filter(|at| in_life(*at)));
+        }
+        if cold.health.needs_verification {
+            return (State::Unverified, None);
+        }
+        if let Some(until) = cold.health.failed_until.filter(|at| *at > now) {
+            return match cold.health.cause {
+                Cause::Auth => (State::Refused, Some(until).filter(|at| in_life(*at))),
+                _ if !in_life(until) => (State::Doomed, None),
+                Cause::RateLimit | Cause::Quota => (State::Limited, Some(until)),
+                Cause::Server | Cause::None => (State::Paused, Some(until)),
+            };
+        }
+        if let Some(limit) = self.options.requests_per_minute {
+            // On a copy: only an attempt takes a place.
+            let mut window = self.windows[slot as usize];
+            if let Err(reset) = window.take(limit, now) {
+                return if in_life(reset) { (State::UsedUp, Some(reset)) } else { (State::Spent, None) };
+            }
+        }
+        if self.options.max_in_flight.is_some_and(|limit| hot.in_flight >= limit) {
+            return (State::Full, None);
+        }
+        (State::Ready, None)
+    }
+
+    fn no_key(&self, now: Timestamp) -> NoKey {
+        let count = |state: State| self.states[state as usize];
+        let total = self.index.len();
+        let limited = count(State::Limited) + count(State::Full) + count(State::UsedUp);
+        let busy = (count(State::Full) > 0).then(|| now.saturating_add(BUSY_RETRY));
+        let limit_ends = [self.limited.next(), busy].into_iter().flatten().min();
+        let reason = if total == 0 {
+            Reason::Empty
+        } else if self.choices.len() > 0 {
+            Reason::Excluded
+        } else {
+            match limit_ends {
+                Some(retry_at) if limited > 0 && count(State::Paused) == 0 => {
+                    Reason::RateLimited { retry_at }
+                }
+                _ => Reason::Unavailable {
+                    retry_at: [limit_ends, self.paused.next()].into_iter().flatten().min(),
+                },
+            }
+        };
+        NoKey { total, reason }
+    }
+
+    pub(super) fn counts(&self) -> StateCounts {
+        let mut counts =
+            StateCounts { total: self.index.len(), in_flight: self.in_flight, ..Default::default() };
+        for state in State::ALL {
+            *match state.status() {
+                Status::Active => &mut counts.active,
+                Status::Disabled => &mut counts.disabled,
+                Status::Failed => &mut counts.failed,
+                Status::Expired => &mut counts.expired,
+            } += self.states[state as usize];
+        }
+        counts
+    }
+
+    pub(super) fn next_probe(&self) -> Option<Timestamp> {
+        self.probes.next()
+    }
+
+    pub(super) fn take_probe(&mut self, now: Timestamp) -> Option<KeyId> {
+        let slot = self.probes.due(now)?;
+        self.probes.set(slot, Some(now.saturating_add(PROBE_AGAIN)));
+        Some(self.hot[slot as usize].id)
+    }
+
+    // --- reading ---
+
+    pub(super) fn view(&self, slot: u32, now: Timestamp) -> Option<KeyView> {
+        let (hot, cold) = (self.hot.get(slot as usize)?, &self.cold[slot as usize]);
+        hot.live.then(|| KeyView {
+            id: hot.id,
+            secret: mask(secret_of(&hot.credential, self.options.scheme)),
+            username: cold.username.clone(),
+            note: cold.note.clone(),
+            created_at: cold.created_at,
+            expires_at: cold.expires_at,
+            weight: cold.weight,
+            enabled: cold.enabled,
+            disabled_until: cold.disabled_until,
+            status: self.state(slot, now).0.status(),
+            health: cold.health.clone(),
+            in_flight: hot.in_flight,
+        })
+    }
+
+    pub(super) fn record(&self, slot: u32) -> KeyRecord {
+        let cold = &self.cold[slot as usize];
+        KeyRecord {
+            secret: self.secret(slot),
+            username: cold.username.clone(),
+            note: cold.note.clone(),
+            created_at: cold.created_at,
+            expires_at: cold.expires_at,
+            weight: cold.weight,
+            enabled: cold.enabled,
+            disabled_until: cold.disabled_until,
+        }
+    }
+
+    pub(super) fn secret(&self, slot: u32) -> Secret {
+        Secret::new(secret_of(&self.hot[slot as usize].credential, self.options.scheme))
+    }
+
+    fn live(&self) -> Vec<u32> {
+        (0..self.hot.len() as u32).filter(|slot| self.hot[*slot as usize].live).collect()
+    }
+
+    // --- accounts ---
+
+    fn join_account(&mut self, slot: u32) {
+        let name = account_of(self.cold[slot as usize].username.as_deref());
+        if let (CooldownScope::Account, Some(name)) = (self.options.cooldown_scope, name) {
+            self.accounts.join(slot, name);
+        }
+    }
+
+    fn quit_account(&mut self, slot: u32) {
+        if let Some(name) = account_of(self.cold[slot as usize].username.as_deref()) {
+            self.accounts.quit(slot, name);
+        }
+    }
+
+    fn clear_account(&mut self, slot: u32) {
+        if let Some(name) = account_of(self.cold[slot as usize].username.as_deref()) {
+            self.accounts.cleared(name);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn deadlines(&self) -> usize {
+        self.limited.len() + self.paused.len() + self.expiring.len() + self.probes.len()
+    }
+}
+
+fn credential(scheme: Scheme, secret: &str) -> Option<HeaderValue> {
+    let text = [scheme.prefix(), secret].concat();
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(text)).ok()?;
+    value.set_sensitive(true);
+    // The first clone makes the bytes shared, which allocates: here, so that no pick ever does.
+    drop(value.clone());
+    Some(value)
+}
+
+fn secret_of(credential: &HeaderValue, scheme: Scheme) -> &str {
+    // Made from a str and a prefix of ASCII, so neither default is ever taken.
+    std::str::from_utf8(credential.as_bytes().get(scheme.prefix().len()..).unwrap_or_default())
+        .unwrap_or_default()
+}
+
+fn is_blemished(health: &Health) -> bool {
+    *health != Health { reset_at: health.reset_at, ..Health::default() }
+}
+
+// A hundred thousand keys in well under 40 MB, and one line of cache for a pick.
+const _: () = assert!(size_of::<Hot>() == 64 && size_of::<Cold>() <= 144);
