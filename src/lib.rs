@@ -6,3 +6,5 @@ pub mod guard;
 pub mod ledger;
 pub mod model;
 pub mod pool;
+pub mod store;
+pub mod upstream;

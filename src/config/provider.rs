@@ -73,22 +73,6 @@ impl fmt::Debug for KeyPattern {
 }
 
 /// Names that paths of our own begin with.
-const RESERVED: [&str; 13] = [
-    "v1",
-    "api",
-    "admin",
-    "health",
-    "ready",
-    "metrics",
-    "stats",
-    "openapi.json",
-    "api-docs",
-    "console",
-    "assets",
-    "login",
-    "logout",
-];
-
 const STRATEGIES: [(&str, Strategy); 5] = [
     ("round_robin", Strategy::RoundRobin),
     ("least_busy", Strategy::LeastBusy),
@@ -145,7 +129,7 @@ pub(super) fn read_all(top: &mut Section<'_>) -> BTreeMap<String, ProviderConfig
 
 fn check_name(name: &str) -> Result<(), String> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if RESERVED.contains(&name) {
+    if gateway::RESERVED.contains(&name) {
         return Err("is a name that keytide's own paths use; choose another one".to_owned());
     }
     match name.len() {
@@ -166,7 +150,7 @@ fn read(name: &str, table: &mut Section<'_>) -> ProviderConfig {
     }
     let upstream = upstream(defaults, table);
     let is_bearer = upstream.auth_header == header::AUTHORIZATION;
-    let pool = pool(if is_bearer { "Bearer " } else { "" }, table);
+    let pool = pool(if is_bearer { pool::Scheme::Bearer } else { pool::Scheme::Bare }, table);
     let gateway = gateway(name, table);
     let prefix = default_prefix(name);
     let table_prefix = table.text("table_prefix", prefix, String::clone, |text| {
@@ -310,7 +294,7 @@ fn probe(defaults: upstream::Probe, table: &mut Section<'_>) -> upstream::Probe 
     upstream::Probe { method, path, body }
 }
 
-fn pool(credential_prefix: &str, table: &mut Section<'_>) -> pool::Options {
+fn pool(scheme: pool::Scheme, table: &mut Section<'_>) -> pool::Options {
     let defaults = pool::Options::default();
     pool::Options {
         strategy: table.choice("strategy", defaults.strategy, &STRATEGIES),
@@ -318,7 +302,7 @@ fn pool(credential_prefix: &str, table: &mut Section<'_>) -> pool::Options {
         max_in_flight: table.limit("max_in_flight", defaults.max_in_flight, 1_000_000),
         requests_per_minute: table.limit("requests_per_minute", defaults.requests_per_minute, 1_000_000),
         policy: policy(defaults.policy, table),
-        credential_prefix: credential_prefix.to_owned(),
+        scheme,
     }
 }
 

@@ -148,6 +148,11 @@ impl Workers {
     }
 }
 
+/// Ends when the data plane is told to stop, or nobody is left to tell it.
+async fn told(stop: &mut watch::Receiver<Option<Instant>>) {
+    let _either_way = stop.wait_for(Option::is_some).await.map(drop);
+}
+
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -186,7 +191,7 @@ async fn work(
                 Some(stream) => stream,
                 None => break,
             },
-            _ = stop.wait_for(Option::is_some) => break,
+            () = told(&mut stop) => break,
         };
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
@@ -220,7 +225,7 @@ async fn work(
             let mut connection = pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
-                _ = stop.wait_for(Option::is_some) => {
+                () = told(&mut stop) => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::Full;
@@ -29,7 +30,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::options::{Options, Proxy};
+use super::options::{Login, Options, Proxy};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -172,27 +173,31 @@ impl Route {
         connector.set_keepalive(Some(Duration::from_secs(60)));
         match &options.proxy {
             None => Self::Direct(connector),
-            Some(Proxy::Http { uri, basic_auth }) => {
+            Some(Proxy::Http { uri, login }) => {
                 let tunnel = Tunnel::new(uri.clone(), connector);
-                Self::Http(match basic_auth {
-                    Some(auth) => match HeaderValue::from_str(&format!("Basic {}", auth.expose())) {
-                        Ok(value) => tunnel.with_auth(value),
-                        Err(_) => tunnel,
-                    },
+                Self::Http(match login.as_ref().and_then(basic_auth) {
+                    Some(value) => tunnel.with_auth(value),
                     None => tunnel,
                 })
             }
-            Some(Proxy::Socks5 { uri, auth, local_dns }) => {
+            Some(Proxy::Socks5 { uri, login, local_dns }) => {
                 let socks = SocksV5::new(uri.clone(), connector).local_dns(*local_dns);
-                Self::Socks(match auth {
-                    Some((user, password)) => {
-                        socks.with_auth(user.clone(), password.expose().to_owned())
+                Self::Socks(match login {
+                    Some(login) => {
+                        socks.with_auth(login.user.clone(), login.password.expose().to_owned())
                     }
                     None => socks,
                 })
             }
         }
     }
+}
+
+fn basic_auth(login: &Login) -> Option<HeaderValue> {
+    let plain = format!("{}:{}", login.user, login.password.expose());
+    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(plain))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 impl Service<Uri> for Route {
