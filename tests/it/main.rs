@@ -1,0 +1,3 @@
+//! Everything over real sockets, in one binary.
+
+mod upstream;
