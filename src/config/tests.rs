@@ -415,7 +415,10 @@ fn a_provider_with_everything() {
     );
     let provider = &config.providers["x-2"];
     assert_eq!(provider.upstream.base(), "https://h/api");
-    assert_eq!((provider.table_prefix.as_str(), provider.pool.scheme), ("x_2_api", crate::pool::Scheme::Bare));
+    assert_eq!(
+        (provider.table_prefix.as_str(), provider.pool.scheme),
+        ("x_2_api", crate::pool::Scheme::Bare)
+    );
     assert_eq!(provider.pool.strategy, pool::Strategy::LeastBusy);
     assert_eq!((provider.pool.max_in_flight, provider.pool.requests_per_minute), (Some(4), Some(60)));
     assert_eq!(provider.gateway.aliases["gpt-4.1"], "llama");

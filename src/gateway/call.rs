@@ -131,8 +131,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.closed {
             // Nothing is known of the key: the caller left before the provider was done.
-            let closing =
-                Closing { effect: Effect::None, attempt: Kind::Other, request: Kind::Other };
+            let closing = Closing { effect: Effect::None, attempt: Kind::Other, request: Kind::Other };
             self.record(closing, Tokens::default(), self.provider.clock.now());
         }
     }

@@ -24,8 +24,7 @@ impl Cors {
     /// The answer to a preflight; `None` for any other request.
     pub fn preflight<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         let headers = request.headers();
-        if request.method() != Method::OPTIONS
-            || !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        if request.method() != Method::OPTIONS || !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
         {
             return None;
         }
@@ -85,7 +84,8 @@ mod tests {
         let answer = cors.preflight(&ask("https://b.example")).unwrap();
         assert!(!answer.headers().contains_key("access-control-allow-origin"));
         let mut headers = HeaderMap::new();
-        Cors::new(&["*".to_owned()]).allow(Some(&HeaderValue::from_static("https://b.example")), &mut headers);
+        Cors::new(&["*".to_owned()])
+            .allow(Some(&HeaderValue::from_static("https://b.example")), &mut headers);
         assert_eq!(headers["access-control-allow-origin"], "*");
     }
 }

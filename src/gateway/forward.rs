@@ -74,12 +74,9 @@ enum LastError {
 impl Forward<'_> {
     pub async fn run(self) -> Response<Body> {
         let provider = self.provider;
-        let mut call =
-            Call::open(provider.clone(), self.core, self.token.id, &self.asked.model, self.now);
+        let mut call = Call::open(provider.clone(), self.core, self.token.id, &self.asked.model, self.now);
         let cache_key = match &provider.answers {
-            Some(_) if !self.asked.stream => {
-                Some(AnswerCache::key(self.api, self.query, &self.asked.body))
-            }
+            Some(_) if !self.asked.stream => Some(AnswerCache::key(self.api, self.query, &self.asked.body)),
             _ => None,
         };
         if let (Some(answers), Some(key)) = (&provider.answers, &cache_key)
@@ -197,9 +194,7 @@ impl Forward<'_> {
         let mut inspector = framing.filter(|_| readable).map(|framing| Inspector::new(framing, gzip));
         let length = body.size_hint().exact();
         let peeked = match &mut inspector {
-            Some(inspector) => {
-                peek(body, inspector, framing, provider.upstream.first_byte_timeout).await
-            }
+            Some(inspector) => peek(body, inspector, framing, provider.upstream.first_byte_timeout).await,
             None => Peeked { head: VecDeque::new(), end: End::More(body) },
         };
         let error = inspector.as_ref().and_then(Inspector::error);
@@ -453,8 +448,13 @@ pub(super) fn closing_of_error(provider: &Provider, error: &BodyError) -> Closin
     let rule = provider.upstream.rules.lookup(error.status.unwrap_or(502));
     let now = provider.clock.now();
     let cooldown = rule.cooldown.or(rule.treat_as.default_cooldown()).unwrap_or_default();
-    let until =
-        |max| reset::bounded(reset::retry_at_in_body(error, now).unwrap_or_else(|| now.saturating_add(cooldown)), now, max);
+    let until = |max| {
+        reset::bounded(
+            reset::retry_at_in_body(error, now).unwrap_or_else(|| now.saturating_add(cooldown)),
+            now,
+            max,
+        )
+    };
     match rule.treat_as {
         // An error is no success, whatever number it carries.
         Treat::Success | Treat::Request => Closing::REQUEST_FAULT,

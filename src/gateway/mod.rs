@@ -161,7 +161,8 @@ impl Gateway {
             Endpoint::Forward(api) => api,
         };
         let token = token.ok_or_else(ApiError::no_token)?;
-        let body = read_body(body, live.options.max_body, live.options.body_timeout).await.map_err(refused)?;
+        let body =
+            read_body(body, live.options.max_body, live.options.body_timeout).await.map_err(refused)?;
         let asked_for = std::cell::Cell::new(true);
         let asked = Asked::read(api, body, |model| {
             asked_for.set(token.record.allows_model(model));

@@ -199,12 +199,12 @@ async fn fetch(provider: &Provider, core: usize, list: List) -> Result<Vec<Value
     let value: Value = serde_json::from_slice(&body).map_err(|_| no_list())?;
     let found = match value {
         Value::Array(entries) => Some(entries),
-        Value::Object(mut fields) => ["data", "models"].into_iter().find_map(|field| {
-            match fields.remove(field) {
+        Value::Object(mut fields) => {
+            ["data", "models"].into_iter().find_map(|field| match fields.remove(field) {
                 Some(Value::Array(entries)) => Some(entries),
                 _ => None,
-            }
-        }),
+            })
+        }
         _ => None,
     };
     let mut entries = found.ok_or_else(no_list)?;
@@ -301,14 +301,11 @@ pub async fn once(
     let (parts, body) = response.into_parts();
     match rule.treat_as {
         Treat::Success | Treat::Request => {
-            let read = tokio::time::timeout(
-                provider.upstream.idle_timeout,
-                Limited::new(body, MAX_LIST).collect(),
-            );
+            let read =
+                tokio::time::timeout(provider.upstream.idle_timeout, Limited::new(body, MAX_LIST).collect());
             match read.await {
                 Ok(Ok(body)) => {
-                    let effect =
-                        if status.is_success() { Effect::Success } else { Effect::None };
+                    let effect = if status.is_success() { Effect::Success } else { Effect::None };
                     lease.finish(effect, provider.clock.now());
                     Outcome::Answer(status, body.to_bytes())
                 }

@@ -9,13 +9,7 @@ use std::{
 use http::Uri;
 use tracing::error;
 
-use super::{
-    cache::AnswerCache,
-    metrics::Metrics,
-    models::Lists,
-    options::ProviderOptions,
-    route::Api,
-};
+use super::{cache::AnswerCache, metrics::Metrics, models::Lists, options::ProviderOptions, route::Api};
 use crate::{
     guard::Tokens,
     ledger::ProviderLedger,
@@ -84,7 +78,18 @@ impl Provider {
         let answers = options.cache.map(AnswerCache::new);
         let Lasting { pool, tokens, ledger, metrics, lists, clock } = lasting;
         Ok(Self {
-            options, upstream, pool, tokens, ledger, metrics, lists, clock, answers, clients, uris, base,
+            options,
+            upstream,
+            pool,
+            tokens,
+            ledger,
+            metrics,
+            lists,
+            clock,
+            answers,
+            clients,
+            uris,
+            base,
         })
     }
 

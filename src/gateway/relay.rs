@@ -107,10 +107,7 @@ impl Relay {
         self.remaining.map(SizeHint::with_exact).unwrap_or_default()
     }
 
-    pub fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             if let Some(commit) = &mut self.commit {
                 ready!(commit.as_mut().poll(cx));

@@ -143,9 +143,9 @@ fn read_string(raw: &RawValue) -> Result<Cow<'_, str>, ApiError> {
     {
         return Ok(Cow::Borrowed(plain));
     }
-    serde_json::from_str::<String>(text).map(Cow::Owned).map_err(|_| {
-        ApiError::bad_request("invalid_type", "\"model\" must be a string.").param("model")
-    })
+    serde_json::from_str::<String>(text)
+        .map(Cow::Owned)
+        .map_err(|_| ApiError::bad_request("invalid_type", "\"model\" must be a string.").param("model"))
 }
 
 /// The token that a caller sent, wherever client libraries put it.
@@ -157,7 +157,11 @@ pub fn token_of(headers: &HeaderMap) -> Option<&str> {
             return Some(token.trim());
         }
     }
-    headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim).filter(|token| !token.is_empty())
+    headers
+        .get("x-api-key")
+        .and_then(|value| value.to_str().ok())
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
 }
 
 /// More than any client sends; hyper's own, much higher bound answers without a body.

@@ -4,8 +4,19 @@ use http::Method;
 
 /// First segments that no provider may be named after.
 pub const RESERVED: [&str; 13] = [
-    "v1", "api", "admin", "health", "ready", "metrics", "stats", "openapi.json", "api-docs", "console",
-    "assets", "login", "logout",
+    "v1",
+    "api",
+    "admin",
+    "health",
+    "ready",
+    "metrics",
+    "stats",
+    "openapi.json",
+    "api-docs",
+    "console",
+    "assets",
+    "login",
+    "logout",
 ];
 
 /// What a path asks for.
@@ -172,7 +183,9 @@ mod tests {
 
     #[test]
     fn the_rest_is_the_operator_s_or_nobody_s() {
-        for path in ["/", "/admin/stats", "/health", "/metrics", "/openapi.json", "/x", "/x/y", "*", "", "//v1"] {
+        for path in
+            ["/", "/admin/stats", "/health", "/metrics", "/openapi.json", "/x", "/x/y", "*", "", "//v1"]
+        {
             assert_eq!(Route::of(path), Route::Operator, "{path}");
         }
         for path in ["/v1", "/v1/", "/v1/nothing", "/api/pull", "/v1/models/"] {

@@ -142,9 +142,7 @@ mod tests {
         let token = tokens.find("sk-a", NOW).unwrap();
         let granted: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
-                .map(|_| {
-                    scope.spawn(|| (0..50).filter(|_| token.admit(NOW) == Admission::Granted).count())
-                })
+                .map(|_| scope.spawn(|| (0..50).filter(|_| token.admit(NOW) == Admission::Granted).count()))
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });

@@ -98,8 +98,7 @@ impl<S: Sink> Flusher<S> {
             }
             return Err(why);
         }
-        let before =
-            self.ledger.shared.progress.send_replace(Progress { committed: number, failing: false });
+        let before = self.ledger.shared.progress.send_replace(Progress { committed: number, failing: false });
         if before.failing {
             info!("the store takes statistics again, nothing was lost");
         }

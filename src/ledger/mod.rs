@@ -18,5 +18,5 @@ mod record;
 
 pub use books::{Books, ProviderBooks};
 pub use flush::{Flusher, Sink};
-pub use models::{ModelRef, ModelNames, OTHER};
+pub use models::{ModelNames, ModelRef, OTHER};
 pub use record::{CommitWatch, Ending, Entry, HealthSource, Kind, Ledger, ProviderLedger, Ticket};

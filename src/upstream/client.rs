@@ -133,8 +133,10 @@ pub fn causes(error: &dyn StdError) -> String {
 fn tls_config(options: &Options) -> Result<rustls::ClientConfig, BuildError> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = &options.ca_file {
-        let fail =
-            |why: &dyn fmt::Display| BuildError::CaFile { path: path.display().to_string(), why: why.to_string() };
+        let fail = |why: &dyn fmt::Display| BuildError::CaFile {
+            path: path.display().to_string(),
+            why: why.to_string(),
+        };
         let certificates = CertificateDer::pem_file_iter(path).map_err(|why| fail(&why))?;
         let mut found = 0;
         for certificate in certificates {
@@ -183,9 +185,7 @@ impl Route {
             Some(Proxy::Socks5 { uri, login, local_dns }) => {
                 let socks = SocksV5::new(uri.clone(), connector).local_dns(*local_dns);
                 Self::Socks(match login {
-                    Some(login) => {
-                        socks.with_auth(login.user.clone(), login.password.expose().to_owned())
-                    }
+                    Some(login) => socks.with_auth(login.user.clone(), login.password.expose().to_owned()),
                     None => socks,
                 })
             }
@@ -243,7 +243,8 @@ pub fn request_headers(caller: &HeaderMap, options: &Options, credential: Header
         headers.append(name.clone(), value.clone());
     }
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION"))));
+    headers
+        .insert(header::USER_AGENT, HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION"))));
     for (name, value) in &options.headers {
         headers.insert(name.clone(), value.clone());
     }
@@ -343,10 +344,7 @@ mod tests {
     #[test]
     fn what_belongs_to_the_caller_stays_here() {
         let options = Options {
-            headers: vec![(
-                header::HeaderName::from_static("x-title"),
-                HeaderValue::from_static("mine"),
-            )],
+            headers: vec![(header::HeaderName::from_static("x-title"), HeaderValue::from_static("mine"))],
             ..Options::default()
         };
         let caller = map(&[
@@ -369,7 +367,14 @@ mod tests {
         names.sort();
         assert_eq!(
             names,
-            ["accept-encoding", "anthropic-version", "authorization", "content-type", "user-agent", "x-title"]
+            [
+                "accept-encoding",
+                "anthropic-version",
+                "authorization",
+                "content-type",
+                "user-agent",
+                "x-title"
+            ]
         );
         assert_eq!(sent["authorization"], "Bearer pooled");
         assert_eq!(sent["accept-encoding"], "identity");

@@ -7,4 +7,5 @@ pub mod outcome;
 pub mod reset;
 pub mod scan;
 
-pub use options::Options;
+pub use options::{Login, Options, Probe, Proxy};
+pub use outcome::{Rule, StatusRules, Treat};
