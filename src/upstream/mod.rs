@@ -1,11 +1,5 @@
-//! One attempt at a provider: a request out, an outcome back.
+//! One attempt at an upstream: the request out, and what its answer says.
 
-pub mod client;
 pub mod inspect;
-pub mod options;
-pub mod outcome;
 pub mod reset;
 pub mod scan;
-
-pub use options::{Login, Options, Probe, Proxy};
-pub use outcome::{Rule, StatusRules, Treat};

@@ -28,7 +28,7 @@ pub fn retry_at(headers: &HeaderMap, now: Timestamp) -> Option<Timestamp> {
     let said = |name: &str| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     let in_millis = said("retry-after-ms").filter_map(|text| span(decimal(text)?, now)).find(future);
     let retry_after = || said("retry-after").filter_map(|text| instant(text, now)).find(future);
-    retry_after().or(in_millis).or_else(|| latest_reset(headers, now))
+    in_millis.or_else(retry_after).or_else(|| latest_reset(headers, now))
 }
 
 /// As [`retry_at`], from the headers that an error in a body carries with it.
