@@ -6,4 +6,6 @@ pub mod gateway;
 pub mod guard;
 pub mod ledger;
 pub mod model;
+pub mod pool;
+pub mod store;
 pub mod upstream;

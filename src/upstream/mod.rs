@@ -1,5 +1,11 @@
-//! One attempt at an upstream: the request out, and what its answer says.
+//! One attempt at a provider: a request out, an outcome back.
 
+pub mod client;
 pub mod inspect;
+pub mod options;
+pub mod outcome;
 pub mod reset;
 pub mod scan;
+
+pub use options::{Login, Options, Probe, Proxy};
+pub use outcome::{Rule, StatusRules, Treat};
