@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use redb::{ReadTransaction, ReadableTable};
 use uuid::Uuid;
 
 use super::{
-    error::Fault,
+    error::{Fault, guarded},
     tables::{self, HEALTH, HOURS, KEY_USAGE, KEYS, MODELS, TOKEN_USAGE, TOKENS, TOTALS},
 };
 use crate::model::{Health, Hour, KeyId, KeyRecord, KeyUsage, TokenId, TokenRecord, Usage};
@@ -42,14 +42,14 @@ fn provider<'a>(providers: &'a mut Providers, name: &str) -> &'a mut ProviderCon
 }
 
 pub(super) fn contents(txn: &ReadTransaction, instance: Uuid) -> Result<Contents, Fault> {
-    let mut providers = Providers::new();
-    keys(txn, &mut providers)?;
-    let table = txn.open_table(KEY_USAGE)?;
-    for row in table.iter()? {
-        let (at, value) = row?;
-        let (name, id) = at.value();
-        let usage: KeyUsage = tables::read(value.value(), || place("statistics of key", name, id))?;
-        provider(&mut providers, name).key_usage.insert(KeyId(id), usage);
+    // The two large parts side by side: they are most of what a start takes.
+    let (keys, usage) = std::thread::scope(|scope| {
+        let usage = scope.spawn(|| guarded(|| key_usage(txn)));
+        (keys(txn), usage.join().unwrap_or(Err(Fault::Panic)))
+    });
+    let mut providers = keys?;
+    for (name, usage) in usage? {
+        provider(&mut providers, &name).key_usage = usage;
     }
     let table = txn.open_table(TOKENS)?;
     for row in table.iter()? {
@@ -88,8 +88,24 @@ pub(super) fn contents(txn: &ReadTransaction, instance: Uuid) -> Result<Contents
     Ok(Contents { instance, providers })
 }
 
+fn key_usage(txn: &ReadTransaction) -> Result<HashMap<Box<str>, HashMap<KeyId, KeyUsage>>, Fault> {
+    let mut found = HashMap::<Box<str>, HashMap<_, _>>::new();
+    let table = txn.open_table(KEY_USAGE)?;
+    for row in table.iter()? {
+        let (at, value) = row?;
+        let (name, id) = at.value();
+        let usage: KeyUsage = tables::read(value.value(), || place("statistics of key", name, id))?;
+        match found.get_mut(name) {
+            Some(of) => of.insert(KeyId(id), usage),
+            None => found.entry(name.into()).or_default().insert(KeyId(id), usage),
+        };
+    }
+    Ok(found)
+}
+
 /// Both tables are in the order of the same ids, so one walk over each is enough.
-fn keys(txn: &ReadTransaction, providers: &mut Providers) -> Result<(), Fault> {
+fn keys(txn: &ReadTransaction) -> Result<Providers, Fault> {
+    let mut providers = Providers::new();
     let (keys, healths) = (txn.open_table(KEYS)?, txn.open_table(HEALTH)?);
     let mut healths = healths.iter()?;
     let mut next = healths.next().transpose()?;
@@ -108,13 +124,9 @@ fn keys(txn: &ReadTransaction, providers: &mut Providers) -> Result<(), Fault> {
             }
             _ => Health::default(),
         };
-        provider(providers, name).keys.push((KeyId(id), record, health));
+        provider(&mut providers, name).keys.push((KeyId(id), record, health));
     }
-    debug_assert_eq!(
-        providers.values().map(|found| found.keys.len() as u64).sum::<u64>(),
-        keys.len().unwrap_or_default()
-    );
-    Ok(())
+    Ok(providers)
 }
 
 pub(super) fn place(what: &str, provider: &str, id: u128) -> String {

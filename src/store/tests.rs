@@ -382,4 +382,12 @@ async fn at_a_hundred_thousand_keys() {
     let start = std::time::Instant::now();
     drop(file::inspect(&dir.path().join(FILE_NAME)).unwrap());
     println!("of which the look: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let (database, identity) = file::open(&dir.path().join(FILE_NAME)).unwrap();
+    println!("look and open: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let txn = redb::ReadableDatabase::begin_read(&database).unwrap();
+    let contents = load::contents(&txn, identity.instance).unwrap();
+    println!("rows: {:?}", start.elapsed());
+    assert_eq!(provider(&contents).keys.len(), 100_000);
 }

@@ -29,7 +29,7 @@ fn version_1() {
         enabled: true,
         disabled_until: Some(Timestamp(-1)),
     };
-    pinned(&key_record, "KEY");
+    pinned(&key_record, "0104736b2d31010175000201fb580202010101");
     let health = Health {
         failed_until: Some(Timestamp(5)),
         cause: Cause::Server,
@@ -39,7 +39,7 @@ fn version_1() {
         needs_verification: true,
         reset_at: Timestamp(7),
     };
-    pinned(&health, "HEALTH");
+    pinned(&health, "01010a04010203010e");
     let counts = Counts { success: 1, failure: 2, other: 300 };
     let key_usage = KeyUsage {
         counts,
@@ -47,7 +47,7 @@ fn version_1() {
         last_success: None,
         last_failure: Some(Timestamp(4)),
     };
-    pinned(&key_usage, "KUSAGE");
+    pinned(&key_usage, "010102fb2c010112000108");
     let token = TokenRecord {
         secret: Secret::new("t"),
         name: "n".into(),
@@ -56,15 +56,18 @@ fn version_1() {
         allowed_models: vec!["a*".into(), "b".into()],
         requests_per_minute: Some(60),
     };
-    pinned(&token, "TOKEN");
+    pinned(&token, "010174016e02000202612a0162013c");
     let usage = Usage { counts, prompt_tokens: 70_000, completion_tokens: 4, last_used: Some(Timestamp(9)) };
-    pinned(&usage, "UUSAGE");
+    pinned(&usage, "010102fb2c01fc70110100040112");
     let mut of = ProviderDelta::default();
     of.keys.insert(KeyId(1), key_usage);
     of.hours.insert((Hour(400_000), "m".into()), usage);
     of.tokens.insert(crate::model::TokenId(2), usage);
     of.health.insert(KeyId(1), health);
-    pinned(&Delta { providers: [("p".into(), of)].into() }, "DELTA");
+    pinned(
+        &Delta { providers: [("p".into(), of)].into() },
+        "010101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a04010203010e",
+    );
 }
 
 #[test]
