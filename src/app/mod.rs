@@ -1,0 +1,217 @@
+//! The one place that knows every room: opens the store, fills the pools, starts the data plane and the tasks
+//! behind it, and ends them in the order that loses nothing.
+//!
+//! Shutdown: no new connections; open requests end, or are cut after `shutdown_timeout` and counted as such;
+//! the ledger's last delta is written; the store folds its journal and closes.
+
+mod admin_token;
+mod providers;
+mod signals;
+mod verify;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tracing::{info, warn};
+
+pub use admin_token::{AdminToken, reset as reset_admin_token};
+pub use signals::run_serve;
+
+use crate::{
+    config::{Config, Loaded},
+    gateway::{self, Gateway, Live, serve::Workers},
+    ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
+    model::{Clock, Delta},
+    store::{self, Durability, Store},
+};
+use providers::Registry;
+
+/// A running keytide.
+pub struct App {
+    address: SocketAddr,
+    admin_token: AdminToken,
+    shared: Arc<Shared>,
+    stop: oneshot::Sender<()>,
+    accepting: JoinHandle<Workers>,
+    flushing: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+}
+
+/// What the background tasks and a reload work on.
+pub(crate) struct Shared {
+    config: std::sync::Mutex<Config>,
+    registry: tokio::sync::Mutex<Registry>,
+    gateway: Arc<Gateway>,
+    ledger: Arc<Ledger>,
+    flusher: Arc<Flusher<StoreSink>>,
+    store: Store,
+    clock: Clock,
+}
+
+/// How often hourly rows past their retention leave memory.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+
+/// The store as the ledger's sink.
+pub(crate) struct StoreSink(Store);
+
+impl Sink for StoreSink {
+    async fn append(&self, delta: Delta) -> Result<(), (Delta, String)> {
+        match self.0.append(&delta).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err((delta, error.to_string())),
+        }
+    }
+}
+
+impl App {
+    /// Starts everything on the current runtime, which becomes the operator's side.
+    ///
+    /// # Errors
+    /// One sentence that says what to do.
+    pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
+        let address = config.server.gateway.listen;
+        let listener = gateway::serve::bind(address).map_err(|why| anyhow!(why))?;
+        Self::start_on(config, clock, listener).await
+    }
+
+    /// As [`App::start`], on a socket that is already open.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_on(config: Config, clock: Clock, listener: TcpListener) -> anyhow::Result<Self> {
+        let now = clock.now();
+        let options = config.store.clone();
+        let (store, contents) = tokio::task::spawn_blocking(move || Store::open(&options, now))
+            .await
+            .context("opening the store failed")??;
+        let admin_token = AdminToken::load(&config)?;
+        let workers = match config.server.gateway.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        // One more than the data plane has, for keytide's own calls.
+        let cores = workers + 1;
+        let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
+        let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
+        let mut registry = Registry::new(contents, ledger.clone(), clock.clone(), cores);
+        let providers = registry.apply(&config)?;
+        let flusher =
+            Arc::new(Flusher::new(ledger.clone(), StoreSink(store.clone()), config.store.flush_interval));
+        let gateway = Arc::new(Gateway::new(
+            Live::new(providers, config.server.gateway.clone()),
+            axum::Router::new(),
+            tokio::runtime::Handle::current(),
+            strict,
+            clock.clone(),
+        ));
+        let running = Workers::start(&gateway, &config.server.gateway, workers)
+            .context("cannot start the data plane's threads")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            config: std::sync::Mutex::new(config),
+            registry: tokio::sync::Mutex::new(registry),
+            gateway,
+            ledger,
+            flusher,
+            store,
+            clock,
+        });
+        let (stop, stopped) = oneshot::channel();
+        let accepting = tokio::spawn(async move {
+            tokio::select! {
+                () = running.accept(&listener) => {}
+                _ = stopped => {}
+            }
+            running
+        });
+        let flushing = tokio::spawn({
+            let flusher = shared.flusher.clone();
+            async move { flusher.run().await }
+        });
+        let background =
+            vec![tokio::spawn(verify::run(shared.clone(), workers)), tokio::spawn(forget(shared.clone()))];
+        info!(%address, workers, "keytide is ready");
+        Ok(Self { address, admin_token, shared, stop, accepting, flushing, background })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn admin_token(&self) -> &AdminToken {
+        &self.admin_token
+    }
+
+    /// Puts a new configuration in force, as far as that goes without a restart.
+    ///
+    /// # Errors
+    /// One sentence; the old configuration stays in force.
+    pub async fn reload(&self, loaded: &Loaded) -> anyhow::Result<()> {
+        let config = &loaded.config;
+        let mut registry = self.shared.registry.lock().await;
+        let providers = registry.apply(config)?;
+        let before = {
+            let mut current = self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::replace(&mut *current, config.clone())
+        };
+        for name in before.restart_needed(config) {
+            warn!("{name} has changed: the change takes effect at the next start");
+        }
+        self.shared.gateway.replace(Live::new(providers, config.server.gateway.clone()));
+        info!("the configuration is reloaded");
+        Ok(())
+    }
+
+    /// Stops in order. What had been answered is in the books when this returns.
+    ///
+    /// # Errors
+    /// When the store could not take the last of it.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let patience = {
+            let config = self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            config.server.gateway.shutdown_timeout
+        };
+        let _either_way = self.stop.send(());
+        let workers = self.accepting.await.context("the acceptor failed")?;
+        tokio::task::spawn_blocking(move || workers.stop(patience)).await.context("the data plane failed")?;
+        for task in self.background {
+            task.abort();
+        }
+        self.shared.flusher.stop();
+        self.flushing.await.context("the flusher failed")?;
+        let lost = self.shared.flusher.failing();
+        self.shared.store.clone().close().await?;
+        if lost {
+            return Err(anyhow!("the store did not take the last statistics, see the log"));
+        }
+        info!("keytide has stopped");
+        Ok(())
+    }
+}
+
+async fn forget(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(FORGET_EVERY);
+    loop {
+        tick.tick().await;
+        shared.ledger.forget_old_hours(shared.clock.now());
+    }
+}
+
+fn books_of(contents: &store::Contents) -> Books {
+    let providers = contents
+        .providers
+        .iter()
+        .map(|(name, provider)| {
+            let books = ProviderBooks {
+                total: provider.total,
+                keys: provider.key_usage.clone(),
+                models: provider.models.clone(),
+                hours: provider.hours.clone().into_iter().collect(),
+                tokens: provider.token_usage.clone(),
+            };
+            (name.clone(), books)
+        })
+        .collect();
+    Books { providers }
+}

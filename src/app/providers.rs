@@ -1,0 +1,85 @@
+//! Providers through changes of configuration: pools, tokens and books live on, what is configured changes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tracing::warn;
+
+use crate::{
+    config::{Config, ProviderConfig},
+    gateway::{BadBase, Lasting, Provider, Providers},
+    guard::Tokens,
+    ledger::Ledger,
+    model::Clock,
+    pool::Pool,
+    store::{Contents, ProviderContents},
+};
+
+/// Every provider that was ever in force, and what the store holds of those that were not.
+pub(super) struct Registry {
+    known: HashMap<Box<str>, Arc<Provider>>,
+    dormant: HashMap<Box<str>, ProviderContents>,
+    ledger: Arc<Ledger>,
+    clock: Clock,
+    cores: usize,
+}
+
+impl Registry {
+    pub(super) fn new(contents: Contents, ledger: Arc<Ledger>, clock: Clock, cores: usize) -> Self {
+        Self { known: HashMap::new(), dormant: contents.providers, ledger, clock, cores }
+    }
+
+    /// The providers that a configuration puts in force. One that it leaves out keeps its keys and books.
+    ///
+    /// # Errors
+    /// When a provider cannot be set up; nothing has changed then.
+    pub(super) fn apply(&mut self, config: &Config) -> Result<Providers, BadBase> {
+        let mut fresh = Vec::new();
+        for (name, configured) in &config.providers {
+            let before = self.known.get(name.as_str()).cloned();
+            let lasting = match &before {
+                Some(before) => before.lasting(),
+                None => self.awaken(name, configured),
+            };
+            let provider = Provider::new(
+                configured.gateway.clone(),
+                configured.upstream.clone(),
+                lasting,
+                self.cores,
+                before.as_deref(),
+            )?;
+            fresh.push((Arc::new(provider), configured));
+        }
+        let now = self.clock.now();
+        for (provider, configured) in &fresh {
+            provider.pool.set_options(configured.pool.clone(), now);
+            self.known.insert(provider.name().into(), provider.clone());
+        }
+        Ok(Providers::new(fresh.into_iter().map(|(provider, _)| provider), &config.server.default_provider))
+    }
+
+    fn awaken(&mut self, name: &str, configured: &ProviderConfig) -> Lasting {
+        let contents = self.dormant.remove(name).unwrap_or_default();
+        let now = self.clock.now();
+        let pool = Pool::new(name, configured.pool.clone());
+        for (id, record, health) in contents.keys {
+            if let Err(error) = pool.insert(record, health, now) {
+                // Imports refuse such keys, so this one was written by other hands.
+                warn!(provider = name, key = %id.short(), "a stored key cannot be used: {error}");
+            }
+        }
+        let tokens = Arc::new(Tokens::default());
+        for (_, record) in contents.tokens {
+            tokens.insert(name, record);
+        }
+        let source = pool.clone();
+        let ledger = self.ledger.add_provider(name, Box::new(move || source.drain_changed()));
+        Lasting {
+            pool,
+            tokens,
+            ledger,
+            metrics: Arc::default(),
+            lists: Arc::default(),
+            clock: self.clock.clone(),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `keytide serve`: the process around an [`App`].
+
+use std::{io::IsTerminal, sync::Arc};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::App;
+use crate::{
+    config::{ConfigError, Loaded, LogFormat, LogOptions},
+    model::Clock,
+};
+
+/// Reads the configuration again, for a reload.
+pub type Reload = Arc<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
+
+/// Threads of the operator's side: the data plane has its own.
+const CONTROL_THREADS: usize = 2;
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reloads. A second signal to stop ends the process at once.
+///
+/// # Errors
+/// One sentence that says what to do.
+pub fn run_serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
+    start_log(&loaded.config.log)?;
+    for notice in &loaded.notices {
+        warn!("{notice}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("keytide-control")
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    let served = runtime.block_on(serve(loaded, reload));
+    // A store that hangs must not keep a stopped process.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let app = App::start(loaded.config, Clock::System).await?;
+    announce(&app);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => match reload() {
+                Ok(loaded) => {
+                    for notice in &loaded.notices {
+                        warn!("{notice}");
+                    }
+                    if let Err(error) = app.reload(&loaded).await {
+                        error!("the configuration is not reloaded: {error:#}");
+                    }
+                }
+                Err(problems) => error!("the configuration is not reloaded: {problems}"),
+            },
+        }
+    }
+    info!("stopping: open requests may end, a second signal cuts them");
+    tokio::select! {
+        stopped = app.stop() => stopped,
+        _ = terminate.recv() => bail!("stopped at once by a second signal"),
+        _ = interrupt.recv() => bail!("stopped at once by a second signal"),
+    }
+}
+
+/// What a person at a terminal wants to know first. Logs never carry the token.
+fn announce(app: &App) {
+    let token = app.admin_token();
+    let Some(file) = &token.file else { return };
+    if token.is_new && std::io::stderr().is_terminal() {
+        eprintln!("admin token: {} (kept in {})", token.secret.expose(), file.display());
+    } else if token.is_new {
+        info!("an admin token was made: it is in {}", file.display());
+    }
+}
+
+fn start_log(options: &LogOptions) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.filter).context("[log] filter cannot be used")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match options.format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(|why| anyhow::anyhow!("the log cannot be started: {why}"))
+}
