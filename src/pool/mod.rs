@@ -1,12 +1,13 @@
 //! The keys of one provider, in memory: which can be picked, who has them, and when they come back.
 //!
-//! - `slots` is the table of keys. Its `settle` is the only place that decides whether a key can be picked.
+//! - `slots` is the table of keys. Its `settle` is the only place that decides whether a key can be picked;
+//!   `slots::attempt` follows one attempt through the table.
 //! - `pick` holds those that can, and chooses: O(1) in the number of keys, without allocation.
 //! - `cooldown` holds the deadlines. They are looked at when a key is picked; no task waits for them.
 //! - `lease` is an attempt's hold on a key.
 //!
-//! One lock guards all of it, for well under a microsecond at a time, and never across an await. The present
-//! is always an argument. What the pool deliberately does not know: status codes, files, tasks.
+//! One lock guards all of it, never across an await: well under a microsecond for a pick, longer only where
+//! every key has to be looked at (new options). The present is always an argument. What the pool deliberately does not know: status codes, files, tasks.
 
 mod cooldown;
 mod lease;

@@ -1,19 +1,19 @@
 //! The table of keys, and the one place that decides whether a key can be picked.
 
+mod attempt;
+mod read;
+
 use std::{collections::HashMap, mem, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderValue;
 
 use super::{
-    Ask, KeyView, NoKey, Reason, StateCounts,
     cooldown::{Accounts, Deadlines},
     options::{CooldownScope, Options, Scheme},
     pick::Choices,
 };
-use crate::model::{
-    Cause, Effect, Health, KeyId, KeyRecord, Secret, Status, Timestamp, Window, key::account_of, secret::mask,
-};
+use crate::model::{Cause, Health, KeyId, KeyRecord, Status, Timestamp, Window, key::account_of};
 
 /// What a pick and a release touch: one cache line per key.
 #[repr(align(64))]
@@ -95,15 +95,10 @@ impl State {
     }
 }
 
-/// How many due deadlines a pick looks at while there is something to pick: a minute in which a hundred
-/// thousand keys return must not stop the requests that happen to come first.
-const DUE_PER_PICK: usize = 8;
 /// How many at a time when nothing can be picked, or for counts.
 pub(super) const DUE_AT_ONCE: usize = 1024;
 /// After handing a key out to be probed, how long until it is due again if nobody reports back.
 const PROBE_AGAIN: Duration = Duration::from_secs(300);
-/// What a caller is told when keys are only busy: they return when some request ends.
-const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// Threads read the clock a little before they get here. Anything beyond this means that it was set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
@@ -319,159 +314,6 @@ impl Inner {
         self.settle(slot, now);
     }
 
-    // --- picking ---
-
-    pub(super) fn pick(&mut self, ask: &Ask<'_>, now: Timestamp) -> Result<u32, NoKey> {
-        if self.next_event <= now {
-            self.handle_due(DUE_PER_PICK, now);
-        }
-        loop {
-            let Some(slot) = self.choose(ask) else {
-                if self.handle_due(DUE_AT_ONCE, now) {
-                    continue;
-                }
-                return Err(self.no_key(now));
-            };
-            // Deadlines may be waiting to be handled; nobody gets an expired key all the same.
-            if self.next_event <= now && self.cold[slot as usize].expires_at.is_some_and(|at| at <= now) {
-                self.settle(slot, now);
-                continue;
-            }
-            if self.begin(slot, now) {
-                return Ok(slot);
-            }
-        }
-    }
-
-    fn choose(&mut self, ask: &Ask<'_>) -> Option<u32> {
-        // The excluded are taken out for the length of the choice: it stays exact, and costs what they are.
-        for id in ask.exclude {
-            if let Some(slot) = self.find(*id) {
-                self.choices.hold(slot);
-            }
-        }
-        let hot = &self.hot;
-        let chosen = self.choices.choose(ask.caller, |slot| hot[slot as usize].in_flight);
-        self.choices.let_go();
-        chosen
-    }
-
-    /// Counts an attempt against the key's limits; false when there is no room left in its minute.
-    fn begin(&mut self, slot: u32, now: Timestamp) -> bool {
-        let mut last = false;
-        if let Some(limit) = self.options.requests_per_minute {
-            match self.windows[slot as usize].take(limit, now) {
-                Ok(left) => last = left == 0,
-                Err(_) => {
-                    self.settle(slot, now);
-                    return false;
-                }
-            }
-        }
-        let hot = &mut self.hot[slot as usize];
-        hot.in_flight += 1;
-        self.in_flight += 1;
-        if last || self.options.max_in_flight.is_some_and(|limit| hot.in_flight >= limit) {
-            self.settle(slot, now);
-        }
-        true
-    }
-
-    /// A probe's attempt: counted like any other, and stopped by no limit and no state.
-    pub(super) fn begin_probe(&mut self, slot: u32, now: Timestamp) {
-        if let Some(limit) = self.options.requests_per_minute {
-            let _full = self.windows[slot as usize].take(limit, now);
-        }
-        self.hot[slot as usize].in_flight += 1;
-        self.in_flight += 1;
-        self.settle(slot, now);
-    }
-
-    pub(super) fn release(&mut self, slot: u32, tick: u64, effect: Effect, now: Timestamp) {
-        let hot = &mut self.hot[slot as usize];
-        hot.in_flight -= 1;
-        if !hot.live {
-            if hot.in_flight == 0 {
-                self.free.push(slot);
-            }
-            return;
-        }
-        self.in_flight -= 1;
-        let has_room_again = self.options.max_in_flight == Some(hot.in_flight + 1);
-        match effect {
-            Effect::None => {}
-            Effect::Success if !hot.blemished => {}
-            _ => self.conclude(slot, tick, effect, now),
-        }
-        if has_room_again {
-            self.settle(slot, now);
-        }
-    }
-
-    fn conclude(&mut self, slot: u32, tick: u64, effect: Effect, now: Timestamp) {
-        if self.cold[slot as usize].reset > tick {
-            return;
-        }
-        self.apply(slot, effect, tick, true, now);
-        let (CooldownScope::Account, Effect::RateLimit { until } | Effect::Quota { until }) =
-            (self.options.cooldown_scope, effect)
-        else {
-            return;
-        };
-        // The hash of the name found the ring; the name itself decides.
-        let Some(name) = self.cold[slot as usize].username.clone() else { return };
-        if account_of(Some(&name)).is_none_or(|account| !self.accounts.spreads(account, until)) {
-            return;
-        }
-        let mut other = self.accounts.next(slot);
-        while other != slot {
-            let cold = &self.cold[other as usize];
-            if cold.reset <= tick && account_of(cold.username.as_deref()) == account_of(Some(&name)) {
-                self.apply(other, effect, tick, false, now);
-            }
-            other = self.accounts.next(other);
-        }
-    }
-
-    /// `own` is false for the other keys of an account, which made no attempt that could be counted.
-    fn apply(&mut self, slot: u32, effect: Effect, tick: u64, own: bool, now: Timestamp) {
-        let cold = &mut self.cold[slot as usize];
-        let before = cold.health.clone();
-        let current = own && cold.changed <= tick;
-        cold.health.apply(effect, current, now, &self.options.policy);
-        if cold.health == before {
-            return;
-        }
-        self.tick += 1;
-        cold.changed = self.tick;
-        if effect == Effect::Success {
-            cold.reset = self.tick;
-            self.clear_account(slot);
-        }
-        self.health_changed(slot);
-        self.settle(slot, now);
-    }
-
-    fn health_changed(&mut self, slot: u32) {
-        let cold = &mut self.cold[slot as usize];
-        self.hot[slot as usize].blemished = is_blemished(&cold.health);
-        if !mem::replace(&mut cold.listed, true) {
-            self.unseen.push(slot);
-        }
-    }
-
-    pub(super) fn take_changed(&mut self) -> Vec<(KeyId, Health)> {
-        let mut changed = Vec::with_capacity(self.unseen.len());
-        for slot in self.unseen.drain(..) {
-            let cold = &mut self.cold[slot as usize];
-            // A slot that was used again may stand here twice.
-            if mem::take(&mut cold.listed) {
-                changed.push((self.hot[slot as usize].id, cold.health.clone()));
-            }
-        }
-        changed
-    }
-
     // --- states ---
 
     /// Brings everything that follows from a key's data in line with it: after every change and deadline.
@@ -563,43 +405,6 @@ impl Inner {
         (State::Ready, None)
     }
 
-    fn no_key(&self, now: Timestamp) -> NoKey {
-        let count = |state: State| self.states[state as usize];
-        let total = self.index.len();
-        let limited = count(State::Limited) + count(State::Full) + count(State::UsedUp);
-        let busy = (count(State::Full) > 0).then(|| now.saturating_add(BUSY_RETRY));
-        let limit_ends = [self.limited.next(), busy].into_iter().flatten().min();
-        let reason = if total == 0 {
-            Reason::Empty
-        } else if self.choices.len() > 0 {
-            Reason::Excluded
-        } else {
-            match limit_ends {
-                Some(retry_at) if limited > 0 && count(State::Paused) == 0 => {
-                    Reason::RateLimited { retry_at }
-                }
-                _ => Reason::Unavailable {
-                    retry_at: [limit_ends, self.paused.next()].into_iter().flatten().min(),
-                },
-            }
-        };
-        NoKey { total, reason }
-    }
-
-    pub(super) fn counts(&self) -> StateCounts {
-        let mut counts =
-            StateCounts { total: self.index.len(), in_flight: self.in_flight, ..Default::default() };
-        for state in State::ALL {
-            *match state.status() {
-                Status::Active => &mut counts.active,
-                Status::Disabled => &mut counts.disabled,
-                Status::Failed => &mut counts.failed,
-                Status::Expired => &mut counts.expired,
-            } += self.states[state as usize];
-        }
-        counts
-    }
-
     pub(super) fn next_probe(&self) -> Option<Timestamp> {
         self.probes.next()
     }
@@ -608,44 +413,6 @@ impl Inner {
         let slot = self.probes.due(now)?;
         self.probes.set(slot, Some(now.saturating_add(PROBE_AGAIN)));
         Some(self.hot[slot as usize].id)
-    }
-
-    // --- reading ---
-
-    pub(super) fn view(&self, slot: u32, now: Timestamp) -> Option<KeyView> {
-        let (hot, cold) = (self.hot.get(slot as usize)?, &self.cold[slot as usize]);
-        hot.live.then(|| KeyView {
-            id: hot.id,
-            secret: mask(secret_of(&hot.credential, self.options.scheme)),
-            username: cold.username.clone(),
-            note: cold.note.clone(),
-            created_at: cold.created_at,
-            expires_at: cold.expires_at,
-            weight: cold.weight,
-            enabled: cold.enabled,
-            disabled_until: cold.disabled_until,
-            status: self.state(slot, now).0.status(),
-            health: cold.health.clone(),
-            in_flight: hot.in_flight,
-        })
-    }
-
-    pub(super) fn record(&self, slot: u32) -> KeyRecord {
-        let cold = &self.cold[slot as usize];
-        KeyRecord {
-            secret: self.secret(slot),
-            username: cold.username.clone(),
-            note: cold.note.clone(),
-            created_at: cold.created_at,
-            expires_at: cold.expires_at,
-            weight: cold.weight,
-            enabled: cold.enabled,
-            disabled_until: cold.disabled_until,
-        }
-    }
-
-    pub(super) fn secret(&self, slot: u32) -> Secret {
-        Secret::new(secret_of(&self.hot[slot as usize].credential, self.options.scheme))
     }
 
     fn live(&self) -> Vec<u32> {
