@@ -143,6 +143,11 @@ impl App {
         &self.admin_token
     }
 
+    /// The books and, through them, everything counted so far.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.shared.ledger
+    }
+
     /// Puts a new configuration in force, as far as that goes without a restart.
     ///
     /// # Errors

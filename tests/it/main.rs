@@ -1,3 +1,5 @@
 //! Everything over real sockets, in one binary.
 
+mod gateway;
+mod harness;
 mod upstream;
