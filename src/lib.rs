@@ -1,5 +1,6 @@
 //! keytide pools API keys for LLM providers behind one endpoint and keeps exact books on them.
 
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod gateway;

@@ -1,3 +1,4 @@
 //! Everything over real sockets, in one binary.
 
+mod cli;
 mod upstream;
