@@ -52,7 +52,7 @@ impl Server {
     }
 
     fn last(&self) -> (Method, String, Value) {
-        let asked = self.asked.lock().unwrap();
+        let asked = self.asked.lock().expect("no panic held it");
         let (method, uri, body) = asked.last().expect("the server was asked");
         (method.clone(), uri.clone(), serde_json::from_str(body).unwrap_or(body.as_str().into()))
     }
@@ -83,7 +83,7 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let body = String::from_utf8_lossy(&body).into_owned();
-    asked.lock().unwrap().push((method.clone(), uri.to_string(), body.clone()));
+    asked.lock().expect("no panic held it").push((method.clone(), uri.to_string(), body.clone()));
     if headers.get(header::AUTHORIZATION).is_none_or(|found| found != &format!("Bearer {TOKEN}")[..]) {
         return error(StatusCode::UNAUTHORIZED, "invalid_admin_token", "The admin token is wrong.");
     }
@@ -169,7 +169,7 @@ impl Write for Sink {
         if self.broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.bytes.lock().unwrap().write(bytes)
+        self.bytes.lock().expect("no panic held it").write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -179,7 +179,7 @@ impl Write for Sink {
 
 impl Sink {
     fn text(&self) -> String {
-        String::from_utf8(self.bytes.lock().unwrap().clone()).expect("text")
+        String::from_utf8(self.bytes.lock().expect("no panic held it").clone()).expect("text")
     }
 }
 
@@ -210,8 +210,8 @@ fn run(line: &str, stdin: &str, env: &[(&str, &str)], stdout: Sink) -> Ran {
 }
 
 fn data_dir() -> (tempfile::TempDir, String) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().to_str().unwrap().to_owned();
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().to_str().expect("a plain path").to_owned();
     (dir, path)
 }
 
@@ -387,7 +387,7 @@ fn a_reader_that_leaves_is_no_failure() {
 }
 
 #[test]
-fn the_token_of_the_data_folder_is_found_and_stays_here() {
+fn the_token_of_the_data_folder_is_found() {
     let server = Server::start();
     let (dir, path) = data_dir();
     std::fs::write(dir.path().join("admin-token"), format!("{TOKEN}\n")).unwrap();
@@ -418,10 +418,10 @@ fn a_new_admin_token_is_private_and_never_shown() {
 }
 
 fn make_store(dir: &Path) -> (tokio::runtime::Runtime, keytide::store::Store) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let options = keytide::store::Options::new(dir);
     let now = keytide::model::Clock::System.now();
-    let (store, _) = runtime.block_on(async { keytide::store::Store::open(&options, now) }).unwrap();
+    let (store, _) = runtime.block_on(async { keytide::store::Store::open(&options, now) }).expect("a store");
     (runtime, store)
 }
 

@@ -82,8 +82,8 @@ pub(super) fn disk(dir: &Path, report: &mut Report) {
     };
     let detail = format!("{} free for {}", show::bytes(free), dir.display());
     match free {
-        ..NO_SPACE => report.fail(CHECK, detail, "free some space: the books cannot be written without it"),
-        ..LITTLE_SPACE => report.warn(CHECK, detail, "free some space before it runs out"),
+        0..NO_SPACE => report.fail(CHECK, detail, "free some space: the books cannot be written without it"),
+        NO_SPACE..LITTLE_SPACE => report.warn(CHECK, detail, "free some space before it runs out"),
         _ => report.ok(CHECK, detail),
     }
 }

@@ -244,8 +244,10 @@ fn csv_lines(text: &str, username: &str) -> Result<Vec<String>, Error> {
             names = record.iter().map(str::to_ascii_lowercase).collect();
             continue;
         }
-        let at = record.position().map_or(0, csv::Position::line) as usize;
-        lines.resize(at.saturating_sub(1).max(lines.len()), String::new());
+        lines.resize(lines_before(&record, text).max(lines.len()), String::new());
+        if record.iter().all(str::is_empty) {
+            continue;
+        }
         let mut object = Map::new();
         for (at, cell) in record.iter().enumerate().filter(|(_, cell)| !cell.is_empty()) {
             let name = names.get(at).cloned().unwrap_or_else(|| format!("column {}", at + 1));
@@ -259,6 +261,16 @@ fn csv_lines(text: &str, username: &str) -> Result<Vec<String>, Error> {
         lines.push(Value::Object(object).to_string());
     }
     Ok(lines)
+}
+
+/// How many lines stand before a record. The reader places a record where its search for it began, which is ahead
+/// of blank lines.
+fn lines_before(record: &csv::StringRecord, text: &str) -> usize {
+    let Some(position) = record.position() else { return 0 };
+    let rest = usize::try_from(position.byte()).ok().and_then(|at| text.as_bytes().get(at..));
+    let breaks = rest.unwrap_or_default().iter().take_while(|b| matches!(b, b'\r' | b'\n'));
+    let skipped = breaks.filter(|b| **b == b'\n').count() as u64;
+    usize::try_from(position.line() + skipped).unwrap_or(usize::MAX).saturating_sub(1)
 }
 
 #[cfg(test)]
@@ -303,6 +315,10 @@ mod tests {
         assert_eq!(
             lines("\"a\"\n{\"key\":\"b\",\"username\":\"x\"}\n{broken", Format::Ndjson),
             [named("a", "u"), named("b", "x"), "{broken".to_owned()]
+        );
+        assert_eq!(
+            lines("username,key\r\nx,a\r\n\r\n,b\r\n", Format::Csv),
+            [String::new(), named("a", "x"), String::new(), named("b", "u")]
         );
         assert_eq!(
             lines("username,key\nx,a\n\n,b", Format::Csv),
