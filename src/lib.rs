@@ -40,6 +40,7 @@
 //! across an await on the data plane.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod gateway;

@@ -15,8 +15,8 @@ use anyhow::{Context, anyhow};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tracing::{info, warn};
 
-pub use admin_token::{AdminToken, reset as reset_admin_token};
-pub use signals::run_serve;
+pub use admin_token::{AdminToken, FILE_NAME as ADMIN_TOKEN_FILE, generate as new_admin_token};
+pub use signals::{Reload, run_demo, run_serve};
 
 use crate::{
     config::{Config, Loaded},

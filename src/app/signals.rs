@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::App;
 use crate::{
     config::{ConfigError, Loaded, LogFormat, LogOptions},
+    demo::tour,
     model::Clock,
 };
 
@@ -28,16 +29,45 @@ pub fn run_serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     for notice in &loaded.notices {
         warn!("{notice}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONTROL_THREADS)
-        .thread_name("keytide-control")
-        .enable_all()
-        .build()
-        .context("cannot start a runtime")?;
+    let runtime = runtime()?;
     let served = runtime.block_on(serve(loaded, reload, log));
     // A store that hangs must not keep a stopped process.
     runtime.shutdown_background();
     served
+}
+
+/// `keytide demo`: the tour, then requests until SIGTERM or SIGINT.
+///
+/// # Errors
+/// One sentence that says what to do.
+pub fn run_demo(options: tour::Options) -> anyhow::Result<()> {
+    // The tour tells its own story; only what goes wrong unexpectedly belongs between its lines.
+    start_log(&LogOptions { filter: "error".to_owned(), ..LogOptions::default() })?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        tour::run(options, stop).await
+    });
+    runtime.shutdown_background();
+    done
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    // reqwest, which the operator's side uses, asks for the process's choice.
+    let _chosen_before = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("keytide-control")
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")
 }
 
 async fn serve(loaded: Loaded, reload: Reload, log: SetFilter) -> anyhow::Result<()> {

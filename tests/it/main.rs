@@ -1,5 +1,6 @@
 //! Everything over real sockets, in one binary.
 
+mod cli;
 mod gateway;
 mod harness;
 mod upstream;

@@ -1,0 +1,180 @@
+//! What the admin API answers, as far as the command line shows it.
+
+use serde::Deserialize;
+
+use crate::model::Timestamp;
+
+#[derive(Deserialize)]
+pub(super) struct KeyPage {
+    pub(super) provider: String,
+    pub(super) page: u64,
+    pub(super) pages: u64,
+    pub(super) total: u64,
+    pub(super) keys: Vec<Key>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Key {
+    pub(super) id: String,
+    pub(super) key: String,
+    pub(super) status: String,
+    #[serde(default)]
+    pub(super) username: Option<String>,
+    #[serde(default)]
+    pub(super) note: Option<String>,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+    #[serde(default)]
+    pub(super) expires_at: Option<Timestamp>,
+    #[serde(default)]
+    pub(super) failed_until: Option<Timestamp>,
+    #[serde(default)]
+    pub(super) disabled_until: Option<Timestamp>,
+    #[serde(default)]
+    pub(super) stats: KeyStats,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KeyStats {
+    pub(super) total_requests: u64,
+    pub(super) success_rate: f64,
+    pub(super) last_used: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Imported {
+    pub(super) provider: String,
+    pub(super) added: u64,
+    pub(super) existing: u64,
+    pub(super) invalid: u64,
+    #[serde(default)]
+    pub(super) blank: u64,
+    #[serde(default)]
+    pub(super) dry_run: bool,
+    #[serde(default)]
+    pub(super) existing_lines: Vec<Line>,
+    #[serde(default)]
+    pub(super) invalid_lines: Vec<Line>,
+    #[serde(default)]
+    pub(super) truncated: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Line {
+    pub(super) line: u64,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+    #[serde(default)]
+    pub(super) key: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Changed {
+    #[serde(alias = "deleted")]
+    pub(super) changed: u64,
+    #[serde(default)]
+    pub(super) missing: Vec<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Probed {
+    pub(super) id: String,
+    pub(super) ok: bool,
+    #[serde(default)]
+    pub(super) status: String,
+    #[serde(default)]
+    pub(super) detail: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ProbeSummary {
+    pub(super) checked: u64,
+    pub(super) ok: u64,
+    pub(super) failed: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct TokenList {
+    pub(super) provider: String,
+    pub(super) tokens: Vec<Token>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Token {
+    pub(super) id: String,
+    /// Masked, except in the answer to its creation.
+    pub(super) token: String,
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) expires_at: Option<Timestamp>,
+    #[serde(default)]
+    pub(super) expired: bool,
+    #[serde(default)]
+    pub(super) allowed_models: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) requests_per_minute: Option<u64>,
+    #[serde(default)]
+    pub(super) request_count: u64,
+    #[serde(default)]
+    pub(super) prompt_tokens: u64,
+    #[serde(default)]
+    pub(super) completion_tokens: u64,
+    #[serde(default)]
+    pub(super) last_used: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Stats {
+    pub(super) provider: String,
+    pub(super) total_api_keys: u64,
+    pub(super) active_keys: u64,
+    pub(super) failed_keys: u64,
+    #[serde(default)]
+    pub(super) disabled_keys: u64,
+    #[serde(default)]
+    pub(super) expired_keys: u64,
+    pub(super) total_client_tokens: u64,
+    pub(super) total_requests: u64,
+    pub(super) success_rate: f64,
+    #[serde(default)]
+    pub(super) prompt_tokens: u64,
+    #[serde(default)]
+    pub(super) completion_tokens: u64,
+    #[serde(default)]
+    pub(super) models: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Model {
+    pub(super) model: String,
+    pub(super) total_requests: u64,
+    pub(super) success_rate: f64,
+    #[serde(default)]
+    pub(super) prompt_tokens: u64,
+    #[serde(default)]
+    pub(super) completion_tokens: u64,
+    #[serde(default)]
+    pub(super) last_used: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Provider {
+    pub(super) name: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Storage {
+    pub(super) file: String,
+    pub(super) healthy: bool,
+    #[serde(default)]
+    pub(super) problem: Option<String>,
+    #[serde(flatten)]
+    pub(super) sizes: crate::store::Sizes,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Backup {
+    pub(super) file: String,
+    pub(super) bytes: u64,
+}
