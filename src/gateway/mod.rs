@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod models;
 pub mod options;
 mod provider;
+mod redact;
 mod relay;
 mod request;
 pub mod route;
