@@ -3,12 +3,13 @@
 use std::{borrow::Cow, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{ApiError, route::Api};
 
@@ -16,7 +17,7 @@ use super::{ApiError, route::Api};
 ///
 /// # Errors
 /// 413, 408 or 400, as it is the body's size, its pace or its end that is wrong.
-pub async fn read_body(mut body: Incoming, limit: u64, pace: Duration) -> Result<Bytes, ApiError> {
+pub async fn read_body(body: &mut Incoming, limit: u64, pace: Duration) -> Result<Bytes, ApiError> {
     if body.size_hint().lower() > limit {
         return Err(ApiError::body_too_large(limit));
     }
@@ -46,6 +47,34 @@ pub async fn read_body(mut body: Incoming, limit: u64, pace: Duration) -> Result
         }
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// What a refused caller may still send: how much, how long in all, and how long between two parts of it.
+const MAX_DISCARDED: u64 = 64_000_000;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+const DISCARD_PACE: Duration = Duration::from_secs(1);
+
+/// Takes in what a refused caller is still sending. A connection that is closed with bytes unread is reset,
+/// and the caller sees that instead of the answer.
+pub async fn discard_body(parts: &Parts, body: &mut Incoming) {
+    // Who waits for a "continue" sends nothing; HTTP/2 ends a single stream without any harm.
+    if parts.headers.contains_key(header::EXPECT) || parts.version == Version::HTTP_2 {
+        return;
+    }
+    if body.size_hint().lower() > MAX_DISCARDED {
+        return;
+    }
+    let mut left = MAX_DISCARDED;
+    let end = Instant::now() + DISCARD_TIME;
+    while !body.is_end_stream() {
+        let until = end.min(Instant::now() + DISCARD_PACE);
+        let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, body.frame()).await else { return };
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match left.checked_sub(size) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
 }
 
 /// A caller's request, read as far as keytide needs it.
@@ -168,10 +197,17 @@ pub fn token_of(headers: &HeaderMap) -> Option<&str> {
 const MAX_HEADERS: usize = 80;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-pub fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+/// Far beyond what the APIs know, and short enough to go on behind any base URL.
+const MAX_QUERY: usize = 16 * 1024;
+
+pub fn check_head(parts: &Parts) -> Result<(), ApiError> {
+    let headers = &parts.headers;
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
         return Err(ApiError::too_many_headers());
+    }
+    if parts.uri.query().is_some_and(|query| query.len() > MAX_QUERY) {
+        return Err(ApiError::query_too_long());
     }
     Ok(())
 }
