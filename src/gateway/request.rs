@@ -1,13 +1,16 @@
 //! What keytide has to know of a caller's request, and the only thing it may change in it.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -86,16 +89,90 @@ pub struct Asked {
     pub body: Bytes,
 }
 
-#[derive(Deserialize)]
-#[serde(expecting = "a JSON object")]
+/// The fields that keytide looks at.
+#[derive(Default)]
 struct Peek<'a> {
-    #[serde(borrow)]
     model: Option<&'a RawValue>,
     /// Ollama's older name for `model`.
-    #[serde(borrow)]
     name: Option<&'a RawValue>,
-    #[serde(borrow)]
     stream: Option<&'a RawValue>,
+}
+
+#[derive(Clone, Copy)]
+enum Field {
+    Model,
+    Name,
+    Stream,
+    /// The same in other letters than small ones.
+    LikeModel,
+    LikeName,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Field;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Field, E> {
+                Ok(match name {
+                    "model" => Field::Model,
+                    "name" => Field::Name,
+                    "stream" => Field::Stream,
+                    _ if name.eq_ignore_ascii_case("model") => Field::LikeModel,
+                    _ if name.eq_ignore_ascii_case("name") => Field::LikeName,
+                    _ => Field::Other,
+                })
+            }
+        }
+        deserializer.deserialize_identifier(Name)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Peek<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Peek<'de>, A::Error> {
+                let mut peek = Peek::default();
+                let (mut like_model, mut like_name) = (false, false);
+                while let Some(field) = map.next_key()? {
+                    let (place, name) = match field {
+                        Field::Model => (&mut peek.model, "model"),
+                        Field::Name => (&mut peek.name, "name"),
+                        Field::Stream => (&mut peek.stream, "stream"),
+                        Field::LikeModel | Field::LikeName | Field::Other => {
+                            like_model |= matches!(field, Field::LikeModel);
+                            like_name |= matches!(field, Field::LikeName);
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    if place.replace(map.next_value()?).is_some() {
+                        return Err(de::Error::duplicate_field(name));
+                    }
+                }
+                // Go's decoder, which Ollama uses, takes any case, and the last of them: what was allowed here
+                // must be what is served there.
+                if like_model && peek.model.or(peek.name).is_some() || like_name && peek.name.is_some() {
+                    return Err(de::Error::custom("the model is there twice, in different letters"));
+                }
+                Ok(peek)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 impl Asked {
@@ -117,7 +194,6 @@ impl Asked {
                 format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to()),
             )
         })?;
-        // serde would read an array as the fields in their order.
         if !text.trim_start().starts_with('{') {
             return Err(ApiError::bad_request("invalid_json", "The body must be a JSON object."));
         }
@@ -251,6 +327,10 @@ mod tests {
             (b"\"model\"", "invalid_json"),
             (b"{\"model\":\"m\"} x", "invalid_json"),
             (b"{\"model\":\"m\",\"model\":\"n\"}", "invalid_json"),
+            (b"{\"model\":\"m\",\"Model\":\"n\"}", "invalid_json"),
+            (b"{\"name\":\"m\",\"Model\":\"n\"}", "invalid_json"),
+            (b"{\"NAME\":\"m\",\"name\":\"n\"}", "invalid_json"),
+            (b"{\"Model\":\"m\"}", "missing_model"),
             (b"{\"x\":\"\xff\"}", "invalid_utf8"),
             (b"{}", "missing_model"),
             (b"{\"model\":null}", "missing_model"),
