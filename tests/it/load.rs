@@ -65,7 +65,7 @@ fn ways() -> Vec<(Behaviour, Counts)> {
 }
 
 fn question(caller: u64, n: u64) -> Value {
-    let stream = (caller + n) % 2 == 0;
+    let stream = (caller + n).is_multiple_of(2);
     let model = ["demo-small", "demo-large", "demo/tools"][(n % 3) as usize];
     let mut body = json!({"model": model,
         "stream": stream, "messages": [{"role": "user", "content": format!("{caller} asks about tide {n}")}]});

@@ -401,6 +401,23 @@ async fn as_many_keys_as_configured_and_none_twice() {
     }
 }
 
+/// Where a failure cools nothing, only the request's own memory keeps it from coming back to a key.
+#[tokio::test]
+async fn a_key_that_could_be_picked_again_is_not() {
+    let (upstream, clock) = timed().await;
+    upstream.set_default(Behaviour::status(500));
+    let mut setup = setup(&upstream, &clock, "").keys("ollama", &MANY[..2]);
+    let ollama = setup.config.providers.get_mut("ollama").unwrap();
+    ollama.gateway.max_attempts = 10;
+    (ollama.pool.policy.server_first, ollama.pool.policy.server_max) = (Duration::ZERO, Duration::ZERO);
+    let keytide = setup.start().await;
+    for n in 1..=3 {
+        assert_eq!(keytide.post(CHAT, &chat(false)).await.status(), 500);
+        assert_eq!((upstream.tally().total().attempts, most_per_key(&upstream.tally())), (2 * n, n));
+    }
+    keytide.stop().await;
+}
+
 #[tokio::test]
 async fn another_key_serves_what_the_first_ones_could_not() {
     use Behaviour as B;
