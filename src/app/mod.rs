@@ -23,6 +23,7 @@ use crate::{
     gateway::{self, Gateway, Live, serve::Workers},
     ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
     model::{Clock, Delta},
+    pool::Pool,
     store::{self, Durability, Store},
 };
 use providers::Registry;
@@ -146,6 +147,11 @@ impl App {
     /// The books and, through them, everything counted so far.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.shared.ledger
+    }
+
+    /// The keys of a provider that is in force.
+    pub fn pool(&self, provider: &str) -> Option<Arc<Pool>> {
+        self.shared.gateway.live().providers.get(Some(provider)).map(|provider| provider.pool.clone())
     }
 
     /// Puts a new configuration in force, as far as that goes without a restart.

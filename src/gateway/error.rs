@@ -177,6 +177,10 @@ impl ApiError {
         )
     }
 
+    pub fn query_too_long() -> Self {
+        Self::new(StatusCode::URI_TOO_LONG, "query_too_long", "The path's query is too long.")
+    }
+
     pub fn upstream(status: StatusCode, code: &'static str, message: &'static str) -> Self {
         Self::new(status, code, message)
     }

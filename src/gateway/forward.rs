@@ -16,6 +16,7 @@ use super::{
     cache::AnswerCache,
     call::{Call, Closing},
     provider::Provider,
+    redact::Redactor,
     relay::{Relay, Start},
     request::Asked,
     route::Api,
@@ -124,7 +125,7 @@ impl Forward<'_> {
             tried[attempt] = lease.key_id();
             let mut headers = request_headers(self.headers, &provider.upstream, lease.credential().clone());
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            let credential = lease.credential().clone();
+            let redactor = Redactor::new(lease.credential());
             call.begin_attempt(lease);
             let sent = client.send(Method::POST, uri.clone(), headers, self.asked.body.clone()).await;
             let tries_left = attempt + 1 < attempts;
@@ -139,7 +140,7 @@ impl Forward<'_> {
                     let status = response.status();
                     let rule = provider.upstream.rules.lookup(status.as_u16());
                     match rule.treat_as {
-                        Treat::Success => match self.serve(call, response, cache_key).await {
+                        Treat::Success => match self.serve(call, response, cache_key, &redactor).await {
                             Served::Answered(response) => return *response,
                             Served::Failed { call: returned, error, retry_soon } => {
                                 call = *returned;
@@ -150,18 +151,19 @@ impl Forward<'_> {
                             }
                         },
                         Treat::Request => {
-                            return self.pass_on(call, response, Closing::REQUEST_FAULT, status);
+                            return self.pass_on(call, response, &redactor).await;
                         }
                         _ => {
-                            let (parts, body) = response.into_parts();
+                            let (mut parts, body) = response.into_parts();
                             let body = read_error_body(body).await;
+                            let body = redactor.clean_error(&mut parts.headers, body);
                             let effect = effect_of(rule, &parts.headers, &body, provider.clock.now());
                             debug!(
                                 provider = provider.name(), key = %tried[attempt].short(),
                                 status = status.as_u16(), ?effect, "an attempt failed"
                             );
                             call.attempt_failed(effect);
-                            last = Some(last_error(status, rule, parts.headers, body, &credential));
+                            last = Some(last_error(status, rule, parts.headers, body));
                             if matches!(rule.treat_as, Treat::Server) {
                                 self.back_off(attempt, tries_left).await;
                             }
@@ -170,7 +172,12 @@ impl Forward<'_> {
                 }
             }
         }
-        let error = last.unwrap_or_else(|| LastError::Ours(unreachable_provider()));
+        // With as many keys as attempts this is the first moment at which it shows that all are cooling.
+        let now = provider.clock.now();
+        let error = match (provider.pool.why_none(now), last) {
+            (Some(none), _) if is_rate_limited(&none) => LastError::Ours(no_key(provider.name(), &none, now)),
+            (_, last) => last.unwrap_or_else(|| LastError::Ours(unreachable_provider())),
+        };
         self.give_up(call, error).await
     }
 
@@ -180,9 +187,10 @@ impl Forward<'_> {
         mut call: Call,
         response: Response<Incoming>,
         cache_key: Option<[u8; 32]>,
+        redactor: &Redactor,
     ) -> Served {
         let provider = self.provider;
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         let framing = parts
             .headers
             .get(header::CONTENT_TYPE)
@@ -195,6 +203,8 @@ impl Forward<'_> {
         let length = body.size_hint().exact();
         let peeked = match &mut inspector {
             Some(inspector) => peek(body, inspector, framing, provider.upstream.first_byte_timeout).await,
+            // An answer without a body is never asked for one, so it is counted here.
+            None if body.is_end_stream() => Peeked { head: VecDeque::new(), end: End::Complete },
             None => Peeked { head: VecDeque::new(), end: End::More(body) },
         };
         let error = inspector.as_ref().and_then(Inspector::error);
@@ -208,9 +218,6 @@ impl Forward<'_> {
                 return Served::Failed { call: Box::new(call), error, retry_soon };
             }
         }
-        let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = parts.status;
-        response_headers(&parts.headers, answer.headers_mut());
         match peeked.end {
             End::Broken(why) => {
                 warn!(provider = provider.name(), "an answer broke off before its first event: {why}");
@@ -226,7 +233,11 @@ impl Forward<'_> {
                 let tokens = inspector.as_ref().and_then(Inspector::tokens);
                 let ticket = call.close(closing, tokens);
                 self.commit(ticket).await;
-                let body = concat(peeked.head);
+                let mut body = concat(peeked.head);
+                if error.is_some() {
+                    body = redactor.clean_error(&mut parts.headers, body);
+                }
+                let mut answer = answer_head(&parts);
                 if let (Some(answers), Some(key)) = (&provider.answers, cache_key)
                     && closing == Closing::SUCCESS
                     && parts.status == StatusCode::OK
@@ -241,10 +252,12 @@ impl Forward<'_> {
                 let streams = matches!(framing, Some(Framing::Sse | Framing::Ndjson));
                 // A stream may end with an event of ours, so its length is not the provider's to say.
                 let length = length.filter(|_| !streams);
+                let mut answer = answer_head(&parts);
                 *answer.body_mut() = Body::relay(Relay::new(Start {
                     upstream: body,
                     head: peeked.head,
                     inspector,
+                    redactor: redactor.clone(),
                     framing: framing.filter(|_| !gzip),
                     api: self.api,
                     closing: Closing::SUCCESS,
@@ -258,31 +271,46 @@ impl Forward<'_> {
         }
     }
 
-    /// The provider's answer as it is, counted as `closing` says.
-    fn pass_on(
+    /// The provider's word on a request that was at fault, as it is.
+    async fn pass_on(
         &self,
-        call: Call,
+        mut call: Call,
         response: Response<Incoming>,
-        closing: Closing,
-        status: StatusCode,
+        redactor: &Redactor,
     ) -> Response<Body> {
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         let length = body.size_hint().exact();
-        let mut answer = Response::new(Body::relay(Relay::new(Start {
-            upstream: body,
-            head: VecDeque::new(),
-            inspector: None,
-            framing: None,
-            api: self.api,
-            closing,
-            call,
-            idle_timeout: self.provider.upstream.idle_timeout,
-            strict: self.strict.clone(),
-            length,
-        })));
-        *answer.status_mut() = status;
-        response_headers(&parts.headers, answer.headers_mut());
-        answer
+        let Peeked { head, end } = read_some(body).await;
+        match end {
+            End::Complete => {
+                let ticket = call.close(Closing::REQUEST_FAULT, None);
+                self.commit(ticket).await;
+                let body = redactor.clean_error(&mut parts.headers, concat(head));
+                answer_head(&parts).map(|_| Body::full(body))
+            }
+            End::Broken(why) => {
+                warn!(provider = self.provider.name(), "an error's text broke off: {why}");
+                let ticket = call.close(Closing::failure(Effect::Server { cooldown: None }), None);
+                self.commit(ticket).await;
+                broken_answer().response()
+            }
+            // Longer, or slower, than anything that is about a key.
+            End::More(body) => answer_head(&parts).map(|_| {
+                Body::relay(Relay::new(Start {
+                    upstream: body,
+                    head,
+                    inspector: None,
+                    redactor: redactor.clone(),
+                    framing: None,
+                    api: self.api,
+                    closing: Closing::REQUEST_FAULT,
+                    call,
+                    idle_timeout: self.provider.upstream.idle_timeout,
+                    strict: self.strict.clone(),
+                    length,
+                }))
+            }),
+        }
     }
 
     async fn give_up(&self, mut call: Call, error: LastError) -> Response<Body> {
@@ -387,7 +415,7 @@ async fn peek(
     }
 }
 
-fn concat(mut head: VecDeque<Bytes>) -> Bytes {
+pub(super) fn concat(mut head: VecDeque<Bytes>) -> Bytes {
     match head.len() {
         0 => Bytes::new(),
         1 => head.pop_front().unwrap_or_default(),
@@ -402,8 +430,16 @@ fn concat(mut head: VecDeque<Bytes>) -> Bytes {
 }
 
 /// What can be had of an error's body in short time: it only adds to what the status says.
-pub(super) async fn read_error_body(mut body: Incoming) -> Bytes {
-    let mut read = VecDeque::new();
+pub(super) async fn read_error_body(body: Incoming) -> Bytes {
+    match read_some(body).await {
+        Peeked { head, end: End::Complete } => concat(head),
+        _ => Bytes::new(),
+    }
+}
+
+/// Reads a body to its end unless it is long or slow.
+async fn read_some(mut body: Incoming) -> Peeked {
+    let mut head = VecDeque::new();
     let mut size = 0;
     let until = Instant::now() + ERROR_BODY_TIMEOUT;
     while size <= MAX_ERROR_BODY {
@@ -411,14 +447,23 @@ pub(super) async fn read_error_body(mut body: Incoming) -> Bytes {
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     size += data.len();
-                    read.push_back(data);
+                    head.push_back(data);
                 }
             }
-            Ok(None) => return concat(read),
-            Ok(Some(Err(_))) | Err(_) => return Bytes::new(),
+            Ok(None) => return Peeked { head, end: End::Complete },
+            Ok(Some(Err(error))) => return Peeked { head, end: End::Broken(client::causes(&error)) },
+            Err(_) => break,
         }
     }
-    Bytes::new()
+    Peeked { head, end: End::More(body) }
+}
+
+/// The provider's status and headers, as far as they are the caller's business.
+fn answer_head(parts: &http::response::Parts) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = parts.status;
+    response_headers(&parts.headers, answer.headers_mut());
+    answer
 }
 
 /// What a failed attempt means for its key. The provider's word on when to come back stands over our default.
@@ -469,13 +514,7 @@ pub(super) fn closing_of_error(provider: &Provider, error: &BodyError) -> Closin
 
 /// The provider's answer is passed on where it is about the provider or the rate. What is about the key is
 /// nobody's business but the operator's, and a caller would take it for a word on its own token.
-fn last_error(
-    status: StatusCode,
-    rule: Rule,
-    headers: HeaderMap,
-    body: Bytes,
-    credential: &HeaderValue,
-) -> LastError {
+fn last_error(status: StatusCode, rule: Rule, headers: HeaderMap, body: Bytes) -> LastError {
     if matches!(rule.treat_as, Treat::Auth | Treat::Quota) {
         return LastError::Ours(rejected_keys());
     }
@@ -484,7 +523,7 @@ fn last_error(
         .and_then(|value| value.to_str().ok())
         .and_then(Framing::of)
         .is_some_and(|framing| framing == Framing::Json);
-    if is_json && !body.is_empty() && !mentions(&body, credential.as_bytes()) {
+    if is_json && !body.is_empty() {
         return LastError::Answer { status, headers, body };
     }
     LastError::Ours(match rule.treat_as {
@@ -499,12 +538,6 @@ fn last_error(
             "The provider answered with an error: try again.",
         ),
     })
-}
-
-/// Whether a text repeats the key that was sent, with or without its scheme.
-fn mentions(body: &[u8], credential: &[u8]) -> bool {
-    let key = credential.strip_prefix(b"Bearer ").unwrap_or(credential);
-    !key.is_empty() && body.windows(key.len()).any(|window| window == key)
 }
 
 fn of_client_error(error: &client::Error) -> ApiError {

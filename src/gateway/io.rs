@@ -1,7 +1,7 @@
 //! A caller's connection, with limits on how long it may keep us waiting.
 //!
-//! hyper bounds the time between requests; this adds what it does not: a request head that trickles in, and a
-//! caller that stops taking its answer.
+//! hyper bounds the time between requests; this adds what it does not: a connection on which nothing is ever
+//! sent, a request head that trickles in, and a caller that stops taking its answer.
 
 use std::{
     future::Future,
@@ -22,6 +22,8 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep},
 };
+
+use super::options::Options;
 
 /// What a connection is doing.
 #[derive(Debug, Default)]
@@ -55,6 +57,8 @@ pub struct TimedIo {
     activity: Arc<Activity>,
     /// Requests started when the last bytes were read: a head is complete when there is one more.
     heads_seen: usize,
+    /// For the first byte; `None` once it is there.
+    first: Option<Deadline>,
     head: Deadline,
     write: Deadline,
 }
@@ -86,18 +90,14 @@ impl Deadline {
 }
 
 impl TimedIo {
-    pub fn new(
-        stream: TcpStream,
-        activity: Arc<Activity>,
-        header_timeout: Duration,
-        write_timeout: Duration,
-    ) -> Self {
+    pub fn new(stream: TcpStream, activity: Arc<Activity>, options: &Options) -> Self {
         Self {
             inner: TokioIo::new(stream),
             activity,
             heads_seen: 0,
-            head: Deadline::new(header_timeout),
-            write: Deadline::new(write_timeout),
+            first: Some(Deadline::new(options.idle_timeout)),
+            head: Deadline::new(options.header_timeout),
+            write: Deadline::new(options.write_timeout),
         }
     }
 
@@ -125,6 +125,17 @@ impl Read for TimedIo {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if let Some(first) = &mut self.first {
+            if poll.is_ready() {
+                self.first = None;
+            } else {
+                // hyper's own timer starts only when it knows the version, which the first bytes tell.
+                first.start();
+                if first.passed(cx) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
         let started = self.activity.started.load(Ordering::Relaxed);
         if started != self.heads_seen || !self.activity.awaits_head() {
             self.heads_seen = started;

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod models;
 pub mod options;
 mod provider;
+mod redact;
 mod relay;
 mod request;
 pub mod route;
@@ -36,7 +37,7 @@ pub use provider::{BadBase, Lasting, Provider, Providers};
 use cors::Cors;
 use forward::Forward;
 use models::List;
-use request::{Asked, check_headers, read_body, token_of};
+use request::{Asked, check_head, discard_body, read_body, token_of};
 pub use route::RESERVED;
 use route::{Endpoint, Route};
 
@@ -107,10 +108,16 @@ impl Gateway {
         if let Some(response) = live.cors.preflight(&request) {
             return response;
         }
-        let (parts, body) = request.into_parts();
-        let mut response = match self.serve_client(core, &live, &parts, body).await {
+        let (parts, mut body) = request.into_parts();
+        let mut response = match self.serve_client(core, &live, &parts, &mut body).await {
             Ok(response) => response,
-            Err(error) => error.response(),
+            Err(error) => {
+                // After a 408 nothing more comes.
+                if error.status != StatusCode::REQUEST_TIMEOUT {
+                    discard_body(&parts, &mut body).await;
+                }
+                error.response()
+            }
         };
         live.cors.allow(parts.headers.get(header::ORIGIN), response.headers_mut());
         response
@@ -121,7 +128,7 @@ impl Gateway {
         core: usize,
         live: &Live,
         parts: &Parts,
-        body: Incoming,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, ApiError> {
         let (name, endpoint) = match Route::of(parts.uri.path()) {
             Route::Client { provider, endpoint } => (provider, Some(endpoint)),
@@ -137,7 +144,7 @@ impl Gateway {
             provider.metrics.refused(error.code);
             error
         };
-        check_headers(&parts.headers).map_err(refused)?;
+        check_head(parts).map_err(refused)?;
         if let Some(allow) = endpoint.refuses(&parts.method) {
             return Err(refused(ApiError::method_not_allowed(allow)));
         }

@@ -112,7 +112,12 @@ async fn entries(
     list: List,
     token: Option<&Token>,
 ) -> Result<Vec<Value>, ApiError> {
-    let mut entries = Vec::clone(&*fetched(provider, core, list).await?);
+    let mut entries = match fetched(provider, core, list).await {
+        Ok(entries) => Vec::clone(&*entries),
+        // Some providers list nothing, which is what `models` is for.
+        Err(_) if !provider.options.models.is_empty() => Vec::new(),
+        Err(error) => return Err(error),
+    };
     let field = list.name_field();
     let mut names: HashSet<String> =
         entries.iter().filter_map(|entry| entry[field].as_str()).map(str::to_owned).collect();

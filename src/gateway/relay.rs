@@ -22,7 +22,8 @@ use tracing::warn;
 use super::{
     body::BodyError,
     call::{Call, Closing},
-    forward::closing_of_error,
+    forward::{closing_of_error, concat},
+    redact::Redactor,
     route::Api,
 };
 use crate::{
@@ -37,6 +38,7 @@ const MAX_HELD: usize = 64 * 1024;
 pub struct Relay {
     upstream: Incoming,
     inspector: Option<Inspector>,
+    redactor: Redactor,
     framing: Option<Framing>,
     api: Api,
     /// How the request is counted if nothing in the body says otherwise.
@@ -63,6 +65,8 @@ pub struct Start {
     pub head: VecDeque<Bytes>,
     /// Has seen `head`.
     pub inspector: Option<Inspector>,
+    /// Knows the key that the attempt was made with.
+    pub redactor: Redactor,
     pub framing: Option<Framing>,
     pub api: Api,
     pub closing: Closing,
@@ -76,11 +80,23 @@ pub struct Start {
 
 impl Relay {
     pub fn new(start: Start) -> Self {
-        let Start { upstream, head, inspector, framing, api, closing, call, idle_timeout, strict, length } =
-            start;
+        let Start {
+            upstream,
+            head,
+            inspector,
+            redactor,
+            framing,
+            api,
+            closing,
+            call,
+            idle_timeout,
+            strict,
+            length,
+        } = start;
         let mut relay = Self {
             upstream,
             inspector,
+            redactor,
             framing,
             api,
             closing,
@@ -203,10 +219,17 @@ impl Relay {
         }
         if let Some(error) = inspector.error() {
             let closing = closing_of_error(self.call.provider(), error);
+            self.redact();
             self.close(closing);
         } else if inspector.is_done() {
             self.close(self.closing);
         }
+    }
+
+    /// The event that carries an error is whole by now, and has not gone out.
+    fn redact(&mut self) {
+        let whole = concat(std::mem::take(&mut self.ready));
+        self.ready.extend(Some(self.redactor.clean(whole)).filter(|bytes| !bytes.is_empty()));
     }
 
     fn close(&mut self, closing: Closing) {

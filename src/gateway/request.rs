@@ -1,14 +1,18 @@
 //! What keytide has to know of a caller's request, and the only thing it may change in it.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{ApiError, route::Api};
 
@@ -16,7 +20,7 @@ use super::{ApiError, route::Api};
 ///
 /// # Errors
 /// 413, 408 or 400, as it is the body's size, its pace or its end that is wrong.
-pub async fn read_body(mut body: Incoming, limit: u64, pace: Duration) -> Result<Bytes, ApiError> {
+pub async fn read_body(body: &mut Incoming, limit: u64, pace: Duration) -> Result<Bytes, ApiError> {
     if body.size_hint().lower() > limit {
         return Err(ApiError::body_too_large(limit));
     }
@@ -48,6 +52,34 @@ pub async fn read_body(mut body: Incoming, limit: u64, pace: Duration) -> Result
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
+/// What a refused caller may still send: how much, how long in all, and how long between two parts of it.
+const MAX_DISCARDED: u64 = 64_000_000;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+const DISCARD_PACE: Duration = Duration::from_secs(1);
+
+/// Takes in what a refused caller is still sending. A connection that is closed with bytes unread is reset,
+/// and the caller sees that instead of the answer.
+pub async fn discard_body(parts: &Parts, body: &mut Incoming) {
+    // Who waits for a "continue" sends nothing; HTTP/2 ends a single stream without any harm.
+    if parts.headers.contains_key(header::EXPECT) || parts.version == Version::HTTP_2 {
+        return;
+    }
+    if body.size_hint().lower() > MAX_DISCARDED {
+        return;
+    }
+    let mut left = MAX_DISCARDED;
+    let end = Instant::now() + DISCARD_TIME;
+    while !body.is_end_stream() {
+        let until = end.min(Instant::now() + DISCARD_PACE);
+        let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, body.frame()).await else { return };
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match left.checked_sub(size) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
 /// A caller's request, read as far as keytide needs it.
 #[derive(Debug)]
 pub struct Asked {
@@ -57,16 +89,90 @@ pub struct Asked {
     pub body: Bytes,
 }
 
-#[derive(Deserialize)]
-#[serde(expecting = "a JSON object")]
+/// The fields that keytide looks at.
+#[derive(Default)]
 struct Peek<'a> {
-    #[serde(borrow)]
     model: Option<&'a RawValue>,
     /// Ollama's older name for `model`.
-    #[serde(borrow)]
     name: Option<&'a RawValue>,
-    #[serde(borrow)]
     stream: Option<&'a RawValue>,
+}
+
+#[derive(Clone, Copy)]
+enum Field {
+    Model,
+    Name,
+    Stream,
+    /// The same in other letters than small ones.
+    LikeModel,
+    LikeName,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Field;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Field, E> {
+                Ok(match name {
+                    "model" => Field::Model,
+                    "name" => Field::Name,
+                    "stream" => Field::Stream,
+                    _ if name.eq_ignore_ascii_case("model") => Field::LikeModel,
+                    _ if name.eq_ignore_ascii_case("name") => Field::LikeName,
+                    _ => Field::Other,
+                })
+            }
+        }
+        deserializer.deserialize_identifier(Name)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Peek<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Peek<'de>, A::Error> {
+                let mut peek = Peek::default();
+                let (mut like_model, mut like_name) = (false, false);
+                while let Some(field) = map.next_key()? {
+                    let (place, name) = match field {
+                        Field::Model => (&mut peek.model, "model"),
+                        Field::Name => (&mut peek.name, "name"),
+                        Field::Stream => (&mut peek.stream, "stream"),
+                        Field::LikeModel | Field::LikeName | Field::Other => {
+                            like_model |= matches!(field, Field::LikeModel);
+                            like_name |= matches!(field, Field::LikeName);
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    if place.replace(map.next_value()?).is_some() {
+                        return Err(de::Error::duplicate_field(name));
+                    }
+                }
+                // Go's decoder, which Ollama uses, takes any case, and the last of them: what was allowed here
+                // must be what is served there.
+                if like_model && peek.model.or(peek.name).is_some() || like_name && peek.name.is_some() {
+                    return Err(de::Error::custom("the model is there twice, in different letters"));
+                }
+                Ok(peek)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 impl Asked {
@@ -88,7 +194,6 @@ impl Asked {
                 format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to()),
             )
         })?;
-        // serde would read an array as the fields in their order.
         if !text.trim_start().starts_with('{') {
             return Err(ApiError::bad_request("invalid_json", "The body must be a JSON object."));
         }
@@ -168,10 +273,17 @@ pub fn token_of(headers: &HeaderMap) -> Option<&str> {
 const MAX_HEADERS: usize = 80;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-pub fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+/// Far beyond what the APIs know, and short enough to go on behind any base URL.
+const MAX_QUERY: usize = 16 * 1024;
+
+pub fn check_head(parts: &Parts) -> Result<(), ApiError> {
+    let headers = &parts.headers;
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
         return Err(ApiError::too_many_headers());
+    }
+    if parts.uri.query().is_some_and(|query| query.len() > MAX_QUERY) {
+        return Err(ApiError::query_too_long());
     }
     Ok(())
 }
@@ -215,6 +327,10 @@ mod tests {
             (b"\"model\"", "invalid_json"),
             (b"{\"model\":\"m\"} x", "invalid_json"),
             (b"{\"model\":\"m\",\"model\":\"n\"}", "invalid_json"),
+            (b"{\"model\":\"m\",\"Model\":\"n\"}", "invalid_json"),
+            (b"{\"name\":\"m\",\"Model\":\"n\"}", "invalid_json"),
+            (b"{\"NAME\":\"m\",\"name\":\"n\"}", "invalid_json"),
+            (b"{\"Model\":\"m\"}", "missing_model"),
             (b"{\"x\":\"\xff\"}", "invalid_utf8"),
             (b"{}", "missing_model"),
             (b"{\"model\":null}", "missing_model"),

@@ -202,7 +202,7 @@ async fn work(
             }
         };
         let activity = Arc::new(Activity::default());
-        let io = TimedIo::new(stream, activity.clone(), options.header_timeout, options.write_timeout);
+        let io = TimedIo::new(stream, activity.clone(), &options);
         let service = {
             let gateway = gateway.clone();
             service_fn(move |request: Request<Incoming>| {

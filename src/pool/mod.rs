@@ -203,6 +203,13 @@ impl Pool {
         Ok(self.lease(&inner, slot))
     }
 
+    /// Why the next pick would find no key; `None` when there is one.
+    pub fn why_none(&self, now: Timestamp) -> Option<NoKey> {
+        let mut inner = self.lock();
+        let now = inner.present(now);
+        inner.why_none(now)
+    }
+
     /// The key itself, whatever its state and limits: for a probe. A success brings it back.
     pub fn lease_for(self: &Arc<Self>, id: KeyId, now: Timestamp) -> Option<Lease> {
         let mut inner = self.lock();

@@ -51,7 +51,11 @@ impl Setup {
              [providers.ollama]\nbase_url = \"{base}\"\nretry_backoff = \"10ms\"\n\
              [providers.openrouter]\nbase_url = \"{base}\"\nretry_backoff = \"10ms\"\n{extra}"
         );
-        let setup = Self { config: config(&toml), clock: Clock::System, keys: vec![], tokens: vec![] };
+        Self::with(config(&toml))
+    }
+
+    pub fn with(config: Config) -> Self {
+        let setup = Self { config, clock: Clock::System, keys: vec![], tokens: vec![] };
         setup.token("ollama", TOKEN, |_| {})
     }
 
@@ -172,4 +176,22 @@ pub async fn error_code(response: reqwest::Response) -> (u16, String) {
     let status = response.status().as_u16();
     let body: Value = response.json().await.unwrap();
     (status, body["error"]["code"].as_str().unwrap_or_default().to_owned())
+}
+
+/// A setup whose only provider, and the default one, is `name`.
+pub fn setup_of(name: &str, lines: &str) -> Setup {
+    let toml = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 2\ndefault_provider = \"{name}\"\n\
+         [providers.{name}]\nretry_backoff = \"1ms\"\n{lines}\n"
+    );
+    Setup::with(config(&toml)).token(name, TOKEN, |_| {})
+}
+
+/// Waits for a condition that is sure to come.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }

@@ -1,6 +1,16 @@
 //! Everything over real sockets, in one binary.
 
 mod cli;
+#![allow(clippy::unwrap_used, reason = "where a test's helper cannot go on, the test has failed")]
+
+mod endings;
 mod gateway;
 mod harness;
+mod limits;
+mod lists;
+mod load;
+mod outcomes;
+mod reaching;
+mod scripted;
+mod transport;
 mod upstream;

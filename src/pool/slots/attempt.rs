@@ -35,6 +35,15 @@ impl Inner {
         }
     }
 
+    pub(in crate::pool) fn why_none(&mut self, now: Timestamp) -> Option<NoKey> {
+        while self.choices.len() == 0 {
+            if !self.handle_due(DUE_AT_ONCE, now) {
+                return Some(self.no_key(now));
+            }
+        }
+        None
+    }
+
     fn choose(&mut self, ask: &Ask<'_>) -> Option<u32> {
         // The excluded are taken out for the length of the choice: it stays exact, and costs what they are.
         for id in ask.exclude {

@@ -1,0 +1,306 @@
+//! The ways to a provider: TLS, its authorities, and proxies.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, Once},
+};
+
+use futures_util::StreamExt;
+use keytide::{
+    demo::upstream::{Behaviour, Upstream, UpstreamOptions},
+    model::{Cause, Clock, Counts},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    harness::{TOKEN, chat, client, error_code, setup_of, upstream},
+    scripted::PATIENCE,
+};
+
+const CHAT: &str = "/v1/chat/completions";
+const KEY: &str = "good-key-0123456789abcdef";
+
+struct Tls {
+    upstream: Upstream,
+    ca_file: tempfile::NamedTempFile,
+}
+
+async fn tls_upstream() -> Tls {
+    client();
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::default();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let private = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let upstream =
+        Upstream::start_tls(UpstreamOptions::default(), move |tcp| acceptor.accept(tcp)).await.unwrap();
+    let ca_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca_file.path(), ca_pem).unwrap();
+    Tls { upstream, ca_file }
+}
+
+/// What keytide logs, of all tests in this process.
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct LogWriter;
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn keep_log() {
+    static INIT: Once = Once::new();
+    INIT.call_once(|| {
+        let log = tracing_subscriber::fmt().with_env_filter("keytide=debug").with_ansi(false);
+        log.with_writer(|| LogWriter).init();
+    });
+}
+
+#[tokio::test]
+async fn tls_with_an_authority_of_its_own() {
+    let tls = tls_upstream().await;
+    let base = tls.upstream.base_url();
+    for (http2, version) in [(true, http::Version::HTTP_2), (false, http::Version::HTTP_11)] {
+        let ca = tls.ca_file.path().display();
+        let lines = format!("base_url = \"{base}\"\nca_file = \"{ca}\"\nhttp2 = {http2}");
+        let keytide = setup_of("secure", &lines).keys("secure", &[KEY]).start().await;
+        for stream in [false, true] {
+            let answer = keytide.post(CHAT, &chat(stream)).await;
+            assert_eq!(answer.status(), 200);
+            let text = answer.text().await.unwrap();
+            assert_eq!(text.ends_with("data: [DONE]\n\n"), stream);
+            assert_eq!(tls.upstream.tally().last_request().unwrap().version, version);
+        }
+        // A caller that leaves resets its stream, and not the connection.
+        tls.upstream.set_behaviour(KEY, Behaviour::Stall { after: 1 });
+        let before = tls.upstream.tally().total().cancelled;
+        let answer = keytide.post(CHAT, &chat(true)).await;
+        let mut events = answer.bytes_stream();
+        events.next().await.unwrap().unwrap();
+        drop(events);
+        tokio::time::timeout(PATIENCE, tls.upstream.tally().idle()).await.unwrap();
+        assert_eq!(tls.upstream.tally().total().cancelled, before + 1);
+        tls.upstream.set_behaviour(KEY, Behaviour::Refuse);
+        assert_eq!(
+            error_code(keytide.post(CHAT, &chat(true)).await).await,
+            (502, "upstream_broken".to_owned())
+        );
+        tls.upstream.set_behaviour(KEY, Behaviour::Good);
+        let books = keytide.settled("secure", 4).await;
+        assert_eq!(books.total.counts, Counts { success: 2, other: 1, failure: 1 });
+        keytide.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_authority_is_told_to_the_operator_only() {
+    keep_log();
+    let (tls, other) = (tls_upstream().await, tls_upstream().await);
+    let base = tls.upstream.base_url();
+    let ca = other.ca_file.path().display();
+    for lines in [format!("base_url = \"{base}\"\nca_file = \"{ca}\""), format!("base_url = \"{base}\"")] {
+        let key = "a-key-that-no-log-may-show";
+        let keytide = setup_of("wrong-authority", &lines).keys("wrong-authority", &[key]).start().await;
+        let answer = keytide.post(CHAT, &chat(false)).await;
+        assert_eq!(answer.status(), 502);
+        let text = answer.text().await.unwrap();
+        assert!(
+            text.contains("upstream_unreachable") && !text.to_lowercase().contains("certificate"),
+            "{text}"
+        );
+        let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+        let line =
+            log.lines().rev().find(|line| line.contains("wrong-authority")).expect("a line in the log");
+        assert!(line.contains("WARN") && line.contains("certificate"), "{line}");
+        assert!(!log.contains(key) && !log.contains(TOKEN));
+        let view = keytide.app.pool("wrong-authority").unwrap().scan(0, 9, Clock::System.now()).0.remove(0);
+        assert_eq!(view.health.cause, Cause::Server);
+        keytide.stop().await;
+    }
+    assert_eq!(tls.upstream.tally().total().attempts, 0);
+}
+
+/// What a proxy was asked for: heads of CONNECT, or SOCKS addresses, with what was said before.
+type Seen = Arc<Mutex<Vec<String>>>;
+
+async fn http_proxy(login: Option<&'static str>) -> (u16, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = Seen::default();
+    let all = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let seen = all.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    if socket.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let head = String::from_utf8(head).unwrap();
+                seen.lock().unwrap().push(head.clone());
+                let is_known = login.is_none_or(|login| {
+                    head.lines()
+                        .any(|line| line.eq_ignore_ascii_case(&format!("proxy-authorization: {login}")))
+                });
+                if !is_known {
+                    let _gone = socket.write_all(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n").await;
+                    return;
+                }
+                let target = head.split(' ').nth(1).unwrap().to_owned();
+                let mut target = TcpStream::connect(target).await.unwrap();
+                socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let _ended = tokio::io::copy_bidirectional(&mut socket, &mut target).await;
+            });
+        }
+    });
+    (port, seen)
+}
+
+#[tokio::test]
+async fn through_an_http_proxy() {
+    let tls = tls_upstream().await;
+    let plain = upstream().await;
+    // "tide:high" in base64.
+    for (login, url_login, served) in [
+        (None, "", true),
+        (Some("Basic dGlkZTpoaWdo"), "tide:high@", true),
+        (Some("Basic dGlkZTpoaWdo"), "tide:low@", false),
+    ] {
+        for upstream in [&plain, &tls.upstream] {
+            let (port, seen) = http_proxy(login).await;
+            let lines = format!(
+                "base_url = \"{}\"\nca_file = \"{}\"\nproxy = \"http://{url_login}127.0.0.1:{port}\"",
+                upstream.base_url(),
+                tls.ca_file.path().display()
+            );
+            let keytide = setup_of("far", &lines).keys("far", &[KEY]).start().await;
+            let answer = keytide.post(CHAT, &chat(true)).await;
+            if served {
+                assert_eq!(answer.status(), 200);
+                assert!(answer.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+            } else {
+                assert_eq!(error_code(answer).await, (502, "upstream_unreachable".to_owned()));
+            }
+            let heads = seen.lock().unwrap().clone();
+            assert!(!heads.is_empty());
+            assert!(heads.iter().all(|head| head.starts_with(&format!("CONNECT {} ", upstream.addr()))));
+            // The key travels inside the tunnel only.
+            assert!(heads.iter().all(|head| !head.contains(KEY)));
+            keytide.stop().await;
+        }
+    }
+}
+
+async fn socks_proxy(login: Option<(&'static str, &'static str)>) -> (u16, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy_port = listener.local_addr().unwrap().port();
+    let seen = Seen::default();
+    let all = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(serve_socks(socket, login, all.clone()));
+        }
+    });
+    (proxy_port, seen)
+}
+
+async fn serve_socks(
+    mut socket: TcpStream,
+    login: Option<(&'static str, &'static str)>,
+    seen: Seen,
+) -> io::Result<()> {
+    let mut two = [0; 2];
+    socket.read_exact(&mut two).await?;
+    let mut methods = vec![0; usize::from(two[1])];
+    socket.read_exact(&mut methods).await?;
+    let method = if login.is_some() { 2 } else { 0 };
+    if two[0] != 5 || !methods.contains(&method) {
+        return socket.write_all(&[5, 255]).await;
+    }
+    socket.write_all(&[5, method]).await?;
+    if let Some((user, password)) = login {
+        let mut said = Vec::new();
+        socket.read_u8().await?;
+        for _ in 0..2 {
+            let mut text = vec![0; usize::from(socket.read_u8().await?)];
+            socket.read_exact(&mut text).await?;
+            said.push(String::from_utf8_lossy(&text).into_owned());
+        }
+        let is_known = said == [user, password];
+        socket.write_all(&[1, u8::from(!is_known)]).await?;
+        if !is_known {
+            return Ok(());
+        }
+    }
+    let mut head = [0; 4];
+    socket.read_exact(&mut head).await?;
+    let host = match head[3] {
+        1 => {
+            let mut address = [0; 4];
+            socket.read_exact(&mut address).await?;
+            std::net::Ipv4Addr::from(address).to_string()
+        }
+        4 => {
+            let mut address = [0; 16];
+            socket.read_exact(&mut address).await?;
+            std::net::Ipv6Addr::from(address).to_string()
+        }
+        _ => {
+            let mut name = vec![0; usize::from(socket.read_u8().await?)];
+            socket.read_exact(&mut name).await?;
+            String::from_utf8_lossy(&name).into_owned()
+        }
+    };
+    let port = socket.read_u16().await?;
+    seen.lock().unwrap().push(host);
+    // Everything here is on this machine, whatever it is called.
+    let mut target = TcpStream::connect(("127.0.0.1", port)).await?;
+    socket.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+    tokio::io::copy_bidirectional(&mut socket, &mut target).await.map(drop)
+}
+
+#[tokio::test]
+async fn through_a_socks_proxy() {
+    let upstream = upstream().await;
+    let port = upstream.addr().port();
+    for (login, url, host, seen_host, served) in [
+        (None, "socks5://", "127.0.0.1", "127.0.0.1", true),
+        (None, "socks5h://", "provider.invalid", "provider.invalid", true),
+        (Some(("tide", "high")), "socks5h://tide:high@", "provider.invalid", "provider.invalid", true),
+        (Some(("tide", "high")), "socks5://tide:low@", "127.0.0.1", "", false),
+    ] {
+        let (proxy, seen) = socks_proxy(login).await;
+        let lines = format!("base_url = \"http://{host}:{port}\"\nproxy = \"{url}127.0.0.1:{proxy}\"");
+        let keytide = setup_of("far", &lines).keys("far", &[KEY]).start().await;
+        let answer = keytide.post(CHAT, &chat(false)).await;
+        if served {
+            assert_eq!(answer.status(), 200, "{url}");
+            assert_eq!(*seen.lock().unwrap(), [seen_host]);
+        } else {
+            assert_eq!(error_code(answer).await, (502, "upstream_unreachable".to_owned()));
+        }
+        keytide.stop().await;
+    }
+}
