@@ -2,4 +2,5 @@
 
 mod gateway;
 mod harness;
+mod sdk;
 mod upstream;
