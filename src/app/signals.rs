@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -24,7 +24,7 @@ const CONTROL_THREADS: usize = 2;
 /// # Errors
 /// One sentence that says what to do.
 pub fn run_serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
-    start_log(&loaded.config.log)?;
+    let log = start_log(&loaded.config.log)?;
     for notice in &loaded.notices {
         warn!("{notice}");
     }
@@ -34,13 +34,13 @@ pub fn run_serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
-    let served = runtime.block_on(serve(loaded, reload));
+    let served = runtime.block_on(serve(loaded, reload, log));
     // A store that hangs must not keep a stopped process.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
+async fn serve(loaded: Loaded, reload: Reload, log: SetFilter) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -57,6 +57,8 @@ async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
                     }
                     if let Err(error) = app.reload(&loaded).await {
                         error!("the configuration is not reloaded: {error:#}");
+                    } else if let Err(error) = log(&loaded.config.log.filter) {
+                        error!("the log's filter is not changed: {error:#}");
                     }
                 }
                 Err(problems) => error!("the configuration is not reloaded: {problems}"),
@@ -82,12 +84,26 @@ fn announce(app: &App) {
     }
 }
 
-fn start_log(options: &LogOptions) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.filter).context("[log] filter cannot be used")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match options.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-    started.map_err(|why| anyhow::anyhow!("the log cannot be started: {why}"))
+/// Changes what the log shows.
+type SetFilter = Box<dyn Fn(&str) -> anyhow::Result<()>>;
+
+fn start_log(options: &LogOptions) -> anyhow::Result<SetFilter> {
+    let filter = |text: &str| EnvFilter::try_new(text).context("[log] filter cannot be used");
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter(&options.filter)?).with_writer(std::io::stderr);
+    let failed = |why| anyhow!("the log cannot be started: {why}");
+    match options.format {
+        LogFormat::Text => {
+            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.try_init().map_err(failed)?;
+            Ok(Box::new(move |text| Ok(handle.reload(filter(text)?)?)))
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.try_init().map_err(failed)?;
+            Ok(Box::new(move |text| Ok(handle.reload(filter(text)?)?)))
+        }
+    }
 }

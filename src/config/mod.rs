@@ -258,14 +258,10 @@ impl Config {
         let (store, sync, log) = (&self.store, &self.sync, &self.log);
         let all = [
             ("server.listen", a.listen != b.listen),
-            ("server.max_body", a.max_body != b.max_body),
             ("server.header_timeout", a.header_timeout != b.header_timeout),
-            ("server.body_timeout", a.body_timeout != b.body_timeout),
             ("server.write_timeout", a.write_timeout != b.write_timeout),
             ("server.idle_timeout", a.idle_timeout != b.idle_timeout),
-            ("server.shutdown_timeout", a.shutdown_timeout != b.shutdown_timeout),
             ("server.workers", a.workers != b.workers),
-            ("server.cors_origins", a.cors_origins != b.cors_origins),
             ("store.dir", store.dir != new.store.dir),
             ("store.flush_interval", store.flush_interval != new.store.flush_interval),
             ("store.durability", store.durability != new.store.durability),
@@ -275,7 +271,6 @@ impl Config {
             ("sync.service_key", sync.service_key != new.sync.service_key),
             ("sync.interval", sync.interval != new.sync.interval),
             ("log.format", log.format != new.log.format),
-            ("log.filter", log.filter != new.log.filter),
         ];
         all.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
     }

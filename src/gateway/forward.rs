@@ -349,7 +349,7 @@ async fn peek(
     let mut head = VecDeque::new();
     let mut size = 0;
     let begun = Instant::now();
-    let patience = begun + timeout;
+    let mut patience = begun + timeout;
     loop {
         if body.is_end_stream() {
             inspector.finish();
@@ -379,6 +379,8 @@ async fn peek(
                     inspector.feed(&data);
                     size += data.len();
                     head.push_back(data);
+                    // Some providers keep a slow answer alive with white space.
+                    patience = Instant::now() + timeout;
                 }
             }
         }
