@@ -16,7 +16,7 @@ use std::{
 
 use keytide::{
     demo::upstream::{Behaviour, StatusReply, Upstream, UpstreamOptions},
-    model::{Counts, Delta, Hour, KeyId, KeyUsage, Timestamp, Usage},
+    model::{Counts, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Timestamp, Usage},
     store::{self, Contents, Durability, ProviderContents, Store, offline},
 };
 use tokio::time::Instant;
@@ -31,8 +31,8 @@ const ATTEMPTS: u64 = 3;
 /// Rounds for each durability where `CRASH_ROUNDS` does not say.
 const ROUNDS: usize = 5;
 const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
-/// A flush is counted from the end of the one before, and takes a commit itself; on a busy machine both wait.
-const COMMIT: Duration = Duration::from_millis(150);
+/// What the scheduler may add to an interval on a busy machine.
+const SLACK: Duration = Duration::from_millis(150);
 /// About when the journal is folded, in a process that has something to fold from its start.
 const FOLD: Duration = Duration::from_secs(2);
 /// Calls of keytide's own, which its books leave out.
@@ -148,6 +148,23 @@ async fn contents(data: &Path) -> Contents {
     let (store, contents) = Store::open(&store::Options::new(copy.path()), Timestamp(0)).unwrap();
     store.close().await.unwrap();
     contents
+}
+
+/// Of a few on this machine's disk.
+async fn slowest_commit() -> Duration {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&store::Options::new(dir.path()), Timestamp(0)).unwrap();
+    let usage = Usage { counts: Counts::SUCCESS, ..Usage::default() };
+    let provider = ProviderDelta { hours: [((Hour(1), "m".into()), usage)].into(), ..Default::default() };
+    let delta = Delta { providers: [("p".into(), provider)].into() };
+    let mut slowest = Duration::ZERO;
+    for _ in 0..10 {
+        let begun = Instant::now();
+        store.append(&delta).await.unwrap();
+        slowest = slowest.max(begun.elapsed());
+    }
+    store.close().await.unwrap();
+    slowest
 }
 
 /// What the file holds, and what the provider has counted, at one moment without traffic.
@@ -284,6 +301,8 @@ fn check_round(before: &Truth, after: &Truth, seen: &[Seen], certain: impl Fn(&S
 
 async fn rounds_of(durability: Durability) {
     let world = World::new(durability).await;
+    let commit = slowest_commit().await;
+    println!("a commit takes up to {commit:?} here");
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut dice = fastrand::Rng::with_seed(seed);
@@ -307,7 +326,8 @@ async fn rounds_of(durability: Durability) {
         println!("round {round}: {span:?}, {} requests, {cut} cut, {:?}", seen.len(), after.total.counts);
         check_round(&before, &after, &seen, |one| match durability {
             Durability::Strict => true,
-            Durability::Relaxed => one.at + FLUSH_INTERVAL + COMMIT <= killed,
+            // A flush is counted from the end of the one before, and takes a commit itself.
+            Durability::Relaxed => one.at + FLUSH_INTERVAL + 2 * commit + SLACK <= killed,
         });
         answered += seen.len() as u64 - cut;
         possible += seen.len() as u64;
@@ -361,22 +381,18 @@ async fn relaxed_books_lose_one_interval_at_most() {
 async fn unfolded(keys: u32) -> tempfile::TempDir {
     let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (store, _) = Store::open(&store::Options::new(dir.path()), Timestamp(0)).unwrap();
-    let mut appends = Vec::new();
-    for entry in 0..4 {
-        let mut delta = Delta::default();
-        let provider = delta.providers.entry("ollama".into()).or_default();
-        for key in 0..keys {
-            let usage = KeyUsage { counts: Counts::SUCCESS, ..KeyUsage::default() };
-            provider.keys.insert(KeyId::derive("ollama", &format!("{key}")), usage);
-        }
-        let usage =
-            Usage { counts: Counts { success: keys.into(), ..Counts::default() }, ..Usage::default() };
-        let now: Timestamp = keytide::model::Clock::System.now();
-        provider.hours.insert((Hour::of(now), "demo-small".into()), usage);
-        appends.push((entry, delta));
-    }
-    for (_, delta) in &appends {
-        store.append(delta).await.unwrap();
+    let used = KeyUsage { counts: Counts::SUCCESS, ..KeyUsage::default() };
+    let asked = Usage { counts: Counts { success: keys.into(), ..Counts::default() }, ..Usage::default() };
+    // Within what is kept of hours, whenever this runs.
+    let hour = Hour::of(keytide::model::Clock::System.now());
+    let provider = ProviderDelta {
+        keys: (0..keys).map(|key| (KeyId::derive("ollama", &key.to_string()), used)).collect(),
+        hours: [((hour, "demo-small".into()), asked)].into(),
+        ..ProviderDelta::default()
+    };
+    let delta = Delta { providers: [("ollama".into(), provider)].into() };
+    for _ in 0..4 {
+        store.append(&delta).await.unwrap();
     }
     copy_store(dir.path(), copy.path());
     store.close().await.unwrap();
@@ -495,7 +511,7 @@ async fn a_second_signal_ends_it_at_once() {
         let status = process.ended().await;
         // It ended by itself, and says that it was not in order.
         assert!(status.code().is_some_and(|code| code != 0), "{status}");
-        assert!(told.elapsed() < Duration::from_secs(5), "it took {:?}", told.elapsed());
+        assert!(told.elapsed() < Duration::from_secs(10), "it took {:?}", told.elapsed());
         drop(stream);
         assert!(offline::check(&home.data()).unwrap().is_sound());
     }

@@ -32,10 +32,8 @@ fn behaviour(provider: &str) -> Behaviour {
         "breaking" => Behaviour::BrokenStream { after: 3 },
         "late" => Behaviour::ErrorMidStream { after: 3, code: 502 },
         "stalling" => Behaviour::Stall { after: 3 },
-        "limited" => {
-            let limited = StatusReply::new(429).retry_after("1").into();
-            Behaviour::Cycle(vec![limited, Behaviour::Good])
-        }
+        "limited" => StatusReply::new(429).retry_after("1").into(),
+        "retrying" => Behaviour::Cycle(vec![behaviour("limited"), Behaviour::Good]),
         _ => Behaviour::Good,
     }
 }
@@ -43,14 +41,15 @@ fn behaviour(provider: &str) -> Behaviour {
 fn keys_of(provider: &str) -> Vec<String> {
     let count = match provider {
         "empty" => 0,
-        "limited" => 1,
+        // No other key may step in.
+        "limited" | "retrying" => 1,
         _ => KEYS,
     };
     (0..count).map(|n| format!("{provider}-{n}-0123456789abcdef")).collect()
 }
 
 fn providers() -> impl Iterator<Item = &'static str> {
-    ["ollama", "openrouter", "empty", "limited"].into_iter().chain(FAILING)
+    ["ollama", "openrouter", "empty", "limited", "retrying"].into_iter().chain(FAILING)
 }
 
 struct World {
@@ -261,7 +260,8 @@ async fn openai_for_python() {
         .agree(&[
             ("ollama", counts(18, 6, 0)),
             ("openrouter", counts(18, 1, 0)),
-            ("limited", counts(1, 2, 0)),
+            ("limited", counts(0, 1, 0)),
+            ("retrying", counts(1, 1, 0)),
             ("empty", counts(0, 1, 0)),
             ("dead", counts(0, 1, 0)),
             ("failing", counts(0, 1, 0)),
@@ -400,7 +400,8 @@ async fn openai_for_node() {
         .agree(&[
             ("ollama", counts(9, 4, 0)),
             ("openrouter", counts(16, 0, 0)),
-            ("limited", counts(1, 2, 0)),
+            ("limited", counts(0, 1, 0)),
+            ("retrying", counts(1, 1, 0)),
             ("empty", counts(0, 1, 0)),
             ("dead", counts(0, 1, 0)),
             ("failing", counts(0, 1, 0)),

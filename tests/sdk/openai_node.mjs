@@ -135,7 +135,7 @@ async function errors() {
 async function rateLimits() {
     const refused = await error(() => chat(at("limited")));
     // The library waits as long as it is told, by itself.
-    const retried = await chat(at("limited", { maxRetries: 2 }));
+    const retried = await chat(at("retrying", { maxRetries: 2 }));
     return { refused, retried: retried.choices[0].finish_reason };
 }
 

@@ -202,7 +202,7 @@ def errors():
 def rate_limits():
     refused = error(lambda: chat(at("limited")))
     # The library waits as long as it is told, by itself.
-    retried = chat(at("limited", retries=2)).choices[0].finish_reason
+    retried = chat(at("retrying", retries=2)).choices[0].finish_reason
     return {"refused": refused, "retried": retried}
 
 
