@@ -9,4 +9,5 @@ mod gateway;
 mod harness;
 mod process;
 mod sdk;
+mod signals;
 mod upstream;
