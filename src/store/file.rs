@@ -3,8 +3,9 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Read},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use redb::{Builder, Database, ReadableDatabase, backends::FileBackend};
@@ -21,6 +22,9 @@ pub const FILE_NAME: &str = "keytide.redb";
 
 /// Everything that is read at a start stays in the pool's and the books' own memory, so pages need no large cache.
 const CACHE_BYTES: usize = 16 << 20;
+const DRAFT_SUFFIX: &str = ".part";
+/// Nobody takes so long for an empty store, and a larger draft is being written to all the time.
+const DRAFT_AGE: Duration = Duration::from_secs(60);
 /// The first bytes of every redb file.
 const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
@@ -61,7 +65,7 @@ impl Draft {
         let name = target.file_name().ok_or_else(|| Error::NotAFile(target.to_owned()))?;
         let mut draft = std::ffi::OsString::from(".");
         draft.push(name);
-        draft.push(format!(".{}.part", Uuid::new_v4().simple()));
+        draft.push(format!(".{}{DRAFT_SUFFIX}", Uuid::new_v4().simple()));
         let path = folder_of(target).join(draft);
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(
@@ -101,6 +105,29 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Removes drafts of the store that a crash has left behind: they can hold keys, or be a second name of the store
+/// itself. Not being able to is no reason to stop.
+pub(super) fn sweep_drafts(file: &Path) {
+    let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return };
+    let (Ok(store), Ok(entries)) = (fs::metadata(file), fs::read_dir(folder_of(file))) else { return };
+    for entry in entries.flatten() {
+        let found = entry.file_name();
+        let is_draft = found
+            .to_str()
+            .and_then(|found| found.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.'))
+            .and_then(|rest| rest.strip_suffix(DRAFT_SUFFIX))
+            .is_some_and(|id| Uuid::try_parse(id).is_ok());
+        let Ok(draft) = entry.metadata() else { continue };
+        let is_published = (draft.dev(), draft.ino()) == (store.dev(), store.ino());
+        // Another process may be about to publish a fresh one, only to find that it was too slow.
+        let is_old =
+            draft.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > DRAFT_AGE);
+        if is_draft && (is_published || is_old) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -63,7 +63,9 @@ impl Store {
         let path = options.dir.join(FILE_NAME);
         file::create_if_missing(&path, now)?;
         let again = path.clone();
-        Self::start(path, Box::new(move || file::open(&again)), now)
+        let opened = Self::start(path.clone(), Box::new(move || file::open(&again)), now)?;
+        file::sweep_drafts(&path);
+        Ok(opened)
     }
 
     fn start(file: PathBuf, open: Opener, now: Timestamp) -> Result<(Self, Contents), Error> {

@@ -336,6 +336,31 @@ async fn a_backup_of_a_live_store_can_be_restored() {
     store.close().await.unwrap();
 }
 
+/// A process that was killed while it made the store could not.
+#[tokio::test]
+async fn drafts_that_a_crash_left_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.close().await.unwrap();
+    let draft = |name: &str| dir.path().join(format!(".{name}.{}.part", uuid::Uuid::new_v4().simple()));
+    let write = |path: &Path, age: Duration| {
+        let file = std::fs::File::create(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+    };
+    let hour = Duration::from_secs(3600);
+    let (left, fresh, other) = (draft(FILE_NAME), draft(FILE_NAME), draft("copy.redb"));
+    let (published, named) = (draft(FILE_NAME), dir.path().join(format!(".{FILE_NAME}.mine.part")));
+    write(&left, hour);
+    write(&fresh, Duration::ZERO);
+    write(&other, hour);
+    write(&named, hour);
+    std::fs::hard_link(dir.path().join(FILE_NAME), &published).unwrap();
+    let (store, _) = open(dir.path());
+    assert!(!left.exists() && !published.exists());
+    assert!(fresh.exists() && other.exists() && named.exists());
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn compacting_gives_space_back_and_changes_nothing_else() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,4 +13,14 @@ mod outcomes;
 mod reaching;
 mod scripted;
 mod transport;
+// What helpers of tests cannot unwrap is a failed test, too.
+#![allow(clippy::unwrap_used)]
+
+mod architecture;
+mod crash;
+mod gateway;
+mod harness;
+mod process;
+mod sdk;
+mod signals;
 mod upstream;
