@@ -1,0 +1,138 @@
+//! The one table from what went wrong to what the operator reads, in the shape of all of keytide's errors.
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::store;
+
+/// An answer that says what is wrong and what to do. It never carries a key, a token or a piece of a body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub message: Cow<'static, str>,
+    pub param: Option<Cow<'static, str>>,
+    /// Whole seconds for `Retry-After`.
+    pub retry_after: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Detail<'a>,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    code: &'static str,
+    param: Option<&'a str>,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, message: message.into(), param: None, retry_after: None }
+    }
+
+    pub fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub fn not_found(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    pub fn conflict(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "This request could not be answered: the log says why.",
+        )
+    }
+
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message);
+        Self { retry_after: Some(5), ..error }
+    }
+
+    /// A change that was not made. The store's sentences are written for operators.
+    pub fn store(error: &store::Error) -> Self {
+        Self::unavailable(format!("Nothing was changed: {error}."))
+    }
+
+    pub fn param(self, param: impl Into<Cow<'static, str>>) -> Self {
+        Self { param: Some(param.into()), ..self }
+    }
+
+    pub fn unknown_provider(name: &str) -> Self {
+        Self::not_found(
+            "unknown_provider",
+            format!(
+                "There is no provider \"{}\": GET /admin/providers lists those there are.",
+                shorten(name)
+            ),
+        )
+        .param("provider")
+    }
+
+    pub fn unknown_path() -> Self {
+        Self::not_found(
+            "unknown_path",
+            "There is nothing at this path: GET /openapi.json lists the paths there are.",
+        )
+    }
+
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "This path does not take this method: the header Allow names those it takes.",
+        )
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let detail = Detail {
+            message: &self.message,
+            r#type: self.kind(),
+            code: self.code,
+            param: self.param.as_deref(),
+        };
+        let mut response = (self.status, axum::Json(Envelope { error: detail })).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// Callers' words in our answers are kept short.
+pub(super) fn shorten(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,111 @@
+//! All keys of a provider, spelled out: the one answer besides a new token that shows secrets.
+
+use std::{convert::Infallible, fmt::Write};
+
+use axum::{
+    body::Body,
+    extract::State as Extract,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use http::header;
+use tracing::warn;
+
+use super::{
+    ProviderEntry, Shared, State,
+    error::ApiError,
+    extract::Query,
+    switch::{NDJSON, line},
+    view::{ExportQuery, Format, KeyRow},
+};
+use crate::model::KeyRecord;
+
+/// Keys in one piece of the answer.
+const PART: usize = 256;
+
+/// Writes out all keys in a form that an import reads.
+#[utoipa::path(post, path = "/admin/api-keys/export", tag = "keys", params(ExportQuery),
+    responses((status = 200, description = "Whole keys", content((String = "text/csv"),
+        (KeyRow = "application/x-ndjson"), (String = "text/plain"))),
+        (status = 400, body = super::view::ErrorBody)))]
+pub(super) async fn export(
+    Extract(state): Extract<Shared>,
+    Query(query): Query<ExportQuery>,
+) -> Result<Response, ApiError> {
+    let provider = state.provider(query.provider.as_deref())?;
+    let format = query.format.unwrap_or(Format::Csv);
+    let kind = match format {
+        Format::Csv => "text/csv; charset=utf-8",
+        Format::Ndjson => NDJSON,
+        Format::Text => "text/plain; charset=utf-8",
+        Format::Json => {
+            let why = "An export is csv, ndjson or text.";
+            return Err(ApiError::bad_request("unknown_format", why).param("format"));
+        }
+    };
+    warn!(audit = true, provider = &*provider.name, format = ?format, "all keys are being exported");
+    let body = Body::from_stream(pieces(state, provider, format));
+    Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+fn pieces(
+    state: Shared,
+    provider: ProviderEntry,
+    format: Format,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    stream::unfold(Some(0), move |from| {
+        let piece = from.map(|from| piece(&state, &provider, format, from));
+        async move { piece.map(|(text, next)| (Ok(text), next)) }
+    })
+}
+
+fn piece(state: &State, provider: &ProviderEntry, format: Format, from: usize) -> (Bytes, Option<usize>) {
+    let (keys, next) = provider.pool.scan(from, PART, state.clock.now());
+    let mut text = Vec::new();
+    if from == 0 && format == Format::Csv {
+        text.extend_from_slice(b"key,username,expires_at,note,weight\n");
+    }
+    for record in keys.iter().filter_map(|key| provider.pool.record(key.id)) {
+        match format {
+            Format::Csv => text.extend_from_slice(csv_line(&record).as_bytes()),
+            Format::Ndjson | Format::Json => text.extend_from_slice(&line(&row(record))),
+            Format::Text => {
+                text.extend_from_slice(record.secret.expose().as_bytes());
+                text.push(b'\n');
+            }
+        }
+    }
+    (text.into(), next)
+}
+
+fn row(record: KeyRecord) -> KeyRow {
+    KeyRow {
+        key: record.secret.expose().to_owned(),
+        username: record.username.map(Into::into),
+        expires_at: record.expires_at,
+        note: record.note.map(Into::into),
+        weight: Some(record.weight),
+    }
+}
+
+pub(super) fn csv_line(record: &KeyRecord) -> String {
+    let expires_at = record.expires_at.map(|at| at.to_string()).unwrap_or_default();
+    let mut line = String::new();
+    for cell in [
+        record.secret.expose(),
+        record.username.as_deref().unwrap_or_default(),
+        &expires_at,
+        record.note.as_deref().unwrap_or_default(),
+    ] {
+        // The texts hold no line breaks: see `form`.
+        if cell.contains([',', '"', '#']) {
+            let _ = write!(line, "\"{}\",", cell.replace('"', "\"\""));
+        } else {
+            line.push_str(cell);
+            line.push(',');
+        }
+    }
+    let _ = writeln!(line, "{}", record.weight);
+    line
+}

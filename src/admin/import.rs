@@ -1,0 +1,144 @@
+//! Many keys at once.
+
+mod parse;
+
+use std::collections::HashSet;
+
+use axum::{
+    Json as Answer,
+    extract::{Request, State as Extract},
+};
+use http::{HeaderMap, StatusCode, header};
+use tracing::info;
+
+use super::{
+    ProviderEntry, Providers, Shared, blocking,
+    error::ApiError,
+    extract::{MAX_IMPORT, Query, read},
+    form, keys,
+    view::{ExistingLine, Format, ImportQuery, ImportReport, InvalidLine},
+};
+use crate::model::{KeyId, KeyRecord, Timestamp, secret::mask};
+use parse::{Content, Parsed};
+
+const MAX_EXISTING_LINES: usize = 100;
+const MAX_INVALID_LINES: usize = 1000;
+
+/// Adds many keys, from JSON, CSV, NDJSON or plain lines.
+#[utoipa::path(post, path = "/admin/api-keys/import", tag = "keys", params(ImportQuery),
+    request_body(description = "One of the formats; ?format= goes before the Content-Type. CSV columns: \
+        key, username, expires_at, note, weight.", content((super::view::ImportKeys = "application/json"),
+        (String = "text/plain"), (String = "text/csv"), (String = "application/x-ndjson"))),
+    responses((status = 200, body = ImportReport), (status = 400, body = super::view::ErrorBody),
+        (status = 413, body = super::view::ErrorBody), (status = 415, body = super::view::ErrorBody)))]
+pub(super) async fn import(
+    Extract(state): Extract<Shared>,
+    Query(query): Query<ImportQuery>,
+    request: Request,
+) -> Result<Answer<ImportReport>, ApiError> {
+    let format = query.format.map_or_else(|| format_of(request.headers()), Ok)?;
+    // Before the upload where the query already names it.
+    if let Some(name) = &query.provider {
+        state.provider(Some(name))?;
+    }
+    let body = read(request.into_body(), MAX_IMPORT).await?;
+    let parsed = blocking(move || parse::parse(format, &body)).await??;
+    let provider = state.provider_of(query.provider.as_deref(), parsed.provider.as_deref())?;
+    let imported = state.change(move |state| async move {
+        let (providers, of, now) = (state.providers.load_full(), provider.clone(), state.clock.now());
+        let (records, mut report) = blocking(move || sort_out(&providers, &of, parsed, now)).await?;
+        report.dry_run = query.dry_run;
+        if !query.dry_run && !records.is_empty() {
+            keys::insert(&state, &provider, &records).await?;
+        }
+        info!(
+            provider = report.provider,
+            added = report.added,
+            existing = report.existing,
+            invalid = report.invalid,
+            dry_run = report.dry_run,
+            "keys imported"
+        );
+        Ok(report)
+    });
+    imported.await.map(Answer)
+}
+
+fn format_of(headers: &HeaderMap) -> Result<Format, ApiError> {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        "application/json" => Ok(Format::Json),
+        "text/plain" => Ok(Format::Text),
+        "text/csv" => Ok(Format::Csv),
+        "application/x-ndjson" | "application/jsonl" | "application/ndjson" => Ok(Format::Ndjson),
+        _ => Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unknown_format",
+            "Say what the body is: add ?format=json, text, csv or ndjson, or a Content-Type of \
+             application/json, text/plain, text/csv or application/x-ndjson.",
+        )
+        .param("format")),
+    }
+}
+
+/// What is new, and what is to be said of the rest.
+fn sort_out(
+    providers: &Providers,
+    provider: &ProviderEntry,
+    parsed: Parsed,
+    now: Timestamp,
+) -> (Vec<KeyRecord>, ImportReport) {
+    let mut report = ImportReport { provider: provider.name.to_string(), ..ImportReport::default() };
+    let mut records = Vec::new();
+    let mut seen: HashSet<KeyId> = HashSet::new();
+    for row in parsed.rows {
+        report.total += 1;
+        let key = match row.content {
+            Content::Key(key) => key,
+            Content::Blank => {
+                report.blank += 1;
+                continue;
+            }
+            Content::Header => {
+                report.total -= 1;
+                continue;
+            }
+            Content::Invalid { reason, key } => {
+                refuse(&mut report, row.line, reason, &key);
+                continue;
+            }
+        };
+        let text = key.key.clone();
+        let checked = form::record(key, now)
+            .map_err(|fault| fault.why)
+            .and_then(|record| form::belongs(providers, provider, record.secret.expose()).map(|()| record));
+        match checked {
+            Err(reason) => refuse(&mut report, row.line, reason, &text),
+            Ok(record) => {
+                let id = record.id(&provider.name);
+                if seen.insert(id) && !provider.pool.contains(id) {
+                    report.added += 1;
+                    records.push(record);
+                } else {
+                    report.existing += 1;
+                    if report.existing_lines.len() < MAX_EXISTING_LINES {
+                        report.existing_lines.push(ExistingLine { line: row.line, key: mask(&text) });
+                    } else {
+                        report.truncated = true;
+                    }
+                }
+            }
+        }
+    }
+    (records, report)
+}
+
+fn refuse(report: &mut ImportReport, line: usize, reason: String, key: &str) {
+    report.invalid += 1;
+    if report.invalid_lines.len() < MAX_INVALID_LINES {
+        report.invalid_lines.push(InvalidLine { line, reason, key: mask(key) });
+    } else {
+        report.truncated = true;
+    }
+}

@@ -1,0 +1,262 @@
+//! The control API: what an operator asks and changes, in JSON.
+//!
+//! - `auth` lets in whoever shows the admin token; `extract` reads questions, `view` is their JSON;
+//! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` about client tokens;
+//! - `stats` and `storage` only read.
+//!
+//! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
+//! when the caller leaves (`State::change`); changes are made one after another, so none is lost; no answer
+//! and no log line shows a key or a token, except an export and the answer that creates a token.
+
+mod auth;
+mod error;
+mod export;
+mod extract;
+mod form;
+mod import;
+mod keys;
+mod listing;
+pub mod openapi;
+mod stats;
+mod storage;
+mod switch;
+#[cfg(test)]
+mod tests;
+mod tokens;
+pub mod view;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use axum::{
+    Router, middleware,
+    response::Json,
+    routing::{delete, get, post},
+};
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+pub use error::ApiError;
+
+use crate::{
+    guard::Tokens,
+    ledger::Ledger,
+    model::{Clock, KeyId},
+    observe,
+    pool::{Pool, Strategy},
+    store::Store,
+};
+
+/// Writes what was counted and concluded so far to the store.
+pub trait Flush: Send + Sync {
+    /// Resolves when it is on disk.
+    fn flush(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Tries one key at its provider.
+pub trait Probe: Send + Sync {
+    fn probe(&self, provider: &str, id: KeyId) -> BoxFuture<'static, ProbeReport>;
+}
+
+/// How a probe ended. The key's state has learnt from it already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeReport {
+    pub ok: bool,
+    /// For people; holds no secret.
+    pub detail: String,
+}
+
+/// Whether a key has the form of this provider's keys.
+pub type KeyPattern = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// What the control API knows of a provider.
+#[derive(Clone)]
+pub struct ProviderEntry {
+    pub name: Arc<str>,
+    pub enabled: bool,
+    pub table_prefix: String,
+    /// As shown: only the host.
+    pub base_url: String,
+    pub strategy: Strategy,
+    pub key_pattern: Option<KeyPattern>,
+    pub pool: Arc<Pool>,
+    pub tokens: Arc<Tokens>,
+}
+
+impl fmt::Debug for ProviderEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProviderEntry").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The providers under the configuration in force.
+#[derive(Clone, Debug)]
+pub struct Providers {
+    pub entries: Vec<ProviderEntry>,
+    pub default: String,
+}
+
+/// What a [`State`] is made of.
+pub struct Parts {
+    pub providers: Providers,
+    pub store: Store,
+    pub ledger: Arc<Ledger>,
+    pub flush: Arc<dyn Flush>,
+    pub probe: Arc<dyn Probe>,
+    pub clock: Clock,
+    pub admin_token: String,
+    pub public_stats: bool,
+}
+
+pub struct State {
+    providers: ArcSwap<Providers>,
+    store: Store,
+    ledger: Arc<Ledger>,
+    flush: Arc<dyn Flush>,
+    probe: Arc<dyn Probe>,
+    clock: Clock,
+    /// Only its digest is kept.
+    admin_token: ArcSwap<[u8; 32]>,
+    public_stats: AtomicBool,
+    guesses: auth::Guesses,
+    /// Held from reading what is to be changed until the change is in force.
+    edits: tokio::sync::Mutex<()>,
+}
+
+impl State {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { providers, store, ledger, flush, probe, clock, admin_token, public_stats } = parts;
+        Arc::new(Self {
+            providers: ArcSwap::from_pointee(providers),
+            store,
+            ledger,
+            flush,
+            probe,
+            clock,
+            admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
+            public_stats: AtomicBool::new(public_stats),
+            guesses: auth::Guesses::default(),
+            edits: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// For a reload of the configuration.
+    pub fn set_providers(&self, providers: Providers) {
+        self.providers.store(Arc::new(providers));
+    }
+
+    pub fn set_admin_token(&self, token: &str) {
+        self.admin_token.store(Arc::new(auth::digest(token)));
+    }
+
+    pub fn set_public_stats(&self, on: bool) {
+        self.public_stats.store(on, Ordering::Relaxed);
+    }
+
+    /// The provider of that name, or the default provider.
+    fn provider(&self, name: Option<&str>) -> Result<ProviderEntry, ApiError> {
+        let providers = self.providers.load();
+        let name = name.unwrap_or(&providers.default);
+        let found = providers.entries.iter().find(|entry| *entry.name == *name);
+        found.cloned().ok_or_else(|| ApiError::unknown_provider(name))
+    }
+
+    /// As [`State::provider`], where both the query and the body may name it.
+    fn provider_of(&self, query: Option<&str>, body: Option<&str>) -> Result<ProviderEntry, ApiError> {
+        if let (Some(query), Some(body)) = (query, body)
+            && query != body
+        {
+            return Err(ApiError::bad_request(
+                "provider_mismatch",
+                "The query and the body name different providers: name it once.",
+            )
+            .param("provider"));
+        }
+        self.provider(query.or(body))
+    }
+
+    /// Makes a change, alone and to its end: a caller that leaves must not part the disk from the memory.
+    async fn change<T: Send + 'static, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        let (state, work) = (self.clone(), work(self.clone()));
+        let task = tokio::spawn(async move {
+            let _alone = state.edits.lock().await;
+            work.await
+        });
+        task.await.unwrap_or_else(|failed| {
+            tracing::error!("a change failed: {failed}");
+            Err(ApiError::internal())
+        })
+    }
+}
+
+type Shared = Arc<State>;
+
+/// Work that computes for a while, away from the tasks that answer others.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|failed| {
+        tracing::error!("a request's work failed: {failed}");
+        ApiError::internal()
+    })
+}
+
+/// The paths of the control API.
+pub fn router(state: Arc<State>) -> Router {
+    let closed = Router::new()
+        .route("/admin/stats", get(stats::stats))
+        .route("/admin/api-keys", get(keys::list).post(keys::add).delete(keys::delete_many))
+        .route("/admin/api-keys/{id}", get(keys::show).patch(keys::edit).delete(keys::delete_one))
+        .route("/admin/api-keys/import", post(import::import))
+        .route("/admin/api-keys/export", post(export::export))
+        .route("/admin/keys/stats", get(keys::stats))
+        .route("/admin/keys/enable", post(switch::enable))
+        .route("/admin/keys/disable", post(switch::disable))
+        .route("/admin/keys/health-check", post(switch::health_check))
+        .route("/admin/tokens", get(tokens::list).post(tokens::add).delete(tokens::delete_many))
+        .route("/admin/tokens/{id}", delete(tokens::delete_one))
+        .route("/admin/storage", get(storage::storage))
+        .route("/admin/storage/backup", post(storage::backup))
+        .route("/admin/providers", get(storage::providers))
+        .route_layer(middleware::from_fn_with_state(state.clone(), auth::require));
+    Router::new()
+        .merge(closed)
+        .route("/admin/public-stats", get(stats::public))
+        .route("/openapi.json", get(openapi::serve))
+        .with_state(state)
+}
+
+/// Everything that is not a provider's API.
+pub fn operator_router(admin: Arc<State>, observe: Arc<observe::State>) -> Router {
+    router(admin)
+        .merge(observe::router(observe))
+        .route("/", get(index))
+        .fallback(async || ApiError::unknown_path())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+}
+
+async fn index() -> Json<Value> {
+    Json(json!({
+        "name": "keytide",
+        "version": env!("CARGO_PKG_VERSION"),
+        "links": {
+            "health": "/health",
+            "ready": "/ready",
+            "metrics": "/metrics",
+            "openapi": "/openapi.json",
+            "models": "/v1/models",
+            "admin": "/admin/stats",
+            "public_stats": "/admin/public-stats",
+        },
+    }))
+}

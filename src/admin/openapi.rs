@@ -1,0 +1,149 @@
+//! The description of all paths, for programs: made from the code once, served as it is.
+
+use std::sync::OnceLock;
+
+use axum::response::{IntoResponse, Response};
+use http::header;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        OpenApi as Document,
+        content::ContentBuilder,
+        path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem},
+        request_body::RequestBodyBuilder,
+        response::ResponseBuilder,
+        schema::{ObjectBuilder, Type},
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+
+use super::{export, import, keys, stats, storage, switch, tokens, view};
+
+#[derive(OpenApi)]
+#[openapi(
+    version = "3.1.0",
+    info(title = "keytide", description = "Pools API keys for LLM providers behind one endpoint."),
+    paths(
+        keys::list, keys::add, keys::delete_many, keys::show, keys::edit, keys::delete_one, keys::stats,
+        import::import, export::export, switch::enable, switch::disable, switch::health_check,
+        tokens::list, tokens::add, tokens::delete_many, tokens::delete_one,
+        stats::stats, stats::public, storage::storage, storage::backup, storage::providers,
+    ),
+    components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::Order)),
+    security(("admin_token" = []), ("admin_token_header" = [])),
+    modifiers(&Clients),
+    tags(
+        (name = "client", description = "The providers' own APIs, forwarded; each also under /{provider}"),
+        (name = "operator", description = "Whether keytide lives and is well"),
+    ),
+)]
+struct Described;
+
+/// The document, as JSON.
+pub fn document() -> &'static str {
+    static JSON: OnceLock<String> = OnceLock::new();
+    JSON.get_or_init(|| Described::openapi().to_json().unwrap_or_default())
+}
+
+pub(super) async fn serve() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document()).into_response()
+}
+
+/// Adds what other rooms answer.
+struct Clients;
+
+/// Method, path, summary.
+const CLIENT_PATHS: [(HttpMethod, &str, &str); 13] = [
+    (HttpMethod::Post, "/v1/chat/completions", "OpenAI's chat completions, also streamed"),
+    (HttpMethod::Post, "/v1/completions", "OpenAI's completions, also streamed"),
+    (HttpMethod::Post, "/v1/embeddings", "OpenAI's embeddings"),
+    (HttpMethod::Post, "/v1/responses", "OpenAI's responses, also streamed"),
+    (HttpMethod::Post, "/v1/messages", "Anthropic's messages, also streamed"),
+    (HttpMethod::Get, "/v1/models", "The models there are, in OpenAI's shape"),
+    (HttpMethod::Get, "/v1/models/{model}", "One model"),
+    (HttpMethod::Post, "/api/chat", "Ollama's chat, streamed unless \"stream\" is false"),
+    (HttpMethod::Post, "/api/generate", "Ollama's generate, streamed unless \"stream\" is false"),
+    (HttpMethod::Post, "/api/embed", "Ollama's embeddings"),
+    (HttpMethod::Post, "/api/embeddings", "Ollama's older embeddings"),
+    (HttpMethod::Get, "/api/tags", "The models there are, in Ollama's shape"),
+    (HttpMethod::Post, "/api/show", "What Ollama knows of a model"),
+];
+
+const OPERATOR_PATHS: [(&str, &str, &str); 5] = [
+    ("/", "What is here", "application/json"),
+    ("/health", "Answers as long as keytide lives", "application/json"),
+    ("/ready", "200 when requests can be served, else 503 with the reasons", "application/json"),
+    ("/metrics", "Figures for Prometheus", "application/openmetrics-text"),
+    ("/openapi.json", "This document", "application/json"),
+];
+
+impl Modify for Clients {
+    fn modify(&self, document: &mut Document) {
+        let components = document.components.get_or_insert_default();
+        let bearer = |what: &str| {
+            let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(what));
+            SecurityScheme::Http(scheme.build())
+        };
+        let header = |name: &str, what: &str| {
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(name, what)))
+        };
+        components.add_security_scheme("admin_token", bearer("The admin token"));
+        components.add_security_scheme("admin_token_header", header("x-admin-token", "The admin token"));
+        components.add_security_scheme("client_token", bearer("A client token of the provider"));
+        components.add_security_scheme(
+            "client_token_header",
+            header("x-api-key", "A client token of the provider"),
+        );
+        for (method, path, summary) in CLIENT_PATHS {
+            let mut operation = OperationBuilder::new()
+                .tag("client")
+                .summary(Some(summary))
+                .security(SecurityRequirement::new("client_token", [""; 0]))
+                .security(SecurityRequirement::new("client_token_header", [""; 0]))
+                .response("200", answer("The provider's answer, as it came", "application/json"))
+                .response("default", failure());
+            if method == HttpMethod::Post {
+                let content = ContentBuilder::new().schema(Some(object())).build();
+                let body = RequestBodyBuilder::new().content("application/json", content).build();
+                operation = operation.request_body(Some(body));
+            }
+            if path.ends_with("{model}") {
+                let text = ObjectBuilder::new().schema_type(Type::String);
+                let model = ParameterBuilder::new()
+                    .name("model")
+                    .parameter_in(ParameterIn::Path)
+                    .required(utoipa::openapi::Required::True)
+                    .schema(Some(text));
+                operation = operation.parameter(model);
+            }
+            document.paths.paths.insert(path.to_owned(), PathItem::new(method, operation));
+        }
+        for (path, summary, kind) in OPERATOR_PATHS {
+            let mut operation = OperationBuilder::new()
+                .tag("operator")
+                .summary(Some(summary))
+                .securities(Some([SecurityRequirement::default()]))
+                .response("200", answer(summary, kind));
+            if path == "/ready" {
+                operation = operation.response("503", answer("What is missing", kind));
+            }
+            document.paths.paths.insert(path.to_owned(), PathItem::new(HttpMethod::Get, operation));
+        }
+    }
+}
+
+fn object() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Object)
+}
+
+fn answer(what: &str, kind: &str) -> ResponseBuilder {
+    ResponseBuilder::new()
+        .description(what)
+        .content(kind, ContentBuilder::new().schema(Some(object())).build())
+}
+
+fn failure() -> ResponseBuilder {
+    let schema = utoipa::openapi::Ref::from_schema_name("ErrorBody");
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    ResponseBuilder::new().description("An error in OpenAI's shape").content("application/json", content)
+}

@@ -1,0 +1,106 @@
+//! The store's file and its backups, and the providers there are.
+
+use std::path::PathBuf;
+
+use axum::{Json as Answer, extract::State as Extract};
+use http::StatusCode;
+use serde::Deserialize;
+use tracing::info;
+
+use super::{
+    Shared,
+    error::ApiError,
+    extract::{Json, Query},
+    view,
+};
+use crate::{pool::Strategy, store::Error};
+
+/// For paths that take no parameters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// The store's file: how large it is, and whether it can be written.
+#[utoipa::path(get, path = "/admin/storage", tag = "storage",
+    responses((status = 200, body = view::Storage)))]
+pub(super) async fn storage(
+    Extract(state): Extract<Shared>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<view::Storage> {
+    let sizes = state.store.size().await;
+    let unreadable = sizes.as_ref().err().map(ToString::to_string);
+    let problem = state.store.healthy().or(unreadable);
+    let sizes = sizes.ok();
+    Answer(view::Storage {
+        file: state.store.file().display().to_string(),
+        healthy: problem.is_none(),
+        problem,
+        file_bytes: sizes.as_ref().map(|sizes| sizes.file_bytes),
+        journal_entries: sizes.as_ref().map(|sizes| sizes.journal_entries),
+        tables: sizes.map(|sizes| sizes.tables),
+    })
+}
+
+/// Copies the store into a new file on the server.
+#[utoipa::path(post, path = "/admin/storage/backup", tag = "storage", request_body = view::Backup,
+    responses((status = 200, body = view::BackupDone), (status = 400, body = view::ErrorBody),
+        (status = 409, body = view::ErrorBody)))]
+pub(super) async fn backup(
+    Extract(state): Extract<Shared>,
+    Query(Nothing {}): Query<Nothing>,
+    Json(body): Json<view::Backup>,
+) -> Result<Answer<view::BackupDone>, ApiError> {
+    let to = PathBuf::from(&body.file);
+    if !to.is_absolute() || body.file.contains('\0') || to.file_name().is_none() {
+        let why = "\"file\" must be an absolute path on the server, like /var/backups/keytide.redb.";
+        return Err(ApiError::bad_request("invalid_path", why).param("file"));
+    }
+    // What was counted up to now belongs into it. A store that takes nothing more can still be copied.
+    let _reported = state.flush.flush().await;
+    let failed = |error: Error| {
+        let (status, code) = match error {
+            Error::Exists(_) => (StatusCode::CONFLICT, "file_exists"),
+            Error::Permission { .. } | Error::NotAFolder(_) | Error::NotAFile(_) | Error::Missing(_) => {
+                (StatusCode::BAD_REQUEST, "invalid_path")
+            }
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+        };
+        ApiError::new(status, code, format!("There is no backup: {error}.")).param("file")
+    };
+    state.store.backup(to.clone(), |_| ()).await.map_err(failed)?;
+    let bytes = tokio::fs::metadata(&to).await.map_or(0, |found| found.len());
+    info!(file = body.file, bytes, "the store was backed up");
+    Ok(Answer(view::BackupDone { file: body.file, bytes }))
+}
+
+/// Lists the providers.
+#[utoipa::path(get, path = "/admin/providers", tag = "providers",
+    responses((status = 200, body = Vec<view::Provider>)))]
+pub(super) async fn providers(
+    Extract(state): Extract<Shared>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<Vec<view::Provider>> {
+    let (providers, now) = (state.providers.load_full(), state.clock.now());
+    let shown = providers.entries.iter().map(|entry| view::Provider {
+        name: entry.name.to_string(),
+        enabled: entry.enabled,
+        default: *entry.name == *providers.default,
+        table_prefix: entry.table_prefix.clone(),
+        strategy: strategy(entry.strategy).to_owned(),
+        base_url: entry.base_url.clone(),
+        keys: entry.pool.counts(now).into(),
+        tokens: entry.tokens.len(),
+    });
+    Answer(shown.collect())
+}
+
+/// As the configuration writes it.
+fn strategy(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::RoundRobin => "round_robin",
+        Strategy::LeastBusy => "least_busy",
+        Strategy::Weighted => "weighted",
+        Strategy::Random => "random",
+        Strategy::Affinity => "affinity",
+    }
+}

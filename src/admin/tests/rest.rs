@@ -1,0 +1,117 @@
+use super::*;
+
+const HOUR_MS: i64 = 3_600_000;
+
+#[tokio::test]
+async fn statistics_add_up() {
+    let world = World::new();
+    world.add("sk-alpha-one").await;
+    for kind in [Kind::Success, Kind::Success, Kind::Failure, Kind::Other] {
+        world.count("sk-alpha-one", kind, "llama3", START);
+    }
+    world.count("sk-alpha-one", Kind::Success, "old", Timestamp(START.0 - 24 * HOUR_MS));
+    world.count("sk-alpha-one", Kind::Success, "edge", Timestamp(START.0 - 23 * HOUR_MS));
+    let stats = world.get("/admin/stats").await.json();
+    for (field, value) in [
+        ("total_api_keys", 1),
+        ("active_keys", 1),
+        ("total_requests", 6),
+        ("success_count", 4),
+        ("failure_count", 1),
+        ("other_count", 1),
+        ("prompt_tokens", 60),
+        ("completion_tokens", 30),
+    ] {
+        assert_eq!(stats[field], value, "{field}");
+    }
+    assert_eq!((&stats["storage"], &stats["success_rate"]), (&json!("redb"), &json!(66.67)));
+    assert_eq!(
+        (&stats["models"][0]["model"], &stats["models"][0]["total_requests"]),
+        (&json!("llama3"), &json!(4))
+    );
+    assert_eq!(world.get("/admin/stats?provider=beta").await.json()["total_requests"], 0);
+    assert_eq!(world.get("/admin/stats?provider=gamma").await.error(), (404, "unknown_provider".to_owned()));
+
+    let bare = || Request::get("/admin/public-stats").body(Body::empty()).unwrap();
+    let public = world.send(bare()).await.json();
+    assert_eq!(public["global"]["totalRequests"], 6);
+    assert_eq!(public["global"]["lastUpdated"], START.to_string());
+    assert_eq!(public["topModels"].as_array().unwrap().len(), 3);
+    let recent: Vec<_> = public["recentTopModels"].as_array().unwrap().iter().map(|m| &m["model"]).collect();
+    assert_eq!(recent, ["llama3", "edge"]);
+    let trend = public["hourlyTrend"].as_array().unwrap();
+    assert_eq!(trend.len(), 24);
+    assert_eq!((&trend[0]["requests"], &trend[1]["requests"]), (&json!(1), &json!(0)));
+    assert_eq!(
+        (&trend[23]["requests"], &trend[23]["success"], &trend[23]["failure"]),
+        (&json!(4), &json!(2), &json!(1))
+    );
+    let quiet = world.get("/admin/public-stats?provider=beta").await.json();
+    assert_eq!(quiet["hourlyTrend"].as_array().unwrap().len(), 24);
+    world.state.set_public_stats(false);
+    assert_eq!(world.send(bare()).await.error(), (404, "public_stats_off".to_owned()));
+}
+
+#[tokio::test]
+async fn the_store_is_measured_and_backed_up() {
+    let world = World::new();
+    world.add("sk-alpha-one").await;
+    let storage = world.get("/admin/storage").await.json();
+    assert_eq!((&storage["healthy"], &storage["problem"]), (&json!(true), &Value::Null));
+    assert!(storage["file_bytes"].as_u64().unwrap() > 0 && storage["tables"].as_array().unwrap().len() > 3);
+    let file = world.path("copy.redb");
+    let done = world.json("POST", "/admin/storage/backup", json!({"file": file})).await.json();
+    assert!(done["bytes"].as_u64().unwrap() > 0, "{done}");
+    let again = world.json("POST", "/admin/storage/backup", json!({"file": file})).await;
+    assert_eq!(again.error(), (409, "file_exists".to_owned()));
+    for bad in ["relative.redb", "", "/", "/nowhere/at/all/copy.redb"] {
+        let reply = world.json("POST", "/admin/storage/backup", json!({"file": bad})).await;
+        assert_eq!(reply.error(), (400, "invalid_path".to_owned()), "{bad}: {}", reply.text);
+    }
+    assert_eq!(world.get("/admin/storage?x=1").await.error(), (400, "invalid_query".to_owned()));
+}
+
+#[tokio::test]
+async fn providers_are_listed() {
+    let world = World::new();
+    world.add("sk-alpha-one").await;
+    let list = world.get("/admin/providers").await.json();
+    assert_eq!(
+        (&list[0]["name"], &list[0]["default"], &list[1]["default"]),
+        (&json!("alpha"), &json!(true), &json!(false))
+    );
+    assert_eq!((&list[0]["keys"]["active"], &list[0]["strategy"]), (&json!(1), &json!("round_robin")));
+    assert_eq!(list[0]["base_url"], "alpha.example");
+}
+
+#[tokio::test]
+async fn health_readiness_and_figures() {
+    let world = World::new();
+    let health = world.get("/health").await.json();
+    assert_eq!(health, json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
+    let ready = world.get("/ready").await;
+    assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));
+    assert_eq!(ready.json()["warnings"].as_array().unwrap().len(), 2, "{}", ready.text);
+    world.add("sk-alpha-one").await;
+    for n in 0..60 {
+        world.count("sk-alpha-one", Kind::Success, &format!("model \"{n}\"\n"), START);
+    }
+    let figures = world.get("/metrics").await;
+    assert!(figures.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    for line in [
+        "keytide_requests_total{provider=\"alpha\",outcome=\"success\"} 60",
+        "keytide_keys{provider=\"alpha\",state=\"active\"} 1",
+        "keytide_model_requests_total{provider=\"alpha\",model=\"(other)\",outcome=\"success\"} 10",
+        "keytide_usage_tokens_total{provider=\"alpha\",kind=\"prompt\"} 600",
+        "keytide_request_duration_seconds_bucket{le=\"+Inf\",provider=\"alpha\"} 0",
+        "keytide_store_healthy 1",
+        "keytide_flush_failing 0",
+        "keytide_build_info{version=",
+    ] {
+        assert!(figures.text.contains(line), "{line} is not in\n{}", figures.text);
+    }
+    assert!(figures.text.ends_with("# EOF\n"));
+    assert!(figures.text.lines().all(|line| line.starts_with('#') || line.starts_with("keytide_")));
+    world.store.clone().close().await.unwrap();
+    assert_eq!(world.get("/health").await.status, 200);
+}

@@ -1,0 +1,38 @@
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+
+use super::*;
+use crate::{ledger::Books, model::Timestamp, pool, store};
+
+#[tokio::test]
+async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&store::Options::new(dir.path()), Timestamp(0)).unwrap();
+    let state = State::new(Parts {
+        providers: Vec::new(),
+        store,
+        ledger: Arc::new(Ledger::new(Books::default(), 1)),
+        clock: Clock::manual(Timestamp(0)),
+        flush_failing: Box::new(|| true),
+    });
+    let ask = async || {
+        let request = http::Request::get("/ready").body(axum::body::Body::empty()).unwrap();
+        let response = router(state.clone()).oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice::<Readiness>(&bytes).unwrap())
+    };
+    let (status, answer) = ask().await;
+    assert_eq!((status, answer.ready, answer.reasons.len()), (503, false, 2));
+    let entry = |enabled| ProviderEntry {
+        name: "p".into(),
+        enabled,
+        pool: Pool::new("p", pool::Options::default()),
+        metrics: Arc::default(),
+    };
+    state.set_providers(vec![entry(false)]);
+    assert_eq!(ask().await.1.reasons.len(), 2);
+    state.set_providers(vec![entry(true)]);
+    let (status, answer) = ask().await;
+    assert_eq!((status, answer.reasons.len(), answer.warnings.len()), (503, 1, 1));
+}
