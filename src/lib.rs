@@ -39,6 +39,7 @@
 //! A row per request; sampling; a queue or a cache server; retries after the first byte has gone out; locks held
 //! across an await on the data plane.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -47,6 +48,7 @@ pub mod gateway;
 pub mod guard;
 pub mod ledger;
 pub mod model;
+pub mod observe;
 pub mod pool;
 pub mod store;
 pub mod upstream;

@@ -48,7 +48,6 @@ use crate::{
     guard::Tokens,
     ledger::Ledger,
     model::{Clock, KeyId},
-    observe,
     pool::{Pool, Strategy},
     store::Store,
 };
@@ -236,10 +235,10 @@ pub fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// Everything that is not a provider's API.
-pub fn operator_router(admin: Arc<State>, observe: Arc<observe::State>) -> Router {
+/// Everything that is not a provider's API; `observers` are the paths for supervision.
+pub fn operator_router(admin: Arc<State>, observers: Router) -> Router {
     router(admin)
-        .merge(observe::router(observe))
+        .merge(observers)
         .route("/", get(index))
         .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())

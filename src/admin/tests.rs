@@ -21,6 +21,7 @@ use super::*;
 use crate::{
     ledger::{Books, Ending, Entry, Flusher, Kind, ProviderLedger, Sink},
     model::{Delta, Effect, Timestamp, TokenId},
+    observe,
     pool::{self, Ask},
     store::{self, ProviderContents},
 };
@@ -160,7 +161,7 @@ impl World {
             clock: clock.clone(),
             flush_failing: Box::new(|| false),
         });
-        let router = operator_router(state.clone(), observe);
+        let router = operator_router(state.clone(), observe::router(observe));
         Self { router, state, clock, books: parts.swap_remove(0), store, dir }
     }
 

@@ -5,13 +5,19 @@
 //! the ledger's last delta is written; the store folds its journal and closes.
 
 mod admin_token;
+mod operator;
 mod providers;
 mod signals;
 mod verify;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
+use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tracing::{info, warn};
 
@@ -26,6 +32,7 @@ use crate::{
     pool::Pool,
     store::{self, Durability, Store},
 };
+use operator::Operator;
 use providers::Registry;
 
 /// A running keytide.
@@ -41,8 +48,9 @@ pub struct App {
 
 /// What the background tasks and a reload work on.
 pub(crate) struct Shared {
-    config: std::sync::Mutex<Config>,
+    config: Mutex<Config>,
     registry: tokio::sync::Mutex<Registry>,
+    operator: Operator,
     gateway: Arc<Gateway>,
     ledger: Arc<Ledger>,
     flusher: Arc<Flusher<StoreSink>>,
@@ -96,12 +104,23 @@ impl App {
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
         let mut registry = Registry::new(contents, ledger.clone(), clock.clone(), cores);
-        let providers = registry.apply(&config)?;
+        let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
+        let live = Arc::new(ArcSwap::from_pointee(live));
         let flusher =
             Arc::new(Flusher::new(ledger.clone(), StoreSink(store.clone()), config.store.flush_interval));
+        let operator = Operator::new(operator::Parts {
+            config: &config,
+            live: &live,
+            store: &store,
+            ledger: &ledger,
+            flusher: &flusher,
+            clock: &clock,
+            admin_token: &admin_token.secret,
+            core: workers,
+        });
         let gateway = Arc::new(Gateway::new(
-            Live::new(providers, config.server.gateway.clone()),
-            axum::Router::new(),
+            live,
+            operator.router(),
             tokio::runtime::Handle::current(),
             strict,
             clock.clone(),
@@ -110,8 +129,9 @@ impl App {
             .context("cannot start the data plane's threads")?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            config: std::sync::Mutex::new(config),
+            config: Mutex::new(config),
             registry: tokio::sync::Mutex::new(registry),
+            operator,
             gateway,
             ledger,
             flusher,
@@ -159,19 +179,25 @@ impl App {
     /// # Errors
     /// One sentence; the old configuration stays in force.
     pub async fn reload(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        let config = &loaded.config;
         let mut registry = self.shared.registry.lock().await;
-        let providers = registry.apply(config)?;
-        let before = {
-            let mut current = self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::mem::replace(&mut *current, config.clone())
-        };
-        for name in before.restart_needed(config) {
+        let before = self.config();
+        let mut config = loaded.config.clone();
+        for name in before.restart_needed(&config) {
             warn!("{name} has changed: the change takes effect at the next start");
         }
-        self.shared.gateway.replace(Live::new(providers, config.server.gateway.clone()));
+        // The data folder in use is where the admin token is.
+        config.store = before.store;
+        let admin_token = AdminToken::load(&config)?;
+        let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
+        self.shared.operator.reload(&config, &live, &admin_token.secret);
+        self.shared.gateway.replace(live);
+        *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         info!("the configuration is reloaded");
         Ok(())
+    }
+
+    fn config(&self) -> Config {
+        self.shared.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stops in order. What had been answered is in the books when this returns.
@@ -179,10 +205,7 @@ impl App {
     /// # Errors
     /// When the store could not take the last of it.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let patience = {
-            let config = self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            config.server.gateway.shutdown_timeout
-        };
+        let patience = self.config().server.gateway.shutdown_timeout;
         let _either_way = self.stop.send(());
         let workers = self.accepting.await.context("the acceptor failed")?;
         tokio::task::spawn_blocking(move || workers.stop(patience)).await.context("the data plane failed")?;

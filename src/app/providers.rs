@@ -16,6 +16,8 @@ use crate::{
 
 /// Every provider that was ever in force, and what the store holds of those that were not.
 pub(super) struct Registry {
+    lasting: HashMap<Box<str>, Lasting>,
+    /// As last configured.
     known: HashMap<Box<str>, Arc<Provider>>,
     dormant: HashMap<Box<str>, ProviderContents>,
     ledger: Arc<Ledger>,
@@ -25,7 +27,14 @@ pub(super) struct Registry {
 
 impl Registry {
     pub(super) fn new(contents: Contents, ledger: Arc<Ledger>, clock: Clock, cores: usize) -> Self {
-        Self { known: HashMap::new(), dormant: contents.providers, ledger, clock, cores }
+        Self {
+            lasting: HashMap::new(),
+            known: HashMap::new(),
+            dormant: contents.providers,
+            ledger,
+            clock,
+            cores,
+        }
     }
 
     /// The providers that a configuration puts in force. One that it leaves out keeps its keys and books.
@@ -36,8 +45,8 @@ impl Registry {
         let mut fresh = Vec::new();
         for (name, configured) in &config.providers {
             let before = self.known.get(name.as_str()).cloned();
-            let lasting = match &before {
-                Some(before) => before.lasting(),
+            let lasting = match self.lasting.get(name.as_str()) {
+                Some(lasting) => lasting.clone(),
                 None => self.awaken(name, configured),
             };
             let provider = Provider::new(
@@ -73,13 +82,15 @@ impl Registry {
         }
         let source = pool.clone();
         let ledger = self.ledger.add_provider(name, Box::new(move || source.drain_changed()));
-        Lasting {
+        let lasting = Lasting {
             pool,
             tokens,
             ledger,
             metrics: Arc::default(),
             lists: Arc::default(),
             clock: self.clock.clone(),
-        }
+        };
+        self.lasting.insert(name.into(), lasting.clone());
+        lasting
     }
 }

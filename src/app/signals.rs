@@ -42,7 +42,7 @@ pub fn run_serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
 /// One sentence that says what to do.
 pub fn run_demo(options: tour::Options) -> anyhow::Result<()> {
     // The tour tells its own story; only what goes wrong unexpectedly belongs between its lines.
-    start_log(&LogOptions { filter: "error".to_owned(), ..LogOptions::default() })?;
+    let _fixed = start_log(&LogOptions { filter: "error".to_owned(), ..LogOptions::default() })?;
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

@@ -49,7 +49,7 @@ use crate::{
 
 /// What the data plane's cores share.
 pub struct Gateway {
-    live: ArcSwap<Live>,
+    live: Arc<ArcSwap<Live>>,
     operator: axum::Router,
     control: tokio::runtime::Handle,
     strict: Option<CommitWatch>,
@@ -74,13 +74,13 @@ impl Gateway {
     /// `operator` answers everything that is not a provider's API, on the runtime behind `control`. With
     /// `strict` every answer ends only after the commit that counts it.
     pub fn new(
-        live: Live,
+        live: Arc<ArcSwap<Live>>,
         operator: axum::Router,
         control: tokio::runtime::Handle,
         strict: Option<CommitWatch>,
         clock: Clock,
     ) -> Self {
-        Self { live: ArcSwap::from_pointee(live), operator, control, strict, clock }
+        Self { live, operator, control, strict, clock }
     }
 
     pub fn live(&self) -> Arc<Live> {

@@ -97,17 +97,6 @@ impl Provider {
         &self.options.name
     }
 
-    pub fn lasting(&self) -> Lasting {
-        Lasting {
-            pool: self.pool.clone(),
-            tokens: self.tokens.clone(),
-            ledger: self.ledger.clone(),
-            metrics: self.metrics.clone(),
-            lists: self.lists.clone(),
-            clock: self.clock.clone(),
-        }
-    }
-
     /// The connections of `core`. `None` when TLS cannot be set up, which was logged.
     pub fn client(&self, core: usize) -> Option<&Client> {
         self.clients.0[core % self.clients.0.len()]

@@ -23,7 +23,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("demo", &["model"]),
     // A whole keytide in one process, listening where it can.
     ("demo/tour", &["model", "app", "admin", "config", "gateway::serve"]),
-    ("cli", &["config", "admin::view", "store", "model", "app", "demo"]),
+    // doctor reaches a provider the way requests do.
+    ("cli", &["config", "admin::view", "store", "model", "app", "demo", "upstream"]),
 ];
 
 /// The places that wire the rooms.

@@ -1,8 +1,9 @@
 //! Everything over real sockets, in one binary.
-
-mod cli;
 #![allow(clippy::unwrap_used, reason = "where a test's helper cannot go on, the test has failed")]
 
+mod architecture;
+mod cli;
+mod crash;
 mod endings;
 mod gateway;
 mod harness;
@@ -10,17 +11,10 @@ mod limits;
 mod lists;
 mod load;
 mod outcomes;
+mod process;
 mod reaching;
 mod scripted;
-mod transport;
-// What helpers of tests cannot unwrap is a failed test, too.
-#![allow(clippy::unwrap_used)]
-
-mod architecture;
-mod crash;
-mod gateway;
-mod harness;
-mod process;
 mod sdk;
 mod signals;
+mod transport;
 mod upstream;

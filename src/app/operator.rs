@@ -1,0 +1,131 @@
+//! The operator's side: what the admin API and the observers are given of the other rooms.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+
+use super::{StoreSink, verify};
+use crate::{
+    admin::{self, ProbeReport},
+    config::Config,
+    gateway::Live,
+    ledger::{Flusher, Ledger},
+    model::{Clock, KeyId, Secret},
+    observe,
+    store::Store,
+};
+
+/// Both, for a reload to reach.
+pub(super) struct Operator {
+    admin: Arc<admin::State>,
+    observe: Arc<observe::State>,
+}
+
+pub(super) struct Parts<'a> {
+    pub config: &'a Config,
+    pub live: &'a Arc<ArcSwap<Live>>,
+    pub store: &'a Store,
+    pub ledger: &'a Arc<Ledger>,
+    pub flusher: &'a Arc<Flusher<StoreSink>>,
+    pub clock: &'a Clock,
+    pub admin_token: &'a Secret,
+    /// The core of keytide's own calls.
+    pub core: usize,
+}
+
+impl Operator {
+    pub(super) fn new(parts: Parts<'_>) -> Self {
+        let Parts { config, live, store, ledger, flusher, clock, admin_token, core } = parts;
+        let admin = admin::State::new(admin::Parts {
+            providers: administered(config, &live.load()),
+            store: store.clone(),
+            ledger: ledger.clone(),
+            flush: Arc::new(Flush(flusher.clone())),
+            probe: Arc::new(Probe { live: live.clone(), core }),
+            clock: clock.clone(),
+            admin_token: admin_token.expose().to_owned(),
+            public_stats: config.server.public_stats,
+        });
+        let failing = flusher.clone();
+        let observe = observe::State::new(observe::Parts {
+            providers: observed(&live.load()),
+            store: store.clone(),
+            ledger: ledger.clone(),
+            clock: clock.clone(),
+            flush_failing: Box::new(move || failing.failing()),
+        });
+        Self { admin, observe }
+    }
+
+    pub(super) fn router(&self) -> axum::Router {
+        admin::operator_router(self.admin.clone(), observe::router(self.observe.clone()))
+    }
+
+    pub(super) fn reload(&self, config: &Config, live: &Live, admin_token: &Secret) {
+        self.admin.set_providers(administered(config, live));
+        self.admin.set_admin_token(admin_token.expose());
+        self.admin.set_public_stats(config.server.public_stats);
+        self.observe.set_providers(observed(live));
+    }
+}
+
+fn administered(config: &Config, live: &Live) -> admin::Providers {
+    let entries = config.providers.iter().filter_map(|(name, configured)| {
+        let provider = live.providers.get(Some(name))?;
+        let pattern = configured.key_pattern.clone();
+        Some(admin::ProviderEntry {
+            name: name.as_str().into(),
+            enabled: configured.enabled(),
+            table_prefix: configured.table_prefix.clone(),
+            base_url: configured.upstream.base_url.host().unwrap_or_default().to_owned(),
+            strategy: configured.pool.strategy,
+            key_pattern: pattern
+                .map(|pattern| Arc::new(move |key: &str| pattern.matches(key)) as admin::KeyPattern),
+            pool: provider.pool.clone(),
+            tokens: provider.tokens.clone(),
+        })
+    });
+    admin::Providers { entries: entries.collect(), default: config.server.default_provider.clone() }
+}
+
+fn observed(live: &Live) -> Vec<observe::ProviderEntry> {
+    let mut entries: Vec<_> = live
+        .providers
+        .iter()
+        .map(|provider| observe::ProviderEntry {
+            name: provider.name().into(),
+            enabled: provider.options.enabled,
+            pool: provider.pool.clone(),
+            metrics: provider.metrics.clone(),
+        })
+        .collect();
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    entries
+}
+
+struct Flush(Arc<Flusher<StoreSink>>);
+
+impl admin::Flush for Flush {
+    fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.0.flush())
+    }
+}
+
+struct Probe {
+    live: Arc<ArcSwap<Live>>,
+    core: usize,
+}
+
+impl admin::Probe for Probe {
+    fn probe(&self, provider: &str, id: KeyId) -> BoxFuture<'static, ProbeReport> {
+        let (provider, core) = (self.live.load().providers.get(Some(provider)).cloned(), self.core);
+        Box::pin(async move {
+            let (ok, detail) = match provider {
+                Some(provider) => verify::probe(&provider, core, id).await,
+                None => (false, "the provider is no longer configured".to_owned()),
+            };
+            ProbeReport { ok, detail }
+        })
+    }
+}
