@@ -242,17 +242,17 @@ fn print_keys(list: &Value, count: usize) {
         "  {:<14} {:<22} {:<9} {:>8} {:>8} {:>8}  why",
         "key", "account", "status", "attempts", "success", "failure"
     );
-    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or("").replace('_', " ");
     for key in list["keys"].as_array().into_iter().flatten().take(MOST) {
-        let stats = &key["stats"];
+        let number = |field: &str| key["stats"][field].as_u64().unwrap_or_default();
         println!(
             "  {:<14} {:<22} {:<9} {:>8} {:>8} {:>8}  {}",
             text(&key["key"]),
             text(&key["username"]),
             text(&key["status"]),
-            stats["total_requests"],
-            stats["success_count"],
-            stats["failure_count"],
+            number("total_requests"),
+            number("success_count"),
+            number("failure_count"),
             text(&key["reason"]),
         );
     }
