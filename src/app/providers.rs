@@ -71,7 +71,7 @@ impl Registry {
         let now = self.clock.now();
         let pool = Pool::new(name, configured.pool.clone());
         for (id, record, health) in contents.keys {
-            if let Err(error) = pool.insert(record, health, now) {
+            if let Err(error) = pool.insert_as(id, record, health, now) {
                 // Imports refuse such keys, so this one was written by other hands.
                 warn!(provider = name, key = %id.short(), "a stored key cannot be used: {error}");
             }

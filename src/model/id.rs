@@ -5,15 +5,14 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The name space that keys and tokens are derived in: UUIDv5 of this URL, the same on every instance.
-fn name_space() -> Uuid {
-    Uuid::new_v5(&Uuid::NAMESPACE_URL, b"keytide:key-and-token-ids")
-}
+/// The name space that keys and tokens are derived in: UUIDv5 of `keytide:key-and-token-ids` among URLs, the
+/// same on every instance.
+const NAME_SPACE: Uuid = Uuid::from_u128(0x2e26_2736_22e3_5b20_9114_6092_bd6f_e994);
 
 fn derive(kind: &str, provider: &str, secret: &str) -> u128 {
     // The NUL keeps ("ab", "c") and ("a", "bc") apart; neither part can contain one.
     let name = [kind, provider, secret].join("\0");
-    Uuid::new_v5(&name_space(), name.as_bytes()).as_u128()
+    Uuid::new_v5(&NAME_SPACE, name.as_bytes()).as_u128()
 }
 
 macro_rules! id_type {
@@ -96,6 +95,7 @@ mod tests {
         assert_ne!(KeyId::derive("a", "bc"), KeyId::derive("ab", "c"));
         assert_ne!(id.0, TokenId::derive("ollama", "abc").0);
         assert_eq!(id.to_string().parse::<KeyId>().unwrap(), id);
+        assert_eq!(NAME_SPACE, Uuid::new_v5(&Uuid::NAMESPACE_URL, b"keytide:key-and-token-ids"));
         // Pinned: every instance and every version must derive the same id.
         assert_eq!(id.to_string(), "97665549-effe-5e34-a023-53e3b2c34a6d");
     }

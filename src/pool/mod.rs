@@ -132,7 +132,20 @@ impl Pool {
     /// # Errors
     /// When the key is there already, or could not be sent.
     pub fn insert(&self, record: KeyRecord, health: Health, now: Timestamp) -> Result<KeyId, InsertError> {
-        let id = record.id(&self.provider);
+        self.insert_as(record.id(&self.provider), record, health, now)
+    }
+
+    /// As [`Pool::insert`], for a record whose id is known: at a start there are many, and ids are digests.
+    ///
+    /// # Errors
+    /// As [`Pool::insert`].
+    pub fn insert_as(
+        &self,
+        id: KeyId,
+        record: KeyRecord,
+        health: Health,
+        now: Timestamp,
+    ) -> Result<KeyId, InsertError> {
         let mut inner = self.lock();
         if inner.find(id).is_some() {
             return Err(InsertError::Exists);
