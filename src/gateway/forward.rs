@@ -138,7 +138,7 @@ impl Forward<'_> {
                 }
                 Ok(response) => {
                     let status = response.status();
-                    let rule = provider.upstream.rules.lookup(status.as_u16());
+                    let rule = provider.upstream.rules.judge(status.as_u16(), response.headers());
                     match rule.treat_as {
                         Treat::Success => match self.serve(call, response, cache_key, &redactor).await {
                             Served::Answered(response) => return *response,

@@ -302,7 +302,7 @@ pub async fn once(
         }
     };
     let status = response.status();
-    let rule = provider.upstream.rules.lookup(status.as_u16());
+    let rule = provider.upstream.rules.judge(status.as_u16(), response.headers());
     let (parts, body) = response.into_parts();
     match rule.treat_as {
         Treat::Success | Treat::Request => {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use http::{HeaderMap, header};
+
 /// Whose doing an answer was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Treat {
@@ -70,6 +72,19 @@ impl StatusRules {
         }
     }
 
+    /// The rule for an answer. A refusal that is a web page comes from something in front of the provider, a
+    /// firewall or a bot check, which refuses whoever asks: it says nothing of the key, and one bad minute of it
+    /// must not put every key to rest for hours.
+    pub fn judge(&self, status: u16, headers: &HeaderMap) -> Rule {
+        let rule = self.lookup(status);
+        let is_page = || {
+            headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/html"))
+        };
+        if rule.treat_as == Treat::Auth && is_page() { Treat::Server.into() } else { rule }
+    }
+
     /// Statuses with a rule of their own, in order.
     pub fn statuses(&self) -> impl Iterator<Item = u16> {
         self.0.keys().copied()
@@ -113,6 +128,18 @@ mod tests {
         assert_eq!(rules.lookup(429).cooldown, Some(Duration::from_secs(60)));
         assert_eq!(rules.lookup(402).cooldown, Some(Duration::from_secs(6 * 3600)));
         assert_eq!((rules.lookup(401).cooldown, rules.lookup(500).cooldown), (None, None));
+    }
+
+    #[test]
+    fn a_page_in_place_of_a_refusal_is_not_about_the_key() {
+        let rules = StatusRules::default();
+        let mut headers = HeaderMap::new();
+        assert_eq!(rules.judge(403, &headers).treat_as, Treat::Auth);
+        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        assert_eq!(rules.judge(401, &headers).treat_as, Treat::Auth);
+        headers.insert(header::CONTENT_TYPE, "Text/HTML; charset=UTF-8".parse().unwrap());
+        assert_eq!(rules.judge(403, &headers).treat_as, Treat::Server);
+        assert_eq!(rules.judge(404, &headers).treat_as, Treat::Request);
     }
 
     #[test]
