@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
@@ -30,8 +31,15 @@ const RETRY_MS: i64 = 10_000;
 /// A provider's lists, as it gave them.
 #[derive(Debug, Default)]
 pub struct Lists {
-    openai: tokio::sync::Mutex<Option<Kept>>,
-    tags: tokio::sync::Mutex<Option<Kept>>,
+    openai: tokio::sync::Mutex<Slot>,
+    tags: tokio::sync::Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    kept: Option<Kept>,
+    /// How and when the last fetch failed.
+    failed: Option<(Instant, ApiError)>,
 }
 
 #[derive(Debug, Clone)]
@@ -166,16 +174,20 @@ fn complete(entry: &mut Value, owner: &str) {
 
 /// The provider's own list: as kept, or fetched anew. An old list is better than none.
 async fn fetched(provider: &Provider, core: usize, list: List) -> Result<Arc<Vec<Value>>, ApiError> {
-    // Held while fetching: whoever asks meanwhile gets the same list.
-    let mut kept = match list {
+    // Held while fetching: whoever asks meanwhile gets the same list, or the same error.
+    let asked = Instant::now();
+    let mut slot = match list {
         List::OpenAi => provider.lists.openai.lock().await,
         List::Tags => provider.lists.tags.lock().await,
     };
     let now = provider.clock.now();
-    if let Some(kept) = &*kept
+    if let Some(kept) = &slot.kept
         && now.since(kept.fetched) < provider.options.models_ttl
     {
         return Ok(kept.entries.clone());
+    }
+    if let Some((_, error)) = slot.failed.as_ref().filter(|(at, _)| *at > asked) {
+        return Err(error.clone());
     }
     match fetch(provider, core, list).await {
         Ok(entries) => {
@@ -185,16 +197,19 @@ async fn fetched(provider: &Provider, core: usize, list: List) -> Result<Arc<Vec
                 }
             }
             let entries = Arc::new(entries);
-            *kept = Some(Kept { entries: entries.clone(), fetched: now });
+            *slot = Slot { kept: Some(Kept { entries: entries.clone(), fetched: now }), failed: None };
             Ok(entries)
         }
-        Err(error) => match &mut *kept {
+        Err(error) => match &mut slot.kept {
             Some(kept) => {
                 let ttl = i64::try_from(provider.options.models_ttl.as_millis()).unwrap_or(i64::MAX);
                 kept.fetched = Timestamp(now.0.saturating_sub(ttl).saturating_add(RETRY_MS));
                 Ok(kept.entries.clone())
             }
-            None => Err(error),
+            None => {
+                slot.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
         },
     }
 }

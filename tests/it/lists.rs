@@ -339,3 +339,21 @@ async fn remembered_answers_are_bounded() {
     assert!(is_hit(&keytide.post(CHAT, &chat_with("Small", false)).await));
     keytide.stop().await;
 }
+
+#[tokio::test]
+async fn a_provider_that_hangs_holds_callers_up_once() {
+    let upstream = upstream().await;
+    upstream.set_default(Behaviour::Hang);
+    let keys: Vec<String> = (0..16).map(|n| format!("any-key-0123456789abcdef-{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut setup = Setup::new(&upstream, "").keys("ollama", &keys);
+    let ollama = setup.config.providers.get_mut("ollama").unwrap();
+    ollama.gateway.max_attempts = 1;
+    ollama.upstream.first_byte_timeout = Duration::from_millis(300);
+    let keytide = setup.start().await;
+    let answers = join_all((0..8).map(|_| keytide.get("/v1/models"))).await;
+    assert!(answers.iter().all(|answer| answer.status() == 503));
+    // Whoever waited for the first fetch got its error; only a caller that came later asks again.
+    assert!(upstream.tally().total().attempts < 4, "{}", upstream.tally().total().attempts);
+    keytide.stop().await;
+}
