@@ -261,6 +261,7 @@ pub fn response_headers(upstream: &HeaderMap, into: &mut HeaderMap) {
             || name == header::CONTENT_LENGTH
             || name == "x-request-id"
             || name.as_str().starts_with("access-control-")
+            || is_about_origin(name)
             || listed.contains(name.as_str())
         {
             continue;
@@ -302,6 +303,19 @@ fn is_hop_by_hop(name: &header::HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
             | "http2-settings"
+    )
+}
+
+/// What a provider says of its own address, which callers would take for a word on ours.
+fn is_about_origin(name: &header::HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "alt-svc"
+            | "strict-transport-security"
+            | "clear-site-data"
+            | "nel"
+            | "report-to"
+            | "reporting-endpoints"
     )
 }
 
@@ -393,6 +407,11 @@ mod tests {
                 ("set-cookie", "session=1"),
                 ("x-request-id", "theirs"),
                 ("access-control-allow-origin", "https://elsewhere"),
+                ("alt-svc", "h3=\":443\""),
+                ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+                ("clear-site-data", "*"),
+                ("nel", "{}"),
+                ("report-to", "{}"),
                 ("x-ratelimit-remaining", "3"),
             ]),
             &mut headers,
