@@ -116,6 +116,9 @@ impl Relay {
             relay.enqueue(bytes);
         }
         relay.check_verdict();
+        if relay.has_all() {
+            relay.end();
+        }
         relay
     }
 
@@ -147,7 +150,7 @@ impl Relay {
                     }
                     self.enqueue(bytes);
                     self.check_verdict();
-                    if self.upstream.is_end_stream() {
+                    if self.upstream.is_end_stream() || self.has_all() {
                         self.end();
                     }
                 }
@@ -166,6 +169,13 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// Whether every byte of a declared length has arrived. The caller's connection asks for nothing beyond them,
+    /// so this is the end even where the provider says so later, in a frame of its own (HTTP/2).
+    fn has_all(&self) -> bool {
+        self.remaining
+            .is_some_and(|remaining| remaining <= self.ready.iter().map(|bytes| bytes.len() as u64).sum())
     }
 
     /// Passes bytes on up to the last event that is whole.

@@ -1,11 +1,17 @@
 //! The ways to a provider: TLS, its authorities, and proxies.
 
 use std::{
+    convert::Infallible,
     io,
     sync::{Arc, Mutex, Once},
 };
 
+use bytes::Bytes;
 use futures_util::StreamExt;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use keytide::{
     demo::upstream::{Behaviour, Upstream, UpstreamOptions},
     model::{Cause, Clock, Counts},
@@ -29,6 +35,14 @@ struct Tls {
 }
 
 async fn tls_upstream() -> Tls {
+    let (acceptor, ca_file) = tls_server();
+    let upstream =
+        Upstream::start_tls(UpstreamOptions::default(), move |tcp| acceptor.accept(tcp)).await.unwrap();
+    Tls { upstream, ca_file }
+}
+
+/// What a server with HTTP/2 needs, and the authority to trust it by.
+fn tls_server() -> (tokio_rustls::TlsAcceptor, tempfile::NamedTempFile) {
     client();
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::default();
@@ -44,12 +58,9 @@ async fn tls_upstream() -> Tls {
         .with_single_cert(vec![certificate.der().clone()], private)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let upstream =
-        Upstream::start_tls(UpstreamOptions::default(), move |tcp| acceptor.accept(tcp)).await.unwrap();
     let ca_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca_file.path(), ca_pem).unwrap();
-    Tls { upstream, ca_file }
+    (tokio_rustls::TlsAcceptor::from(Arc::new(config)), ca_file)
 }
 
 /// What keytide logs, of all tests in this process.
@@ -108,6 +119,48 @@ async fn tls_with_an_authority_of_its_own() {
         tls.upstream.set_behaviour(KEY, Behaviour::Good);
         let books = keytide.settled("secure", 4).await;
         assert_eq!(books.total.counts, Counts { success: 2, other: 1, failure: 1 });
+        keytide.stop().await;
+    }
+}
+
+/// Answers over HTTP/2 with a body of a declared length, whose end comes in a frame of its own, and late.
+async fn late_end(acceptor: tokio_rustls::TlsAcceptor, length: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let tls = acceptor.accept(tcp).await.unwrap();
+            let service = service_fn(move |_| async move {
+                let part = Bytes::from(vec![b'x'; length]);
+                let late = futures_util::stream::once(async {
+                    tokio::time::sleep(PATIENCE).await;
+                    Ok::<_, Infallible>(Frame::data(Bytes::new()))
+                });
+                let body = futures_util::stream::iter([Ok(Frame::data(part))]).chain(late);
+                let answer = http::Response::builder()
+                    .header("content-type", "application/octet-stream")
+                    .header("content-length", length);
+                answer.body(StreamBody::new(body))
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(tls), service));
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_answer_of_a_declared_length_ends_with_its_last_byte() {
+    for length in [0, 7, 1_000_000] {
+        let (acceptor, ca_file) = tls_server();
+        let port = late_end(acceptor, length).await;
+        let lines =
+            format!("base_url = \"https://127.0.0.1:{port}\"\nca_file = \"{}\"", ca_file.path().display());
+        let keytide = setup_of("late", &lines).keys("late", &[KEY]).start().await;
+        let answer = keytide.post(CHAT, &chat(false)).await;
+        assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (200, length));
+        let books = keytide.settled("late", 1).await;
+        assert_eq!(books.total.counts, Counts::SUCCESS, "{length} bytes");
         keytide.stop().await;
     }
 }
