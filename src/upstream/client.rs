@@ -37,6 +37,10 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// Idle upstream connections are closed before most servers would do it from their side.
 const IDLE_CONNECTION: Duration = Duration::from_secs(55);
 const MAX_IDLE_PER_HOST: usize = 512;
+/// All requests of a core may share one HTTP/2 connection. When it is lost without a word, no request on it is
+/// answered, and the system notices only after a quarter of an hour.
+const H2_PING: Duration = Duration::from_secs(20);
+const H2_PONG: Duration = Duration::from_secs(10);
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +91,8 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .http2_adaptive_window(true)
+            .http2_keep_alive_interval(H2_PING)
+            .http2_keep_alive_timeout(H2_PONG)
             .build(connector);
         Ok(Self { inner, first_byte_timeout: options.first_byte_timeout })
     }

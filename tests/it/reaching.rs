@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     io,
-    sync::{Arc, Mutex, Once},
+    sync::{
+        Arc, Mutex, Once,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -15,10 +18,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use keytide::{
     demo::upstream::{Behaviour, Upstream, UpstreamOptions},
     model::{Cause, Clock, Counts},
+    upstream::client::{Client, Error},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
 
 use crate::{
@@ -163,6 +170,57 @@ async fn an_answer_of_a_declared_length_ends_with_its_last_byte() {
         assert_eq!(books.total.counts, Counts::SUCCESS, "{length} bytes");
         keytide.stop().await;
     }
+}
+
+/// Hands bytes on both ways until it is told to swallow them, as a network does that lost a connection.
+async fn lossy(to: u16, lost: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(pass(near_in, far_out, lost.clone()));
+            tokio::spawn(pass(far_in, near_out, lost.clone()));
+        }
+    });
+    port
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, lost: Arc<AtomicBool>) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(size @ 1..) = from.read(&mut bytes).await {
+        if !lost.load(Ordering::SeqCst) && to.write_all(&bytes[..size]).await.is_err() {
+            return;
+        }
+    }
+    // Kept, so that neither end is told.
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_without_a_word_is_given_up() {
+    let tls = tls_upstream().await;
+    let lost = Arc::new(AtomicBool::new(false));
+    let port = tls.upstream.base_url().rsplit_once(':').unwrap().1.parse().unwrap();
+    let base: http::Uri = format!("https://127.0.0.1:{}", lossy(port, lost.clone()).await).parse().unwrap();
+    let options = keytide::upstream::Options {
+        ca_file: Some(tls.ca_file.path().to_owned()),
+        ..keytide::upstream::Options::new(base.clone())
+    };
+    let provider = Client::new(&options).unwrap();
+    let uri: http::Uri = format!("{base}v1/models").parse().unwrap();
+    let mut headers = http::HeaderMap::new();
+    headers.insert("authorization", http::HeaderValue::from_static("Bearer good-key-0123456789abcdef"));
+    let ask = || provider.send(http::Method::GET, uri.clone(), headers.clone(), Bytes::new());
+    assert_eq!(ask().await.unwrap().version(), http::Version::HTTP_2);
+    lost.store(true, Ordering::SeqCst);
+    tokio::time::pause();
+    // Long before `first_byte_timeout`, which would leave the connection to the next request.
+    assert!(matches!(ask().await, Err(Error::Broken(_))));
+    tokio::time::resume();
+    lost.store(false, Ordering::SeqCst);
+    assert_eq!(ask().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
