@@ -24,7 +24,8 @@ pub mod serve;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 use tracing::error;
@@ -94,11 +95,16 @@ impl Gateway {
 
     /// Answers one request that came in on `core`.
     pub async fn handle(&self, core: usize, request: Request<Incoming>) -> Response<Body> {
+        let is_bare_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let mut response = match Route::of(request.uri().path()) {
             Route::Operator => self.operate(request).await,
             _ => self.serve_browser(core, request).await,
         };
         response.headers_mut().insert("x-request-id", request_id());
+        if is_bare_head {
+            // hyper leaves the body out of HTTP/1 alone.
+            response = without_body(response);
+        }
         response
     }
 
@@ -230,6 +236,15 @@ impl Gateway {
             }
         }
     }
+}
+
+/// An answer to HEAD: what GET would have, without its body.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(parts, Body::empty())
 }
 
 /// Names a request in answers. Only has to be unique, so it need not be unguessable.

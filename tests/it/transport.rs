@@ -181,6 +181,26 @@ async fn many_requests_on_one_http2_connection() {
 }
 
 #[tokio::test]
+async fn head_is_get_without_a_body() {
+    let upstream = upstream().await;
+    let keytide = Setup::new(&upstream, "").keys("ollama", &[KEY]).start().await;
+    let h2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    for client in [&keytide.client, &h2] {
+        for path in ["/v1/models", "/v1/models/none", "/nowhere/v1/models", "/health", "/nowhere"] {
+            let url = format!("{}{path}", keytide.url);
+            let get = client.get(&url).bearer_auth(TOKEN).send().await.unwrap();
+            let head = client.head(&url).bearer_auth(TOKEN).send().await.unwrap();
+            assert_eq!(head.status(), get.status(), "{path}");
+            for name in ["content-length", "content-type"] {
+                assert_eq!(head.headers().get(name), get.headers().get(name), "{path}: {name}");
+            }
+            assert!(head.bytes().await.unwrap().is_empty(), "{path}");
+        }
+    }
+    keytide.stop().await;
+}
+
+#[tokio::test]
 async fn a_connection_is_kept_and_may_be_pipelined() {
     watch_panics();
     let upstream = upstream().await;
