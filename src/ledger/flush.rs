@@ -23,6 +23,10 @@ pub trait Sink: Send + Sync + 'static {
 /// First and longest pause after a failed append.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// A stop tries this often, this far apart: a store that has just failed pauses for some seconds itself.
+const LAST_TRIES: u32 = 8;
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Writes the ledger's deltas to a sink.
 pub struct Flusher<S> {
     ledger: Arc<Ledger>,
@@ -50,14 +54,11 @@ impl<S: Sink> Flusher<S> {
             };
             match self.flush().await {
                 Ok(()) => pause = RETRY.0,
-                Err(_) if stopping => return,
+                Err(_) if stopping => return self.last_tries().await,
                 Err(_) => {
                     // Callers are not made to wait meanwhile: `failing` releases them.
                     tokio::select! {
-                        () = self.stop.notified() => {
-                            let _reported = self.flush().await;
-                            return;
-                        }
+                        () = self.stop.notified() => return self.last_tries().await,
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
                     }
                 }
@@ -67,6 +68,17 @@ impl<S: Sink> Flusher<S> {
             }
             next = Instant::now() + self.interval;
         }
+    }
+
+    /// What the store does not take now is lost.
+    async fn last_tries(&self) {
+        for _ in 1..LAST_TRIES {
+            if self.flush().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(LAST_PAUSE).await;
+        }
+        let _reported = self.flush().await;
     }
 
     pub fn stop(&self) {

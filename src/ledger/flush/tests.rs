@@ -156,6 +156,30 @@ async fn an_idle_ledger_writes_nothing_and_a_stop_writes_the_rest() {
     assert_eq!(*fake.0.appends.lock().unwrap(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stop_outwaits_a_store_that_is_just_recovering() {
+    let (ledger, provider, fake) = setup(1);
+    let flusher = Arc::new(Flusher::new(ledger, fake.clone(), Duration::from_millis(100)));
+    let running = tokio::spawn({
+        let flusher = flusher.clone();
+        async move { flusher.run().await }
+    });
+    fake.0.broken.store(true, Ordering::SeqCst);
+    provider.record(0, &entry(Kind::Success), NOW);
+    flusher.stop();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    fake.0.broken.store(false, Ordering::SeqCst);
+    running.await.unwrap();
+    assert!(!flusher.failing());
+    assert_eq!(fake.0.books.lock().unwrap().providers["p"].total.counts.success, 1);
+    // One that stays broken does not keep the process for good.
+    fake.0.broken.store(true, Ordering::SeqCst);
+    provider.record(0, &entry(Kind::Success), NOW);
+    flusher.stop();
+    tokio::time::timeout(Duration::from_secs(30), flusher.run()).await.unwrap();
+    assert!(flusher.failing());
+}
+
 #[tokio::test]
 async fn health_goes_with_the_flush_and_the_latest_wins() {
     let ledger = Arc::new(Ledger::new(Books::default(), 1));
