@@ -19,6 +19,8 @@ pub struct Body {
     inner: Inner,
     /// Tells the connection that this answer is still on its way.
     activity: Option<Arc<Activity>>,
+    /// A part was taken, and the next is not asked for yet: see [`Activity::part_taken`].
+    is_handed: bool,
 }
 
 enum Inner {
@@ -52,13 +54,16 @@ impl Body {
 
 impl From<Inner> for Body {
     fn from(inner: Inner) -> Self {
-        Self { inner, activity: None }
+        Self { inner, activity: None, is_handed: false }
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
         if let Some(activity) = &self.activity {
+            if self.is_handed {
+                activity.part_done();
+            }
             activity.request_ended();
         }
     }
@@ -72,13 +77,25 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.inner {
+        if std::mem::take(&mut self.is_handed)
+            && let Some(activity) = &self.activity
+        {
+            activity.part_done();
+        }
+        let poll = match &mut self.inner {
             Inner::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Relay(relay) => relay.poll_frame(cx),
             Inner::Operator(body) => {
                 Pin::new(body).poll_frame(cx).map_err(|error| Box::new(error) as BodyError)
             }
+        };
+        if matches!(poll, Poll::Ready(Some(Ok(_))))
+            && let Some(activity) = self.activity.as_ref().filter(|activity| activity.is_multiplexed())
+        {
+            activity.part_taken();
+            self.is_handed = true;
         }
+        poll
     }
 
     fn is_end_stream(&self) -> bool {

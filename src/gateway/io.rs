@@ -1,7 +1,8 @@
 //! A caller's connection, with limits on how long it may keep us waiting.
 //!
-//! hyper bounds the time between requests; this adds what it does not: a connection on which nothing is ever
-//! sent, a request head that trickles in, and a caller that stops taking its answer.
+//! hyper bounds the time between requests of HTTP/1; this adds what it does not: a connection on which nothing is
+//! ever sent, a request head that trickles in, a caller that stops taking its answer, and HTTP/2 connections on
+//! which nothing is asked any more.
 
 use std::{
     future::Future,
@@ -20,6 +21,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
+    sync::Notify,
     time::{Instant, Sleep},
 };
 
@@ -31,6 +33,12 @@ pub struct Activity {
     open: AtomicUsize,
     started: AtomicUsize,
     multiplexed: AtomicBool,
+    /// Under HTTP/2: answers of which the connection has taken a part and asked for no more, which it does once
+    /// the caller has room, and how many parts were taken.
+    handed: AtomicUsize,
+    parts: AtomicUsize,
+    /// HTTP/2 only: nothing was asked for `idle_timeout`.
+    retired: Notify,
 }
 
 impl Activity {
@@ -47,8 +55,37 @@ impl Activity {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
+    pub fn part_taken(&self) {
+        self.handed.fetch_add(1, Ordering::Relaxed);
+        self.parts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The next part is asked for, or nobody wants it any more.
+    pub fn part_done(&self) {
+        self.handed.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the connection has idled for too long; HTTP/1 is hyper's to watch.
+    pub async fn retired(&self) {
+        self.retired.notified().await;
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_multiplexed() && self.open.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether all that is under way waits for the caller to take more.
+    fn is_stalled(&self) -> bool {
+        let open = self.open.load(Ordering::Relaxed);
+        self.is_multiplexed() && open > 0 && self.handed.load(Ordering::Relaxed) == open
+    }
+
     fn awaits_head(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && !self.multiplexed.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed) == 0 && !self.is_multiplexed()
     }
 }
 
@@ -61,6 +98,10 @@ pub struct TimedIo {
     first: Option<Deadline>,
     head: Deadline,
     write: Deadline,
+    /// For HTTP/2, whose pings and their answers pass all the time.
+    idle: Deadline,
+    stall: Deadline,
+    parts_seen: usize,
 }
 
 /// A timer that exists only while something is overdue, which is almost never.
@@ -98,7 +139,35 @@ impl TimedIo {
             first: Some(Deadline::new(options.idle_timeout)),
             head: Deadline::new(options.header_timeout),
             write: Deadline::new(options.write_timeout),
+            idle: Deadline::new(options.idle_timeout),
+            stall: Deadline::new(options.write_timeout),
+            parts_seen: 0,
         }
+    }
+
+    /// What may end an HTTP/2 connection from which nothing could be read just now.
+    fn watch_multiplexed(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let parts = self.activity.parts.load(Ordering::Relaxed);
+        if parts != self.parts_seen || !self.activity.is_stalled() {
+            self.parts_seen = parts;
+            self.stall.clear();
+        }
+        if !self.activity.is_idle() {
+            self.idle.clear();
+        }
+        if self.activity.is_stalled() {
+            self.stall.start();
+            if self.stall.passed(cx) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        } else if self.activity.is_idle() {
+            self.idle.start();
+            if self.idle.passed(cx) {
+                // What is asked at this very moment is still answered.
+                self.activity.retired.notify_one();
+            }
+        }
+        Ok(())
     }
 
     fn wrote(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -138,10 +207,16 @@ impl Read for TimedIo {
         }
         let started = self.activity.started.load(Ordering::Relaxed);
         if started != self.heads_seen || !self.activity.awaits_head() {
+            if started != self.heads_seen {
+                self.idle.clear();
+            }
             self.heads_seen = started;
             self.head.clear();
         }
         if !self.activity.awaits_head() {
+            if poll.is_pending() {
+                self.watch_multiplexed(cx)?;
+            }
             return poll;
         }
         match poll {

@@ -204,7 +204,7 @@ async fn work(
         let activity = Arc::new(Activity::default());
         let io = TimedIo::new(stream, activity.clone(), &options);
         let service = {
-            let gateway = gateway.clone();
+            let (gateway, activity) = (gateway.clone(), activity.clone());
             service_fn(move |request: Request<Incoming>| {
                 activity.request_started(request.version());
                 let (gateway, activity) = (gateway.clone(), activity.clone());
@@ -225,7 +225,7 @@ async fn work(
             let mut connection = pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
-                () = told(&mut stop) => {
+                () = async { tokio::select! { () = told(&mut stop) => {}, () = activity.retired() => {} } } => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use keytide::{demo::upstream::Behaviour, model::Counts};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinHandle,
     time::Instant,
 };
 
@@ -573,6 +578,70 @@ async fn a_caller_that_takes_nothing_is_cut() {
         let _broken = tokio::time::timeout(PATIENCE, wire.socket.read_to_end(&mut rest)).await.unwrap();
         assert!(rest.starts_with(b"HTTP/1.1 200 ") && rest.len() < 1 << 30);
     }
+    keytide.stop().await;
+    no_panics();
+}
+
+/// A caller over HTTP/2 that has room for so many bytes of an answer, and its connection.
+async fn h2_caller(
+    keytide: &Keytide,
+    room: u32,
+) -> (SendRequest<Full<Bytes>>, JoinHandle<hyper::Result<()>>) {
+    let tcp = TcpStream::connect(keytide.app.address()).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(room).initial_connection_window_size(room);
+    let (sender, connection) = builder.handshake(TokioIo::new(tcp)).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn h2_request(keytide: &Keytide, stream: bool) -> http::Request<Full<Bytes>> {
+    http::Request::post(format!("{}{CHAT}", keytide.url))
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .body(chat(stream).to_string().into())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_http2_connection_ends_when_nothing_is_asked_on_it() {
+    watch_panics();
+    let upstream = upstream().await;
+    let mut setup = Setup::new(&upstream, "").keys("ollama", &[KEY]);
+    setup.config.server.gateway.idle_timeout = SOON;
+    let keytide = setup.start().await;
+    let (mut caller, connection) = h2_caller(&keytide, 1 << 20).await;
+    // An answer that takes longer is not cut.
+    upstream.set_behaviour(KEY, Behaviour::Slow { first_byte: SOON * 4 });
+    let begun = Instant::now();
+    for _ in 0..2 {
+        let answer = caller.send_request(h2_request(&keytide, true)).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(text.ends_with(b"data: [DONE]\n\n"));
+    }
+    assert!(begun.elapsed() >= SOON * 8);
+    // The caller is told, so this is no error.
+    tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    assert_eq!(keytide.settled("ollama", 2).await.total.counts.success, 2);
+    keytide.stop().await;
+    no_panics();
+}
+
+#[tokio::test]
+async fn an_http2_caller_that_takes_nothing_is_cut() {
+    watch_panics();
+    let upstream = upstream().await;
+    upstream.set_behaviour(KEY, Behaviour::Huge { bytes: 1 << 30 });
+    let mut setup = Setup::new(&upstream, "").keys("ollama", &[KEY]);
+    setup.config.server.gateway.write_timeout = SOON;
+    let keytide = setup.start().await;
+    let (mut caller, connection) = h2_caller(&keytide, 1024).await;
+    let answer = caller.send_request(h2_request(&keytide, true)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let books = keytide.settled("ollama", 1).await;
+    assert_eq!(books.total.counts, Counts::OTHER);
+    tokio::time::timeout(PATIENCE, upstream.tally().idle()).await.unwrap();
+    assert!(tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap().is_err());
+    drop(answer);
     keytide.stop().await;
     no_panics();
 }
