@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tracing::info;
 
 use super::Shared;
@@ -14,7 +15,7 @@ use crate::{
     upstream::Probe,
 };
 
-/// Probes under way at a time, for all providers together.
+/// Probes under way at a time for one provider: a slow one keeps no other's keys waiting behind its own.
 const AT_ONCE: usize = 8;
 /// A key can come to need verification at any time, so deadlines are looked at anew this often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -23,18 +24,22 @@ pub(super) async fn run(shared: Arc<Shared>, core: usize) {
     loop {
         let now = shared.clock.now();
         let live = shared.gateway.live();
-        for provider in live.providers.iter().filter(|provider| provider.options.enabled) {
-            for id in provider.pool.due_for_verification(now, AT_ONCE) {
-                let (ok, detail) = probe(provider, core, id).await;
-                let key = id.short();
-                info!(provider = provider.name(), key, ok, "a key was verified: {detail}");
-            }
-        }
+        let enabled = live.providers.iter().filter(|provider| provider.options.enabled);
+        let due = enabled.flat_map(|provider| {
+            let ids = provider.pool.due_for_verification(now, AT_ONCE);
+            ids.into_iter().map(move |id| verify(provider, core, id))
+        });
+        join_all(due).await;
         let next = live.providers.iter().filter_map(|provider| provider.pool.next_verification()).min();
         let wait = next.map_or(LOOK_EVERY, |at| at.since(shared.clock.now()).min(LOOK_EVERY));
         // Never in a tight loop, whatever a probe's outcome leaves due.
         tokio::time::sleep(wait.max(Duration::from_secs(1))).await;
     }
+}
+
+async fn verify(provider: &Provider, core: usize, id: KeyId) {
+    let (ok, detail) = probe(provider, core, id).await;
+    info!(provider = provider.name(), key = id.short(), ok, "a key was verified: {detail}");
 }
 
 /// Sends one key through the provider's probe; says whether it works, and what was seen.

@@ -7,7 +7,8 @@ use keytide::{
     app::App,
     config::{Config, Loaded, Overrides},
     demo::upstream::Behaviour,
-    model::{Clock, Counts, KeyId, Timestamp},
+    model::{Clock, Counts, Health, KeyId, Timestamp},
+    store::{Change, Store},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::Instant};
@@ -179,4 +180,27 @@ async fn an_answer_that_stalls_is_broken_off() {
     assert!(last["error"].is_string(), "{text}");
     tokio::time::timeout(PATIENCE, upstream.tally().idle()).await.unwrap();
     keytide.stop().await;
+}
+
+#[tokio::test]
+async fn keys_that_wait_for_a_probe_do_not_wait_for_each_other() {
+    let upstream = upstream().await;
+    upstream.set_default(Behaviour::Hang);
+    let keys = ["first-key-0123456789", "second-key-0123456789", "third-key-0123456789"];
+    let mut setup = Setup::new(&upstream, "").keys("ollama", &keys);
+    let dir = tempfile::tempdir().unwrap();
+    setup.config.store.dir = dir.path().to_owned();
+    setup.fill(dir.path()).await;
+    let (store, _) = Store::open(&setup.config.store, Timestamp(0)).unwrap();
+    let health = Health { needs_verification: true, failed_until: Some(Timestamp(0)), ..Health::default() };
+    let changes = keys.map(|key| Change::PutHealth {
+        provider: "ollama".into(),
+        id: KeyId::derive("ollama", key),
+        health: health.clone(),
+    });
+    store.change(changes.to_vec()).await.unwrap();
+    store.close().await.unwrap();
+    let app = App::start(setup.config.clone(), setup.clock.clone()).await.unwrap();
+    until("all are probed", || upstream.tally().in_flight() == keys.len() as u64).await;
+    app.stop().await.unwrap();
 }
