@@ -1,13 +1,12 @@
 //! The lists of models that clients ask for: fetched from the provider, kept for a while, with the names that
 //! the configuration adds.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
@@ -25,27 +24,21 @@ use crate::{
 
 /// Far above the longest list that any provider has.
 const MAX_LIST: usize = 16 * 1024 * 1024;
-/// How long a failed fetch is not repeated while there is an older list.
-const RETRY_MS: i64 = 10_000;
+/// How long a failed fetch is not repeated: every try may cost keys their turn.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// A provider's lists, as it gave them.
 #[derive(Debug, Default)]
 pub struct Lists {
-    openai: tokio::sync::Mutex<Slot>,
-    tags: tokio::sync::Mutex<Slot>,
+    openai: tokio::sync::Mutex<Kept>,
+    tags: tokio::sync::Mutex<Kept>,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    kept: Option<Kept>,
-    /// How and when the last fetch failed.
-    failed: Option<(Instant, ApiError)>,
-}
-
-#[derive(Debug, Clone)]
 struct Kept {
-    entries: Arc<Vec<Value>>,
-    fetched: Timestamp,
+    list: Option<(Arc<Vec<Value>>, Timestamp)>,
+    /// The last fetch, if it failed.
+    failure: Option<(ApiError, Timestamp)>,
 }
 
 /// Which list.
@@ -175,46 +168,48 @@ fn complete(entry: &mut Value, owner: &str) {
 /// The provider's own list: as kept, or fetched anew. An old list is better than none.
 async fn fetched(provider: &Provider, core: usize, list: List) -> Result<Arc<Vec<Value>>, ApiError> {
     // Held while fetching: whoever asks meanwhile gets the same list, or the same error.
-    let asked = Instant::now();
-    let mut slot = match list {
+    let mut kept = match list {
         List::OpenAi => provider.lists.openai.lock().await,
         List::Tags => provider.lists.tags.lock().await,
     };
     let now = provider.clock.now();
-    if let Some(kept) = &slot.kept
-        && now.since(kept.fetched) < provider.options.models_ttl
+    if let Some((entries, fetched)) = &kept.list
+        && now.since(*fetched) < provider.options.models_ttl
     {
-        return Ok(kept.entries.clone());
+        return Ok(entries.clone());
     }
-    if let Some((_, error)) = slot.failed.as_ref().filter(|(at, _)| *at > asked) {
-        return Err(error.clone());
-    }
-    match fetch(provider, core, list).await {
-        Ok(entries) => {
-            for entry in &entries {
-                if let Some(name) = entry[list.name_field()].as_str() {
-                    provider.ledger.models.learn(name);
+    let recent = |failure: &&(ApiError, Timestamp)| now.since(failure.1) < RETRY;
+    let failure = match kept.failure.as_ref().filter(recent) {
+        Some((error, _)) => error.clone(),
+        None => match fetch(provider, core, list).await {
+            Ok(entries) => {
+                for entry in &entries {
+                    if let Some(name) = entry[list.name_field()].as_str() {
+                        provider.ledger.models.learn(name);
+                    }
                 }
+                let entries = Arc::new(entries);
+                *kept = Kept { list: Some((entries.clone(), now)), failure: None };
+                return Ok(entries);
             }
-            let entries = Arc::new(entries);
-            *slot = Slot { kept: Some(Kept { entries: entries.clone(), fetched: now }), failed: None };
-            Ok(entries)
-        }
-        Err(error) => match &mut slot.kept {
-            Some(kept) => {
-                let ttl = i64::try_from(provider.options.models_ttl.as_millis()).unwrap_or(i64::MAX);
-                kept.fetched = Timestamp(now.0.saturating_sub(ttl).saturating_add(RETRY_MS));
-                Ok(kept.entries.clone())
-            }
-            None => {
-                slot.failed = Some((Instant::now(), error.clone()));
-                Err(error)
+            Err(NoList { error, was_asked }) => {
+                // From its end on: who waited for it meanwhile shares it. Without a key nothing was asked,
+                // and a key that comes is tried at once.
+                kept.failure = was_asked.then(|| (error.clone(), provider.clock.now()));
+                error
             }
         },
-    }
+    };
+    kept.list.as_ref().map(|(entries, _)| entries.clone()).ok_or(failure)
 }
 
-async fn fetch(provider: &Provider, core: usize, list: List) -> Result<Vec<Value>, ApiError> {
+/// Why there is no list, and whether the provider was asked for it.
+struct NoList {
+    error: ApiError,
+    was_asked: bool,
+}
+
+async fn fetch(provider: &Provider, core: usize, list: List) -> Result<Vec<Value>, NoList> {
     let body = call(provider, core, Method::GET, list.path(), Bytes::new()).await?;
     let value: Value = serde_json::from_slice(&body).map_err(|_| no_list())?;
     let found = match value {
@@ -243,12 +238,13 @@ async fn fetch(provider: &Provider, core: usize, list: List) -> Result<Vec<Value
     Ok(entries)
 }
 
-fn no_list() -> ApiError {
-    ApiError::upstream(
+fn no_list() -> NoList {
+    let error = ApiError::upstream(
         StatusCode::BAD_GATEWAY,
         "upstream_error",
         "The provider's list of models cannot be read: try again.",
-    )
+    );
+    NoList { error, was_asked: true }
 }
 
 /// One of keytide's own calls, tried with several keys. It tells the pool how the keys are, and stays out of
@@ -259,7 +255,7 @@ async fn call(
     method: Method,
     path: &str,
     body: Bytes,
-) -> Result<Bytes, ApiError> {
+) -> Result<Bytes, NoList> {
     let mut tried: Vec<KeyId> = Vec::new();
     let attempts = provider.options.max_attempts.clamp(1, 10);
     for _ in 0..attempts {
@@ -275,11 +271,12 @@ async fn call(
             Outcome::Failed(why) => warn!(provider = provider.name(), path, "no list of models: {why}"),
         }
     }
-    Err(ApiError::upstream(
+    let error = ApiError::upstream(
         StatusCode::SERVICE_UNAVAILABLE,
         "no_available_keys",
         "The provider's list of models could not be fetched with the keys there are: try again later.",
-    ))
+    );
+    Err(NoList { error, was_asked: !tried.is_empty() })
 }
 
 /// How one of keytide's own calls ended.

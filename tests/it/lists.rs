@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use keytide::{
     demo::upstream::{Behaviour, StatusReply, Upstream, UpstreamOptions},
-    model::{Clock, Counts, Status, Timestamp},
+    model::{Clock, Counts, Health, KeyId, KeyRecord, Secret, Status, Timestamp},
 };
 use serde_json::{Value, json};
 
@@ -155,6 +155,35 @@ async fn a_list_is_fetched_once_and_outlives_its_provider() {
     keytide.clock.advance(Duration::from_secs(1));
     crowd().await;
     assert_eq!(fetches(), 4);
+    keytide.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_lists_nothing_is_left_in_peace_for_a_while() {
+    let upstream = upstream().await;
+    let keytide = setup(&upstream, "").keys("ollama", &["another-key-0123456789"]).start().await;
+    let pool = keytide.app.pool("ollama").unwrap();
+    upstream.set_default(StatusReply::new(200).body("no list").into());
+    let fetches = || upstream.tally().endpoint("/v1/models").attempts;
+    let crowd = async || {
+        for (status, answer) in join_all((0..8).map(|_| get_as(&keytide, TOKEN, "/v1/models"))).await {
+            assert_eq!((status, &answer["error"]["code"]), (502, &json!("upstream_error")));
+        }
+    };
+    crowd().await;
+    keytide.clock.advance(Duration::from_millis(9_999));
+    crowd().await;
+    assert_eq!(fetches(), 1);
+    upstream.set_default(Behaviour::Good);
+    keytide.clock.advance(Duration::from_millis(1));
+    assert_eq!(get_as(&keytide, TOKEN, "/v1/models").await.0, 200);
+    // Without a key nothing is asked, and nothing remembered.
+    for id in [KEY, "another-key-0123456789"].map(|key| KeyId::derive("ollama", key)) {
+        pool.remove(id).unwrap();
+    }
+    assert_eq!(get_as(&keytide, TOKEN, "/api/tags").await.1["error"]["code"], "no_available_keys");
+    pool.insert(KeyRecord::new(Secret::new(KEY), START), Health::default(), START).unwrap();
+    assert_eq!(get_as(&keytide, TOKEN, "/api/tags").await.0, 200);
     keytide.stop().await;
 }
 
