@@ -11,7 +11,7 @@ use crate::{
         Provider,
         models::{Outcome, once},
     },
-    model::KeyId,
+    model::{Effect, KeyId},
     upstream::Probe,
 };
 
@@ -49,7 +49,7 @@ pub(super) async fn probe(provider: &Provider, core: usize, id: KeyId) -> (bool,
     };
     let Probe { method, path, body } = &provider.upstream.probe;
     let body = body.clone().unwrap_or_default().into();
-    match once(provider, core, lease, method.clone(), path, body).await {
+    match once(provider, core, lease, method.clone(), path, body, Effect::Success).await {
         Outcome::Answer(status, _) if status.is_success() => (true, "works".to_owned()),
         Outcome::Answer(status, _) => {
             let status = status.as_u16();

@@ -262,7 +262,9 @@ async fn call(
         let ask = Ask { exclude: &tried, caller: 0 };
         let Ok(lease) = provider.pool.pick(&ask, provider.clock.now()) else { break };
         tried.push(lease.key_id());
-        match once(provider, core, lease, method.clone(), path, body.clone()).await {
+        // Many providers show their lists to anyone: one that comes says nothing for the key.
+        let listed = Effect::None;
+        match once(provider, core, lease, method.clone(), path, body.clone(), listed).await {
             Outcome::Answer(status, body) if status.is_success() => return Ok(body),
             Outcome::Answer(status, _) => {
                 warn!(provider = provider.name(), path, status = status.as_u16(), "no list of models");
@@ -288,7 +290,7 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// One call with one key, whose state learns from it.
+/// One call with one key, whose state learns from it: of a success what `success` says.
 pub async fn once(
     provider: &Provider,
     core: usize,
@@ -296,6 +298,7 @@ pub async fn once(
     method: Method,
     path: &str,
     body: Bytes,
+    success: Effect,
 ) -> Outcome {
     let mut headers = request_headers(&HeaderMap::new(), &provider.upstream, lease.credential().clone());
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -322,7 +325,7 @@ pub async fn once(
                 tokio::time::timeout(provider.upstream.idle_timeout, Limited::new(body, MAX_LIST).collect());
             match read.await {
                 Ok(Ok(body)) => {
-                    let effect = if status.is_success() { Effect::Success } else { Effect::None };
+                    let effect = if status.is_success() { success } else { Effect::None };
                     lease.finish(effect, provider.clock.now());
                     Outcome::Answer(status, body.to_bytes())
                 }

@@ -159,6 +159,21 @@ async fn a_list_is_fetched_once_and_outlives_its_provider() {
 }
 
 #[tokio::test]
+async fn a_list_says_nothing_for_the_key_that_fetched_it() {
+    let upstream = upstream().await;
+    let keytide = setup(&upstream, "").start().await;
+    let pool = keytide.app.pool("ollama").unwrap();
+    let id = KeyId::derive("ollama", KEY);
+    let refused = Health { auth_failures: 2, consecutive_failures: 2, ..Health::default() };
+    pool.insert(pool.remove(id).unwrap(), refused.clone(), START).unwrap();
+    assert_eq!(get_as(&keytide, TOKEN, "/v1/models").await.0, 200);
+    assert_eq!(pool.get(id, START).unwrap().health, refused);
+    assert_eq!(keytide.post(CHAT, &chat(false)).await.status(), 200);
+    assert_eq!(pool.get(id, START).unwrap().health.auth_failures, 0);
+    keytide.stop().await;
+}
+
+#[tokio::test]
 async fn a_provider_that_lists_nothing_is_left_in_peace_for_a_while() {
     let upstream = upstream().await;
     let keytide = setup(&upstream, "").keys("ollama", &["another-key-0123456789"]).start().await;
