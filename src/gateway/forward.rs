@@ -258,6 +258,7 @@ impl Forward<'_> {
                     head: peeked.head,
                     inspector,
                     redactor: redactor.clone(),
+                    is_error: false,
                     framing: framing.filter(|_| !gzip),
                     api: self.api,
                     closing: Closing::SUCCESS,
@@ -279,7 +280,6 @@ impl Forward<'_> {
         redactor: &Redactor,
     ) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
-        let length = body.size_hint().exact();
         let Peeked { head, end } = read_some(body).await;
         match end {
             End::Complete => {
@@ -295,21 +295,25 @@ impl Forward<'_> {
                 broken_answer().response()
             }
             // Longer, or slower, than anything that is about a key.
-            End::More(body) => answer_head(&parts).map(|_| {
-                Body::relay(Relay::new(Start {
-                    upstream: body,
-                    head,
-                    inspector: None,
-                    redactor: redactor.clone(),
-                    framing: None,
-                    api: self.api,
-                    closing: Closing::REQUEST_FAULT,
-                    call,
-                    idle_timeout: self.provider.upstream.idle_timeout,
-                    strict: self.strict.clone(),
-                    length,
-                }))
-            }),
+            End::More(body) => {
+                redactor.clean_headers(&mut parts.headers);
+                answer_head(&parts).map(|_| {
+                    Body::relay(Relay::new(Start {
+                        upstream: body,
+                        head,
+                        inspector: None,
+                        redactor: redactor.clone(),
+                        is_error: true,
+                        framing: None,
+                        api: self.api,
+                        closing: Closing::REQUEST_FAULT,
+                        call,
+                        idle_timeout: self.provider.upstream.idle_timeout,
+                        strict: self.strict.clone(),
+                        length: None,
+                    }))
+                })
+            }
         }
     }
 

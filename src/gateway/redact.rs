@@ -45,9 +45,15 @@ impl Redactor {
         masked.freeze()
     }
 
-    /// An error's whole answer. A compressed body stays as it is unless it mentions the key, and is empty when
-    /// it cannot be looked into.
-    pub fn clean_error(&self, headers: &mut HeaderMap, body: Bytes) -> Bytes {
+    /// How many bytes at the end of a text may be the beginning of the key.
+    pub fn begun_at_end(&self, text: &[u8]) -> usize {
+        let key = self.key();
+        let longest = key.len().saturating_sub(1).min(text.len());
+        (1..=longest).rev().find(|len| text.ends_with(&key[..*len])).unwrap_or(0)
+    }
+
+    /// Takes out the headers that mention the key.
+    pub fn clean_headers(&self, headers: &mut HeaderMap) {
         let mentions: Vec<_> = headers
             .iter()
             .filter(|(_, value)| memchr::memmem::find(value.as_bytes(), self.key()).is_some())
@@ -56,6 +62,12 @@ impl Redactor {
         for name in mentions {
             headers.remove(name);
         }
+    }
+
+    /// An error's whole answer. A compressed body stays as it is unless it mentions the key, and is empty when
+    /// it cannot be looked into.
+    pub fn clean_error(&self, headers: &mut HeaderMap, body: Bytes) -> Bytes {
+        self.clean_headers(headers);
         match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
             None | Some(b"identity") => self.clean(body),
             Some(b"gzip" | b"x-gzip") => {
@@ -104,6 +116,14 @@ mod tests {
             ("sk-sk-1sk-1", "sk-******"),
         ] {
             assert_eq!(redactor().clean(text.into()), clean);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_key_is_seen() {
+        for (text, begun) in [("", 0), ("x", 0), ("s", 1), ("x sk", 2), ("sk-", 3), ("sk-1", 0), ("sk-s", 1)]
+        {
+            assert_eq!(redactor().begun_at_end(text.as_bytes()), begun, "{text}");
         }
     }
 

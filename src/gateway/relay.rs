@@ -39,6 +39,7 @@ pub struct Relay {
     upstream: Incoming,
     inspector: Option<Inspector>,
     redactor: Redactor,
+    is_error: bool,
     framing: Option<Framing>,
     api: Api,
     /// How the request is counted if nothing in the body says otherwise.
@@ -67,6 +68,8 @@ pub struct Start {
     pub inspector: Option<Inspector>,
     /// Knows the key that the attempt was made with.
     pub redactor: Redactor,
+    /// The whole body is an error's text: the key is masked in it, so its length must not be declared.
+    pub is_error: bool,
     pub framing: Option<Framing>,
     pub api: Api,
     pub closing: Closing,
@@ -85,6 +88,7 @@ impl Relay {
             head,
             inspector,
             redactor,
+            is_error,
             framing,
             api,
             closing,
@@ -97,6 +101,7 @@ impl Relay {
             upstream,
             inspector,
             redactor,
+            is_error,
             framing,
             api,
             closing,
@@ -180,6 +185,9 @@ impl Relay {
 
     /// Passes bytes on up to the last event that is whole.
     fn enqueue(&mut self, mut bytes: Bytes) {
+        if self.is_error {
+            return self.enqueue_masked(bytes);
+        }
         let boundary = match self.framing {
             Some(Framing::Sse) => end_of_last_event(&bytes).or_else(|| self.blank_line_across(&bytes)),
             Some(Framing::Ndjson) => bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1),
@@ -203,6 +211,16 @@ impl Relay {
             self.release_held();
             self.torn = true;
         }
+    }
+
+    /// Passes an error's text on up to what may be the beginning of the key.
+    fn enqueue_masked(&mut self, bytes: Bytes) {
+        let mut text = VecDeque::from(std::mem::take(&mut self.held));
+        text.push_back(bytes);
+        let mut clean = self.redactor.clean(concat(text));
+        let begun = clean.split_off(clean.len() - self.redactor.begun_at_end(&clean));
+        self.ready.extend(Some(clean).filter(|bytes| !bytes.is_empty()));
+        self.held.extend(Some(begun).filter(|bytes| !bytes.is_empty()));
     }
 
     /// A blank line whose first half came with the bytes before.

@@ -488,6 +488,28 @@ async fn when_all_keys_are_cooling_the_caller_learns_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_long_error_does_not_mention_the_key() {
+    let mut upstream = Scripted::start().await;
+    let keytide = setup_for(&upstream.base_url()).keys("ollama", &[KEY]).start().await;
+    let body = chat(false);
+    let filler = "x".repeat(100_000);
+    let (answer, ()) = tokio::join!(keytide.post(CHAT, &body), async {
+        let mut asked = upstream.next().await;
+        let head =
+            format!("HTTP/1.1 400 X\r\nconnection: close\r\nx-echo: Bearer {KEY}\r\nx-other: y\r\n\r\n");
+        asked.write(format!("{head}{filler}{}", &KEY[..9]).as_bytes()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        asked.write(format!("{} and {KEY}, {}", &KEY[9..], &KEY[..5]).as_bytes()).await;
+    });
+    assert_eq!(answer.status(), 400);
+    assert!(answer.headers().contains_key("x-other") && !answer.headers().contains_key("x-echo"));
+    assert_eq!(answer.text().await.unwrap(), format!("{filler}*** and ***, {}", &KEY[..5]));
+    assert_eq!(keytide.settled("ollama", 1).await.total.counts, Counts::FAILURE);
+    assert_eq!(keytide.key_counts("ollama", KEY), Counts::OTHER);
+    keytide.stop().await;
+}
+
+#[tokio::test]
 async fn attempts_used_up_leave_the_last_error() {
     let (upstream, clock) = timed().await;
     let body = r#"{"error":{"message":"no room","type":"server_error","code":"crowded","param":null}}"#;
