@@ -37,7 +37,7 @@ impl Sink for ToStore {
     }
 }
 
-struct Flushing(Flusher<ToStore>);
+struct Flushing(Arc<Flusher<ToStore>>);
 
 impl Flush for Flushing {
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
@@ -142,8 +142,11 @@ impl World {
                 tokens,
             });
         }
-        let flusher =
-            Flusher::new(ledger.clone(), ToStore(store.clone()), std::time::Duration::from_millis(100));
+        let flusher = Arc::new(Flusher::new(
+            ledger.clone(),
+            ToStore(store.clone()),
+            std::time::Duration::from_millis(100),
+        ));
         let state = State::new(Parts {
             providers: Providers { entries, default: "alpha".to_owned() },
             store: store.clone(),

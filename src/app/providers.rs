@@ -1,6 +1,6 @@
 //! Providers through changes of configuration: pools, tokens and books live on, what is configured changes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tracing::warn;
 
@@ -13,6 +13,9 @@ use crate::{
     pool::Pool,
     store::{Contents, ProviderContents},
 };
+
+/// As providers may say at most, see `gateway::forward`.
+const LONGEST_COOLDOWN: Duration = Duration::from_secs(31 * 24 * 3600);
 
 /// Every provider that was ever in force, and what the store holds of those that were not.
 pub(super) struct Registry {
@@ -70,7 +73,10 @@ impl Registry {
         let contents = self.dormant.remove(name).unwrap_or_default();
         let now = self.clock.now();
         let pool = Pool::new(name, configured.pool.clone());
-        for (id, record, health) in contents.keys {
+        // No cooldown is longer; one that seems so was set while the clock was ahead.
+        let latest = now.saturating_add(LONGEST_COOLDOWN);
+        for (id, record, mut health) in contents.keys {
+            health.failed_until = health.failed_until.map(|at| at.min(latest));
             if let Err(error) = pool.insert_as(id, record, health, now) {
                 // Imports refuse such keys, so this one was written by other hands.
                 warn!(provider = name, key = %id.short(), "a stored key cannot be used: {error}");

@@ -44,6 +44,8 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stream that has sent nothing but comments for so long is passed on, so that the caller sees a sign of
 /// life.
 const MAX_COMMENTS: Duration = Duration::from_secs(5);
+/// How long the end of a transfer is waited for when the document in it is whole.
+const MAX_SILENT_END: Duration = Duration::from_millis(100);
 /// What no provider's header can exceed.
 const MAX_RATE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 const MAX_QUOTA: Duration = Duration::from_secs(31 * 24 * 3600);
@@ -393,9 +395,16 @@ async fn peek(
             return Peeked { head, end: End::More(body) };
         }
         let comments_only = size > 0 && framing == Some(Framing::Sse);
-        let until = if comments_only { patience.min(begun + MAX_COMMENTS) } else { patience };
+        let whole = framing == Some(Framing::Json) && inspector.is_done();
+        let until = match () {
+            () if comments_only => patience.min(begun + MAX_COMMENTS),
+            () if whole => patience.min(Instant::now() + MAX_SILENT_END),
+            () => patience,
+        };
         match tokio::time::timeout_at(until, body.frame()).await {
-            Err(_) if comments_only => return Peeked { head, end: End::More(body) },
+            Err(_) if comments_only || whole => return Peeked { head, end: End::More(body) },
+            // Every byte of the answer is here, only the transfer's end is not clean.
+            Ok(Some(Err(_))) if whole => return Peeked { head, end: End::Complete },
             Err(_) => {
                 return Peeked { head, end: End::Broken("no first event in time".to_owned()) };
             }

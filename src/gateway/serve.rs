@@ -96,9 +96,12 @@ impl Workers {
             let load = Arc::new(AtomicUsize::new(0));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let work = work(core, gateway.clone(), options.clone(), receiver, load.clone(), stopped.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("keytide-core-{core}"))
-                .spawn(move || runtime.block_on(work))?;
+            let thread =
+                std::thread::Builder::new().name(format!("keytide-core-{core}")).spawn(move || {
+                    runtime.block_on(work);
+                    // Not by dropping it, which would wait for every name that is still being resolved.
+                    runtime.shutdown_background();
+                })?;
             workers.push(Worker { connections: sender, load, thread });
         }
         Ok(Self { workers, stop })

@@ -52,7 +52,7 @@ impl<S: Sink> Flusher<S> {
                 () = self.ledger.shared.wanted.notified() => false,
                 () = tokio::time::sleep_until(next) => false,
             };
-            match self.flush().await {
+            match self.write().await {
                 Ok(()) => pause = RETRY.0,
                 Err(_) if stopping => return self.last_tries().await,
                 Err(_) => {
@@ -73,12 +73,12 @@ impl<S: Sink> Flusher<S> {
     /// What the store does not take now is lost.
     async fn last_tries(&self) {
         for _ in 1..LAST_TRIES {
-            if self.flush().await.is_ok() {
+            if self.write().await.is_ok() {
                 return;
             }
             tokio::time::sleep(LAST_PAUSE).await;
         }
-        let _reported = self.flush().await;
+        let _reported = self.write().await;
     }
 
     pub fn stop(&self) {
@@ -89,7 +89,15 @@ impl<S: Sink> Flusher<S> {
     ///
     /// # Errors
     /// A sentence that says what the store said. Nothing is lost: the delta is tried again later.
-    pub async fn flush(&self) -> Result<(), String> {
+    pub async fn flush(self: &Arc<Self>) -> Result<(), String> {
+        // In a task of its own: a caller that stops waiting must not part a delta from its append.
+        let this = self.clone();
+        tokio::spawn(async move { this.write().await })
+            .await
+            .unwrap_or_else(|failed| Err(format!("the flush failed: {failed}")))
+    }
+
+    async fn write(&self) -> Result<(), String> {
         let _one_at_a_time = self.busy.lock().await;
         let (number, delta) = {
             let mut state = self.ledger.lock();

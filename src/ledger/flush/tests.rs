@@ -60,7 +60,7 @@ fn setup(shards: usize) -> (Arc<Ledger>, Arc<crate::ledger::ProviderLedger>, Fak
 #[tokio::test]
 async fn concurrent_recording_is_exact() {
     let (ledger, provider, fake) = setup(2);
-    let flusher = Flusher::new(ledger.clone(), fake.clone(), Duration::from_millis(1));
+    let flusher = Arc::new(Flusher::new(ledger.clone(), fake.clone(), Duration::from_millis(1)));
     let threads: Vec<_> = (0..4)
         .map(|n| {
             let provider = provider.clone();
@@ -88,7 +88,7 @@ async fn concurrent_recording_is_exact() {
 #[tokio::test]
 async fn a_request_is_never_split() {
     let (ledger, provider, fake) = setup(1);
-    let flusher = Flusher::new(ledger, fake.clone(), Duration::from_millis(1));
+    let flusher = Arc::new(Flusher::new(ledger, fake.clone(), Duration::from_millis(1)));
     let recorder = std::thread::spawn(move || {
         for _ in 0..20_000 {
             provider.record(0, &entry(Kind::Success), NOW);
@@ -106,7 +106,7 @@ async fn a_request_is_never_split() {
 #[tokio::test]
 async fn a_failed_append_loses_nothing() {
     let (ledger, provider, fake) = setup(1);
-    let flusher = Flusher::new(ledger.clone(), fake.clone(), Duration::from_millis(1));
+    let flusher = Arc::new(Flusher::new(ledger.clone(), fake.clone(), Duration::from_millis(1)));
     fake.0.broken.store(true, Ordering::SeqCst);
     for _ in 0..3 {
         provider.record(0, &entry(Kind::Failure), NOW);
@@ -187,11 +187,28 @@ async fn health_goes_with_the_flush_and_the_latest_wins() {
     let source = health.clone();
     ledger.add_provider("p", Box::new(move || vec![(KeyId(1), source.lock().unwrap().clone())]));
     let fake = Fake::default();
-    let flusher = Flusher::new(ledger, fake.clone(), Duration::from_millis(1));
+    let flusher = Arc::new(Flusher::new(ledger, fake.clone(), Duration::from_millis(1)));
     fake.0.broken.store(true, Ordering::SeqCst);
     flusher.flush().await.unwrap_err();
     health.lock().unwrap().apply(Effect::Auth { cooldown: None }, true, NOW, &Policy::default());
     fake.0.broken.store(false, Ordering::SeqCst);
     flusher.flush().await.unwrap();
     assert_eq!(fake.0.health.lock().unwrap().as_slice(), &[health.lock().unwrap().clone()]);
+}
+
+#[tokio::test]
+async fn a_caller_that_stops_waiting_loses_nothing() {
+    let (ledger, provider, fake) = setup(1);
+    let flusher = Arc::new(Flusher::new(ledger.clone(), fake.clone(), Duration::from_secs(3600)));
+    for n in 1..=20 {
+        provider.record(0, &entry(Kind::Success), NOW);
+        {
+            let mut waiting = std::pin::pin!(flusher.flush());
+            // Begun, and given up in the middle of the append.
+            let _pending = futures_util::poll!(waiting.as_mut());
+            tokio::task::yield_now().await;
+        }
+        flusher.flush().await.unwrap();
+        assert_eq!(fake.0.books.lock().unwrap().providers["p"].total.counts.success, n);
+    }
 }
