@@ -812,3 +812,26 @@ async fn a_rule_of_the_operator_stands_over_the_table() {
     assert_eq!(keytide.key("ollama", KEY).status, Status::Active);
     keytide.stop().await;
 }
+
+#[tokio::test]
+async fn a_whole_answer_does_not_wait_for_the_end_of_its_transfer() {
+    let mut upstream = Scripted::start().await;
+    let keytide = setup_for(&upstream.base_url()).keys("ollama", &[KEY]).start().await;
+    let served = "{\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}";
+    let request = chat(false);
+    let (answer, asked) = tokio::join!(keytide.post(CHAT, &request), async {
+        let mut asked = upstream.next().await;
+        // One chunk, and never the one that ends the body.
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+        asked.write(format!("{head}{:x}\r\n{served}\r\n", served.len()).as_bytes()).await;
+        asked
+    });
+    // The provider is still there, silent, and the answer is here and in the books.
+    let mut answer = answer;
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), served);
+    let books = keytide.settled("ollama", 1).await;
+    assert_eq!((books.total.counts, books.total.completion_tokens), (Counts::SUCCESS, 4));
+    assert_eq!(keytide.key_counts("ollama", KEY), Counts::SUCCESS);
+    drop((answer, asked));
+    keytide.stop().await;
+}
