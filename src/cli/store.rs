@@ -120,7 +120,7 @@ async fn server(args: &Args, io: &Io) -> Result<Option<(Client, Reply<Storage>)>
         Ok(reply) => reply,
         // Whoever names a server does not mean the file beside it.
         Err(Error::Unreachable(_)) if !args.remote.names_server(io) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return if is_elsewhere(args, io) { Ok(None) } else { Err(error) },
     };
     let theirs = Path::new(&reply.value.file);
     if let Some(dir) = &args.remote.local.data_dir
@@ -131,6 +131,12 @@ async fn server(args: &Args, io: &Io) -> Result<Option<(Client, Reply<Storage>)>
         return Ok(None);
     }
     Ok(Some((client, reply)))
+}
+
+/// Whether the server that was asked cannot be the one of the folder that is named: that store is not in use.
+fn is_elsewhere(args: &Args, io: &Io) -> bool {
+    let Some(dir) = &args.remote.local.data_dir else { return false };
+    !args.remote.names_server(io) && !matches!(offline::size_of(dir), Err(store::Error::InUse(_)))
 }
 
 fn check(dir: &Path, json: bool, io: &mut Io) -> Result<(), Error> {

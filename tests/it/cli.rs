@@ -480,6 +480,27 @@ fn backup_and_size_go_through_a_running_server() {
 }
 
 #[test]
+fn a_folder_that_is_named_is_not_taken_for_the_servers() {
+    let server = Server::start();
+    let (dir, path) = data_dir();
+    let data = dir.path().join("data");
+    let (runtime, open) = make_store(&data);
+    let listen = server.url.trim_start_matches("http://");
+    // The server wants a token that is not in this folder: it is asked, and is none of this folder's.
+    let size = |token: &str| {
+        let env = [("KEYTIDE_SERVER__LISTEN", listen), ("KEYTIDE_ADMIN_TOKEN", token)];
+        run(&format!("store size --data-dir {path}/data"), "", &env, Sink::default())
+    };
+    let ran = size("wrong-admin-token-here");
+    assert!(ran.code == 1 && ran.err.contains("does not accept"), "in use, perhaps by that server: {ran:?}");
+    runtime.block_on(open.close()).unwrap();
+    for token in ["wrong-admin-token-here", TOKEN] {
+        let ran = size(token);
+        assert!(ran.code == 0 && ran.out.contains(&format!("{path}/data/keytide.redb: ")), "{ran:?}");
+    }
+}
+
+#[test]
 fn the_doctor_finds_what_is_wrong_and_says_so() {
     let (dir, path) = data_dir();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
