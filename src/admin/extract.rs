@@ -89,10 +89,17 @@ pub(super) fn presentable(text: &str) -> String {
         LazyLock::new(|| Regex::new(r#"string "(?:\\.|[^"\\])*""#).expect("a fixed pattern"));
     static NAMED: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(unknown (?:field|variant)) `([^`]*)`").expect("a fixed pattern"));
+    // What the standard library says of a parameter that is to be a number.
+    static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
+        let pattern = "invalid digit found in string|cannot parse integer from empty string|\
+                       number too (?:large|small) to fit in target type";
+        Regex::new(pattern).expect("a fixed pattern")
+    });
     let text = QUOTED.replace_all(text, "a string");
     let text = NAMED.replace(&text, |found: &regex_lite::Captures<'_>| {
         format!("{} `{}`", &found[1], safe_name(&found[2]))
     });
+    let text = NUMBER.replace(&text, "not a whole number in range");
     // An upper bound, for no sentence of serde's is longer; the position stands at its end.
     if text.chars().count() > 400 { shorten(&text) } else { text.into_owned() }
 }

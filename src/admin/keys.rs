@@ -129,7 +129,8 @@ pub(super) async fn add(
     let added = state.change(|state| async move {
         let id = record.id(&provider.name);
         if provider.pool.contains(id) {
-            return Err(ApiError::conflict("key_exists", format!("This key is there already, as {id}.")));
+            let why = format!("This key is there already, as {id}.");
+            return Err(ApiError::conflict("key_exists", why).param("key"));
         }
         insert(&state, &provider, &[record]).await?;
         info!(provider = &*provider.name, key = id.short(), "key added");

@@ -7,9 +7,9 @@ use http::header;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        OpenApi as Document,
+        OpenApi as Document, RefOr,
         content::ContentBuilder,
-        path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem},
+        path::{HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn, PathItem},
         request_body::RequestBodyBuilder,
         response::ResponseBuilder,
         schema::{ObjectBuilder, Type},
@@ -31,7 +31,7 @@ use super::{export, import, keys, stats, storage, switch, tokens, view};
     ),
     components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::Order)),
     security(("admin_token" = []), ("admin_token_header" = [])),
-    modifiers(&Clients),
+    modifiers(&Clients, &Complete),
     tags(
         (name = "client", description = "The providers' own APIs, forwarded; each also under /{provider}"),
         (name = "operator", description = "Whether keytide lives and is well"),
@@ -101,7 +101,7 @@ impl Modify for Clients {
                 .security(SecurityRequirement::new("client_token", [""; 0]))
                 .security(SecurityRequirement::new("client_token_header", [""; 0]))
                 .response("200", answer("The provider's answer, as it came", "application/json"))
-                .response("default", failure());
+                .response("default", failure("An error in OpenAI's shape"));
             if method == HttpMethod::Post {
                 let content = ContentBuilder::new().schema(Some(object())).build();
                 let body = RequestBodyBuilder::new().content("application/json", content).build();
@@ -132,6 +132,61 @@ impl Modify for Clients {
     }
 }
 
+/// Adds what the format demands of every operation: a name of its own, and words for each answer.
+struct Complete;
+
+impl Modify for Complete {
+    fn modify(&self, document: &mut Document) {
+        for (path, item) in &mut document.paths.paths {
+            for (method, operation) in operations(item) {
+                operation.operation_id = Some(operation_id(method, path));
+                // What does not say otherwise is for the operator.
+                if operation.security.is_none() {
+                    let refused = failure(meaning("401"));
+                    operation.responses.responses.insert("401".to_owned(), refused.into());
+                }
+                for (status, response) in &mut operation.responses.responses {
+                    if let RefOr::T(response) = response
+                        && response.description.is_empty()
+                    {
+                        meaning(status).clone_into(&mut response.description);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [
+        ("get", &mut item.get),
+        ("post", &mut item.post),
+        ("patch", &mut item.patch),
+        ("delete", &mut item.delete),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// `GET /v1/models/{model}` is `get_v1_models_model`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    std::iter::once(method).chain(words).collect::<Vec<_>>().join("_")
+}
+
+fn meaning(status: &str) -> &'static str {
+    match status {
+        "200" => "Done",
+        "201" => "Made",
+        "400" => "The request cannot be read, or asks for what cannot be",
+        "401" => "The admin token is missing or wrong",
+        "404" => "There is no such thing",
+        "409" => "It is there already",
+        "413" => "The body is too large",
+        "415" => "It is not said what the body is",
+        _ => "An error in OpenAI's shape",
+    }
+}
+
 fn object() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Object)
 }
@@ -142,8 +197,38 @@ fn answer(what: &str, kind: &str) -> ResponseBuilder {
         .content(kind, ContentBuilder::new().schema(Some(object())).build())
 }
 
-fn failure() -> ResponseBuilder {
+fn failure(what: &str) -> ResponseBuilder {
     let schema = utoipa::openapi::Ref::from_schema_name("ErrorBody");
     let content = ContentBuilder::new().schema(Some(schema)).build();
-    ResponseBuilder::new().description("An error in OpenAI's shape").content("application/json", content)
+    ResponseBuilder::new().description(what).content("application/json", content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn operations_have_names_of_their_own_and_answers_have_words() {
+        let document: Value = serde_json::from_str(document()).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let mut ids = HashSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let at = format!("{method} {path}");
+                let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{at} has no name"));
+                assert!(ids.insert(id.to_owned()), "{at}: {id} is another's name too");
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let words = response["description"].as_str().unwrap_or_default();
+                    assert!(!words.is_empty(), "{at} says nothing of {status}");
+                }
+                let admin = path.starts_with("/admin/") && path != "/admin/public-stats";
+                assert_eq!(operation["responses"].get("401").is_some(), admin, "{at}");
+            }
+        }
+        assert!(ids.contains("get_v1_models_model") && ids.contains("post_admin_tokens"));
+    }
 }

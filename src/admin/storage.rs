@@ -1,6 +1,6 @@
 //! The store's file and its backups, and the providers there are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf, absolute};
 
 use axum::{Json as Answer, extract::State as Extract};
 use http::StatusCode;
@@ -32,13 +32,18 @@ pub(super) async fn storage(
     let problem = state.store.healthy().or(unreadable);
     let sizes = sizes.ok();
     Answer(view::Storage {
-        file: state.store.file().display().to_string(),
+        file: whole(state.store.file()),
         healthy: problem.is_none(),
         problem,
         file_bytes: sizes.as_ref().map(|sizes| sizes.file_bytes),
         journal_entries: sizes.as_ref().map(|sizes| sizes.journal_entries),
         tables: sizes.map(|sizes| sizes.tables),
     })
+}
+
+/// The path for whoever asks, whose current folder may be another one.
+fn whole(file: &Path) -> String {
+    absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
 }
 
 /// Copies the store into a new file on the server.
@@ -102,5 +107,20 @@ fn strategy(strategy: Strategy) -> &'static str {
         Strategy::Weighted => "weighted",
         Strategy::Random => "random",
         Strategy::Affinity => "affinity",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_for_every_folder() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(
+            whole(Path::new("data/keytide.redb")),
+            here.join("data/keytide.redb").display().to_string()
+        );
+        assert_eq!(whole(Path::new("/data/keytide.redb")), "/data/keytide.redb");
     }
 }

@@ -48,6 +48,8 @@ pub struct App {
 
 /// What the background tasks and a reload work on.
 pub(crate) struct Shared {
+    /// As at the start: parts of it hold until the next one.
+    started: Config,
     config: Mutex<Config>,
     registry: tokio::sync::Mutex<Registry>,
     operator: Operator,
@@ -129,6 +131,7 @@ impl App {
             .context("cannot start the data plane's threads")?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
+            started: config.clone(),
             config: Mutex::new(config),
             registry: tokio::sync::Mutex::new(registry),
             operator,
@@ -180,13 +183,13 @@ impl App {
     /// One sentence; the old configuration stays in force.
     pub async fn reload(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let mut registry = self.shared.registry.lock().await;
-        let before = self.config();
+        let started = &self.shared.started;
         let mut config = loaded.config.clone();
-        for name in before.restart_needed(&config) {
+        for name in started.restart_needed(&config) {
             warn!("{name} has changed: the change takes effect at the next start");
         }
         // The data folder in use is where the admin token is.
-        config.store = before.store;
+        config.store = started.store.clone();
         let admin_token = AdminToken::load(&config)?;
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);

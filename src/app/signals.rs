@@ -36,7 +36,7 @@ pub fn run_serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     served
 }
 
-/// `keytide demo`: the tour, then requests until SIGTERM or SIGINT.
+/// `keytide demo`: the tour, then requests. SIGTERM or SIGINT ends either.
 ///
 /// # Errors
 /// One sentence that says what to do.
@@ -124,7 +124,7 @@ fn start_log(options: &LogOptions) -> anyhow::Result<SetFilter> {
     let failed = |why| anyhow!("the log cannot be started: {why}");
     match options.format {
         LogFormat::Text => {
-            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let log = log.with_ansi(colour()).with_filter_reloading();
             let handle = log.reload_handle();
             log.try_init().map_err(failed)?;
             Ok(Box::new(move |text| Ok(handle.reload(filter(text)?)?)))
@@ -136,4 +136,12 @@ fn start_log(options: &LogOptions) -> anyhow::Result<SetFilter> {
             Ok(Box::new(move |text| Ok(handle.reload(filter(text)?)?)))
         }
     }
+}
+
+/// Whether the log may be coloured: see https://no-color.org.
+fn colour() -> bool {
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    std::io::stderr().is_terminal()
+        && var("NO_COLOR").is_none()
+        && var("TERM").is_none_or(|term| term != "dumb")
 }

@@ -220,10 +220,13 @@ impl Client {
             Some(detail) if !detail.message.is_empty() => {
                 let mut message = plain(&detail.message);
                 // The advice of an endpoint that knows nothing of the command line.
-                if detail.code.as_deref() == Some("unknown_provider") {
-                    message.push_str("; see `keytide stats` for their names");
-                }
-                Error::failed(message)
+                let advice = match detail.code.as_deref() {
+                    Some("unknown_provider") => "see `keytide stats` for their names",
+                    Some("unknown_path") => "check the address given with --url",
+                    _ => return Error::failed(message),
+                };
+                message.truncate(message.trim_end_matches('.').len());
+                Error::failed(format!("{message}; {advice}"))
             }
             _ => self.not_ours(&format!("{status}, which is not keytide's way")),
         }

@@ -1,6 +1,9 @@
 //! `keytide demo`
 
-use std::net::SocketAddr;
+use std::{
+    io::{self as std_io, ErrorKind},
+    net::SocketAddr,
+};
 
 use super::{error::Error, io::Io};
 use crate::demo::tour::Options;
@@ -36,5 +39,8 @@ pub(super) fn run(args: &Args, demo: fn(Options) -> anyhow::Result<()>, io: &mut
         keys: args.keys as usize,
         requests: args.requests as usize,
     };
-    demo(options).map_err(|error| Error::failed(format!("{error:#}")))
+    demo(options).map_err(|error| match error.downcast_ref::<std_io::Error>() {
+        Some(output) if output.kind() == ErrorKind::BrokenPipe => Error::BrokenPipe,
+        _ => Error::failed(format!("{error:#}")),
+    })
 }

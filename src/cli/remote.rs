@@ -110,6 +110,11 @@ impl Remote {
         Client::new(base, token, hint)
     }
 
+    /// Whether a flag says something about the server.
+    pub(super) fn is_given(&self) -> bool {
+        self.url.is_some() || self.admin_token.is_some()
+    }
+
     /// Whether the person at the keyboard has named a server.
     pub(super) fn names_server(&self, io: &Io) -> bool {
         self.address(io).is_some()

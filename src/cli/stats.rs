@@ -4,7 +4,7 @@ use super::{
     client::Reply,
     error::Error,
     io::Io,
-    remote::{ForProvider, Remote},
+    remote::Remote,
     show,
     table::{Align, Table},
     view::{Provider, Stats},
@@ -22,15 +22,16 @@ pub(super) struct Args {
     /// How many models to show for each provider
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=50))]
     top: u64,
-    #[command(flatten)]
-    provider: ForProvider,
+    /// This provider alone, as it is named in the configuration [default: all]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
 
 pub(super) async fn run(args: &Args, io: &mut Io) -> Result<(), Error> {
     let client = args.remote.client(io)?;
-    let names = match &args.provider.provider {
+    let names = match &args.provider {
         Some(name) => vec![name.clone()],
         None => {
             let found: Reply<Vec<Provider>> = client.get("admin/providers", &[]).await?;

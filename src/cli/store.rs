@@ -29,7 +29,8 @@ Examples:
   keytide store backup /backup/keytide-$(date +%F).redb
   keytide store check --data-dir /var/lib/keytide
 
-Backup and size work beside a running keytide; for the others, stop it first.")]
+Backup and size work beside a running keytide; for the others, stop it first: they
+take no --url and no --admin-token.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -56,6 +57,7 @@ Example:
 
 A running keytide writes the file itself, on its own machine and as its own user. The file holds keys.")]
     Backup {
+        /// The file to make; an existing one is left alone
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -64,6 +66,7 @@ A running keytide writes the file itself, on its own machine and as its own user
 Example:
   mv data/keytide.redb data/keytide.redb.old && keytide store restore /backup/keytide.redb")]
     Restore {
+        /// What `store backup` has made
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -76,6 +79,13 @@ Example:
 
 pub(super) async fn run(args: &Args, io: &mut Io) -> Result<(), Error> {
     let json = args.remote.json;
+    let offline = matches!(args.command, Command::Check | Command::Compact | Command::Restore { .. });
+    if offline && args.remote.is_given() {
+        return Err(Error::usage(
+            "this works on a data folder of this machine and asks no server; leave --url and --admin-token out, and \
+             name the folder with --data-dir",
+        ));
+    }
     match &args.command {
         Command::Check => check(&dir(args, io)?, json, io),
         Command::Compact => compact(&dir(args, io)?, json, io),
@@ -110,7 +120,7 @@ async fn server(args: &Args, io: &Io) -> Result<Option<(Client, Reply<Storage>)>
         Ok(reply) => reply,
         // Whoever names a server does not mean the file beside it.
         Err(Error::Unreachable(_)) if !args.remote.names_server(io) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return if is_elsewhere(args, io) { Ok(None) } else { Err(error) },
     };
     let theirs = Path::new(&reply.value.file);
     if let Some(dir) = &args.remote.local.data_dir
@@ -121,6 +131,12 @@ async fn server(args: &Args, io: &Io) -> Result<Option<(Client, Reply<Storage>)>
         return Ok(None);
     }
     Ok(Some((client, reply)))
+}
+
+/// Whether the server that was asked cannot be the one of the folder that is named: that store is not in use.
+fn is_elsewhere(args: &Args, io: &Io) -> bool {
+    let Some(dir) = &args.remote.local.data_dir else { return false };
+    !args.remote.names_server(io) && !matches!(offline::size_of(dir), Err(store::Error::InUse(_)))
 }
 
 fn check(dir: &Path, json: bool, io: &mut Io) -> Result<(), Error> {

@@ -5,12 +5,16 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
+    io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -52,10 +56,11 @@ const USUAL_PORT: u16 = 8787;
 /// Between two pieces of a streamed answer: a person at the curl line should see it grow.
 const TOKEN_DELAY: Duration = Duration::from_millis(2);
 
-/// Runs the tour; `stop` ends the wait after it.
+/// Runs the tour; `stop` ends it, and the wait after it.
 ///
 /// # Errors
-/// When something could not be started, or the books do not agree with the provider.
+/// When something could not be started, the tour was stopped, nobody reads what it tells, or the books do not agree
+/// with the provider.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     ensure!(
         (Options::MIN_KEYS..=Options::MAX_KEYS).contains(&options.keys),
@@ -69,25 +74,43 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Re
             .context("cannot open a port on loopback")?;
     let dir = Folder::make()?;
     let (app, url) = start(&options, &upstream, &dir.0).await?;
-    println!("keytide demo: everything here runs on this machine, without any credential.\n");
-    println!("  provider on loopback   {}", upstream.base_url());
-    println!("  keytide                {url}\n");
-    let toured = tour(&options, &upstream, &app, &url).await;
-    let token = match toured {
-        Ok(token) => token,
-        Err(error) => {
-            app.stop().await?;
-            return Err(error);
-        }
+    let told = tell(&options, &upstream, &app, &url, stop).await;
+    let stopped = app.stop().await;
+    upstream.stop().await;
+    told.and(stopped)
+}
+
+async fn tell(
+    options: &Options,
+    upstream: &Upstream,
+    app: &App,
+    url: &str,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    say("keytide demo: everything here runs on this machine, without any credential.\n")?;
+    say_of("provider on loopback", upstream.base_url())?;
+    say_of("keytide", url)?;
+    say("")?;
+    let mut stop = pin!(stop);
+    let token = tokio::select! {
+        toured = tour(options, upstream, app, url) => toured?,
+        () = &mut stop => bail!("the tour was stopped before its end"),
     };
     if !options.once {
-        print_lines(&url, &token, app.admin_token().secret.expose());
-        println!("Ctrl-C ends the demo; its data goes with it.");
+        say_lines(url, &token, app.admin_token().secret.expose())?;
+        say("Ctrl-C ends the demo; its data goes with it.")?;
         stop.await;
     }
-    app.stop().await?;
-    upstream.stop().await;
     Ok(())
+}
+
+/// A line on stdout. A reader that has left is an error, not a panic.
+fn say(line: impl Display) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{line}").context("cannot write the output")
+}
+
+fn say_of(what: impl Display, is: impl Display) -> anyhow::Result<()> {
+    say(format_args!("  {what:<22} {is}"))
 }
 
 /// A data folder that goes with the demo.
@@ -140,36 +163,36 @@ async fn tour(options: &Options, upstream: &Upstream, app: &App, url: &str) -> a
         Operator { client: Client::new(), url, token: app.admin_token().secret.expose().to_owned() };
     let keys = keys(options.keys);
     let imported = operator.post("/admin/api-keys/import", &json!({"keys": keys})).await?;
-    println!("  {} keys imported       {}", imported["added"], kinds(&keys));
+    say_of(format!("{} keys imported", imported["added"]), kinds(&keys))?;
     let made = operator.post("/admin/tokens", &json!({"name": "demo"})).await?;
     let token = made["token"].as_str().context("no token was made")?.to_owned();
-    println!("  1 client token made\n");
+    say("  1 client token made\n")?;
 
     let begun = Instant::now();
     let seen = traffic(&operator.client, url, &token, options.requests).await;
     let took = begun.elapsed();
-    println!(
+    say(format_args!(
         "{} requests from {CALLERS} callers at a time, half of them streamed, in {:.1} s:",
         options.requests,
         took.as_secs_f64()
-    );
+    ))?;
     for (status, count) in &seen {
-        println!("  {count:>6}  {status}");
+        say(format_args!("  {count:>6}  {status}"))?;
     }
-    println!("\nWhat the pool learnt of its keys:");
+    say("\nWhat the pool learnt of its keys:")?;
     let list =
         operator.get(&format!("/admin/api-keys?pageSize={}&sort=username", options.keys.min(1000))).await?;
-    print_keys(&list, options.keys);
+    say_keys(&list, options.keys)?;
 
     // An answer's end reaches the caller a moment before the provider has counted it.
     upstream.tally().idle().await;
     let stats = operator.get("/admin/stats").await?;
     let tally = upstream.tally().sum(|_, endpoint| endpoint == "/v1/chat/completions");
-    print_books(&stats, &tally, &list)?;
+    say_books(&stats, &tally, &list)?;
     Ok(token)
 }
 
-/// Good keys, and at least one of each other kind. Two of the limited ones share an account.
+/// Good keys, and at least one of each other kind; each with an account of its own.
 fn keys(count: usize) -> Vec<Value> {
     (0..count)
         .map(|n| {
@@ -199,9 +222,11 @@ fn kinds(keys: &[Value]) -> String {
 
 /// Sends the requests, [`CALLERS`] at a time; returns how they ended.
 async fn traffic(client: &Client, url: &str, token: &str, requests: usize) -> BTreeMap<String, usize> {
+    let bar = progress(requests);
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..CALLERS {
         let (client, url, token) = (client.clone(), format!("{url}/v1/chat/completions"), token.to_owned());
+        let bar = bar.clone();
         callers.spawn(async move {
             let mut seen: BTreeMap<String, usize> = BTreeMap::new();
             for n in (caller..requests).step_by(CALLERS) {
@@ -223,6 +248,7 @@ async fn traffic(client: &Client, url: &str, token: &str, requests: usize) -> BT
                     Err(error) => format!("no answer: {}", error.without_url()),
                 };
                 *seen.entry(ended).or_default() += 1;
+                bar.inc(1);
             }
             seen
         });
@@ -233,35 +259,48 @@ async fn traffic(client: &Client, url: &str, token: &str, requests: usize) -> BT
             *all.entry(status).or_default() += count;
         }
     }
+    bar.finish_and_clear();
     all
 }
 
-fn print_keys(list: &Value, count: usize) {
-    const MOST: usize = 15;
-    println!(
-        "  {:<14} {:<22} {:<9} {:>8} {:>8} {:>8}  why",
-        "key", "account", "status", "attempts", "success", "failure"
-    );
-    let text = |value: &Value| value.as_str().unwrap_or("").replace('_', " ");
-    for key in list["keys"].as_array().into_iter().flatten().take(MOST) {
-        let number = |field: &str| key["stats"][field].as_u64().unwrap_or_default();
-        println!(
-            "  {:<14} {:<22} {:<9} {:>8} {:>8} {:>8}  {}",
-            text(&key["key"]),
-            text(&key["username"]),
-            text(&key["status"]),
-            number("total_requests"),
-            number("success_count"),
-            number("failure_count"),
-            text(&key["reason"]),
-        );
-    }
-    if count > MOST {
-        println!("  … and {} more", count - MOST);
-    }
+/// On a terminal's stderr, nothing elsewhere.
+fn progress(requests: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("requests {wide_bar} {human_pos}/{human_len} {eta}");
+    ProgressBar::new(requests as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn print_books(stats: &Value, tally: &Count, list: &Value) -> anyhow::Result<()> {
+fn say_keys(list: &Value, count: usize) -> anyhow::Result<()> {
+    const MOST: usize = 15;
+    say(format_args!(
+        "  {:<14} {:<22} {:<9} {:>8} {:>8} {:>8}  why",
+        "key", "account", "status", "attempts", "success", "failure"
+    ))?;
+    for key in list["keys"].as_array().into_iter().flatten().take(MOST) {
+        say(key_line(key))?;
+    }
+    if count > MOST {
+        say(format_args!("  … and {} more", count - MOST))?;
+    }
+    Ok(())
+}
+
+fn key_line(key: &Value) -> String {
+    let text = |field: &str| key[field].as_str().unwrap_or_default();
+    let number = |field: &str| key["stats"][field].as_u64().unwrap_or_default();
+    let line = format!(
+        "  {:<14} {:<22} {:<9} {:>8} {:>8} {:>8}  {}",
+        text("key"),
+        text("username"),
+        text("status"),
+        number("total_requests"),
+        number("success_count"),
+        number("failure_count"),
+        text("reason").replace('_', " "),
+    );
+    line.trim_end().to_owned()
+}
+
+fn say_books(stats: &Value, tally: &Count, list: &Value) -> anyhow::Result<()> {
     let sum = |field: &str| -> u64 {
         let keys = list["keys"].as_array().into_iter().flatten();
         keys.filter_map(|key| key["stats"][field].as_u64()).sum()
@@ -273,27 +312,27 @@ fn print_books(stats: &Value, tally: &Count, list: &Value) -> anyhow::Result<()>
         ("prompt tokens", number("prompt_tokens"), tally.reported.prompt),
         ("completion tokens", number("completion_tokens"), tally.reported.completion),
     ];
-    println!("\nThe books beside the provider's own count:");
-    println!("  {:<18} {:>9} {:>9}", "", "keytide", "provider");
+    say("\nThe books beside the provider's own count:")?;
+    say(format_args!("  {:<18} {:>9} {:>9}", "", "keytide", "provider"))?;
     for (name, ours, theirs) in rows {
-        println!("  {name:<18} {ours:>9} {theirs:>9}");
+        say(format_args!("  {name:<18} {ours:>9} {theirs:>9}"))?;
     }
-    println!();
+    say("")?;
     let agree = rows.iter().all(|(_, ours, theirs)| ours == theirs);
     ensure!(agree, "the books and the provider's count differ: that is a bug, please report it");
     Ok(())
 }
 
-fn print_lines(url: &str, token: &str, admin: &str) {
-    println!("Paste these as they are:\n");
-    println!(
+fn say_lines(url: &str, token: &str, admin: &str) -> anyhow::Result<()> {
+    say("Paste these as they are:\n")?;
+    say(format_args!(
         "curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {token}' \\\n  \
          -H 'Content-Type: application/json' \\\n  \
          -d '{{\"model\":\"demo-small\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"How high is the tide?\"}}]}}'\n"
-    );
-    println!("curl {url}/admin/stats -H 'Authorization: Bearer {admin}'\n");
-    println!("curl {url}/admin/public-stats\n");
-    println!(
+    ))?;
+    say(format_args!("curl {url}/admin/stats -H 'Authorization: Bearer {admin}'\n"))?;
+    say(format_args!("curl {url}/admin/public-stats\n"))?;
+    say(format_args!(
         "python3 - <<'EOF'        # needs: pip install openai\n\
          from openai import OpenAI\n\
          client = OpenAI(base_url=\"{url}/v1\", api_key=\"{token}\")\n\
@@ -301,14 +340,14 @@ fn print_lines(url: &str, token: &str, admin: &str) {
              model=\"demo-small\", messages=[{{\"role\": \"user\", \"content\": \"How high is the tide?\"}}])\n\
          print(answer.choices[0].message.content)\n\
          EOF\n"
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "python3 - <<'EOF'        # needs: pip install ollama\n\
          from ollama import Client\n\
          client = Client(host=\"{url}\", headers={{\"Authorization\": \"Bearer {token}\"}})\n\
          print(client.chat(model=\"demo-small\", messages=[{{\"role\": \"user\", \"content\": \"Hello\"}}]).message.content)\n\
          EOF\n"
-    );
+    ))
 }
 
 /// The admin API's client.
@@ -337,5 +376,23 @@ impl Operator<'_> {
         let body: Value = answer.json().await.with_context(|| format!("{path} gave no JSON"))?;
         ensure!(status.is_success(), "{path} was answered {status}: {}", body["error"]["message"]);
         Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_in_columns() {
+        let stats = json!({"total_requests": 42, "success_count": 41, "failure_count": 1});
+        let mut key = json!({"key": "limi…0000", "username": "limited-0@example.org", "status": "failed",
+            "reason": "rate_limit", "stats": stats});
+        assert_eq!(
+            key_line(&key),
+            "  limi…0000      limited-0@example.org  failed          42       41        1  rate limit"
+        );
+        key["reason"] = Value::Null;
+        assert!(key_line(&key).ends_with(" 1"));
     }
 }

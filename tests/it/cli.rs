@@ -351,6 +351,7 @@ fn failures_say_what_to_do() {
     let server = Server::start();
     let ran = server.run("stats --provider nobody");
     assert!(ran.code == 1 && ran.err.starts_with("keytide: There is no provider nobody"), "{ran:?}");
+    assert!(ran.err.contains("; see `keytide stats`") && !ran.err.contains(".;"), "{ran:?}");
     let ran = server.run("stats --admin-token wrong-admin-token-here");
     assert!(
         ran.code == 1 && ran.err.contains("--admin-token") && !ran.err.contains("wrong-admin"),
@@ -366,7 +367,13 @@ fn failures_say_what_to_do() {
     assert_eq!(ran.err.lines().count(), 1);
     assert!(ran.err.starts_with(&format!("keytide: no keytide answers at {url}; start it")), "{ran:?}");
 
-    for line in ["nonsense", "keys list --page 0", "stats --url ftp://x", "keys list --statu failed"] {
+    for line in [
+        "nonsense",
+        "keys list --page 0",
+        "stats --url ftp://x",
+        "keys list --statu failed",
+        "keys add KEY --weight 1001",
+    ] {
         let ran = server.run(line);
         assert!(ran.code == 2 && ran.err.starts_with("keytide: ") && ran.out.is_empty(), "{ran:?}");
     }
@@ -452,6 +459,13 @@ fn the_store_is_looked_after_when_nobody_uses_it() {
         assert!(ran.code == 0 && serde_json::from_str::<Value>(&ran.out).is_ok(), "{ran:?}");
     }
     assert!(store(&format!("check --data-dir {path}/second")).out.ends_with("sound\n"));
+    // A flag that would change nothing is refused.
+    for command in ["check", "compact", &format!("restore {path}/copy.redb")] {
+        for flag in ["--url http://127.0.0.1:9", "--admin-token 0123456789abcdef"] {
+            let ran = store(&format!("{command} {flag} --data-dir {path}/third"));
+            assert!(ran.code == 2 && ran.err.contains("asks no server"), "{command} {flag}: {ran:?}");
+        }
+    }
 }
 
 #[test]
@@ -463,6 +477,27 @@ fn backup_and_size_go_through_a_running_server() {
     assert_eq!(ran.out, "/backup/x.redb written by the server, 4.1 kB\n");
     server.run("store backup x.redb");
     assert!(server.last().2["file"].as_str().unwrap().starts_with('/'));
+}
+
+#[test]
+fn a_folder_that_is_named_is_not_taken_for_the_servers() {
+    let server = Server::start();
+    let (dir, path) = data_dir();
+    let data = dir.path().join("data");
+    let (runtime, open) = make_store(&data);
+    let listen = server.url.trim_start_matches("http://");
+    // The server wants a token that is not in this folder: it is asked, and is none of this folder's.
+    let size = |token: &str| {
+        let env = [("KEYTIDE_SERVER__LISTEN", listen), ("KEYTIDE_ADMIN_TOKEN", token)];
+        run(&format!("store size --data-dir {path}/data"), "", &env, Sink::default())
+    };
+    let ran = size("wrong-admin-token-here");
+    assert!(ran.code == 1 && ran.err.contains("does not accept"), "in use, perhaps by that server: {ran:?}");
+    runtime.block_on(open.close()).unwrap();
+    for token in ["wrong-admin-token-here", TOKEN] {
+        let ran = size(token);
+        assert!(ran.code == 0 && ran.out.contains(&format!("{path}/data/keytide.redb: ")), "{ran:?}");
+    }
 }
 
 #[test]

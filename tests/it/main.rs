@@ -4,6 +4,7 @@
 mod architecture;
 mod cli;
 mod crash;
+mod demo;
 mod endings;
 mod gateway;
 mod harness;

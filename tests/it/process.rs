@@ -96,6 +96,11 @@ impl Process {
         }
     }
 
+    /// How many lines of the log contain `text`.
+    pub fn times(&self, text: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| says(line, text)).count()
+    }
+
     /// As a power cut would: nothing of it runs any more when this returns.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     crash::{config, read},
     harness::{Setup, TOKEN, chat, client},
-    process::{Home, Process},
+    process::{Home, PATIENCE, Process},
 };
 
 /// A keytide of its own in front of one key.
@@ -78,4 +78,23 @@ async fn a_second_signal_ends_it_at_once() {
         drop(stream);
         assert!(offline::check(&home.data()).unwrap().is_sound());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_taken_back_needs_no_restart() {
+    let (_upstream, home, mut process, _url) = with_one_key(Behaviour::Good, "1s").await;
+    let file = home.dir.path().join("config.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    for (times, workers) in [(1, "workers = 3"), (2, "workers = 3"), (3, "workers = 2")] {
+        std::fs::write(&file, config.replace("workers = 2", workers)).unwrap();
+        process.signal("HUP");
+        let deadline = Instant::now() + PATIENCE;
+        while process.times("is reloaded") < times {
+            assert!(Instant::now() < deadline, "it is not reloaded");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(process.times("server.workers has changed"), 2);
+    process.signal("TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
 }

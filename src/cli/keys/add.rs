@@ -32,13 +32,14 @@ pub(super) struct Args {
     /// The upstream account that it belongs to
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
+    /// Anything worth remembering about it
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
     /// When it stops being used, like 2026-12-31T23:59:59Z or 2026-12-31
     #[arg(long, value_name = "TIME", value_parser = show::parse_time)]
     expires_at: Option<Timestamp>,
-    /// Its share of the requests beside other keys, for the strategy "weighted"
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Its share of the requests beside other keys, 1 to 1000, for the strategy "weighted"
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     weight: Option<u16>,
 }
 

@@ -44,7 +44,7 @@ pub(super) struct DisableArgs {
     span: Option<Timestamp>,
 }
 
-/// Delete keys with their statistics
+/// Delete keys; what was counted stays in the provider's figures
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -85,7 +85,7 @@ pub(super) async fn delete(args: &DeleteArgs, client: &Client, json: bool, io: &
     let ids = args.which.resolve(client, io).await?;
     if args.which.is_sweeping() && !args.yes && !ids.is_empty() {
         return Err(Error::usage(format!(
-            "this would delete {} with their statistics; add --yes if that is meant",
+            "this would delete {}; add --yes if that is meant",
             show::counted(ids.len() as u64, "key", "keys")
         )));
     }

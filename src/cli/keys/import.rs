@@ -30,8 +30,8 @@ Examples:
   keytide keys import keys.csv --dry-run                  key,username,expires_at,note,weight
   pass show pool | keytide keys import - --username alice@example.com
 
-JSON, NDJSON, CSV and plain lines are told apart by the file's name or content. Lines that are no key never stop
-the others; the exit code is then 1.")]
+JSON, NDJSON, CSV and plain lines are told apart by the file's name or content.
+Lines that are no key never stop the others; the exit code is then 1.")]
 pub(super) struct Args {
     /// The file, or "-" for stdin
     #[arg(value_name = "FILE")]

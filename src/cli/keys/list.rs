@@ -27,10 +27,13 @@ pub(super) struct Args {
     /// Only keys with this in their name or note, or at the beginning of their id
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
+    /// What they are ordered by [default: created_at]
     #[arg(long)]
     sort: Option<Sort>,
+    /// From the least on or from the most [default: asc]
     #[arg(long)]
     order: Option<Order>,
+    /// Which page
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     page: u64,
     /// Keys on a page
@@ -102,6 +105,12 @@ pub(super) async fn run(args: &Args, client: &Client, json: bool, io: &mut Io) -
             format!("{} has no keys yet; add one with `keytide keys add`", found.provider)
         }
         0 => format!("no key of {} is like that", found.provider),
+        _ if found.keys.is_empty() => {
+            format!(
+                "{total} of {}; there is no page {}, the last is {}",
+                found.provider, found.page, found.pages
+            )
+        }
         _ if found.pages <= 1 => format!("{total} of {}", found.provider),
         _ => format!("{total} of {}; page {} of {} (--page, --all)", found.provider, found.page, found.pages),
     };
