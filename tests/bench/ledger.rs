@@ -65,7 +65,7 @@ fn record_one(c: &mut Criterion) {
     for keys in [10, 1_000, 100_000, 1_000_000] {
         let ids = ids(keys);
         let (ledger, provider, model) = ledger(&ids);
-        let flusher = Flusher::new(ledger, Nowhere, store::Options::FLUSH_INTERVAL);
+        let flusher = Arc::new(Flusher::new(ledger, Nowhere, store::Options::FLUSH_INTERVAL));
         let mut next = ids.iter().cycle();
         c.benchmark_group("record").bench_function(BenchmarkId::from_parameter(keys), |bencher| {
             bencher.iter_custom(|mut left| {
@@ -98,8 +98,8 @@ fn flush(c: &mut Criterion) {
         record: KeyRecord::new(Secret::new(format!("sk-or-v1-{n:064x}")), NOW),
     });
     runtime.block_on(store.change(keys.collect())).expect("the store takes the keys");
-    let collected = Flusher::new(ledger.clone(), Nowhere, store::Options::FLUSH_INTERVAL);
-    let stored = Flusher::new(ledger, File(store.clone()), store::Options::FLUSH_INTERVAL);
+    let collected = Arc::new(Flusher::new(ledger.clone(), Nowhere, store::Options::FLUSH_INTERVAL));
+    let stored = Arc::new(Flusher::new(ledger, File(store.clone()), store::Options::FLUSH_INTERVAL));
     // Scattered over all keys.
     let mut next = ids.iter().step_by(KEYS / CHANGED - 1).cycle();
     let mut flush_after = |bencher: &mut criterion::Bencher<'_>, flush: &dyn Fn()| {
