@@ -12,6 +12,8 @@ mod verify;
 
 use std::{
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -96,6 +98,7 @@ impl App {
         let (store, contents) = tokio::task::spawn_blocking(move || Store::open(&options, now))
             .await
             .context("opening the store failed")??;
+        warn_of_open_folder(&config.store.dir);
         let admin_token = AdminToken::load(&config)?;
         let workers = match config.server.gateway.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -224,6 +227,13 @@ impl App {
         }
         info!("keytide has stopped");
         Ok(())
+    }
+}
+
+/// keytide makes its folder for its owner alone; one that was there is not ours to change.
+fn warn_of_open_folder(dir: &Path) {
+    if std::fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
+        warn!("the data folder {0} is open to others: `chmod 700 {0}` closes it", dir.display());
     }
 }
 

@@ -88,14 +88,7 @@ impl Registry {
         }
         let source = pool.clone();
         let ledger = self.ledger.add_provider(name, Box::new(move || source.drain_changed()));
-        let lasting = Lasting {
-            pool,
-            tokens,
-            ledger,
-            metrics: Arc::default(),
-            lists: Arc::default(),
-            clock: self.clock.clone(),
-        };
+        let lasting = Lasting { pool, tokens, ledger, metrics: Arc::default(), clock: self.clock.clone() };
         self.lasting.insert(name.into(), lasting.clone());
         lasting
     }

@@ -157,6 +157,14 @@ impl ApiError {
         )
     }
 
+    pub fn encoded_body() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_encoding",
+            "The body is compressed: send it as it is, without Content-Encoding.",
+        )
+    }
+
     pub fn body_timeout() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,

@@ -174,16 +174,20 @@ impl Gateway {
             Endpoint::Forward(api) => api,
         };
         let token = token.ok_or_else(ApiError::no_token)?;
+        if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(refused(ApiError::encoded_body()));
+        }
         let body =
             read_body(body, live.options.max_body, live.options.body_timeout).await.map_err(refused)?;
-        let asked_for = std::cell::Cell::new(true);
+        // By the name that the caller uses, alias or not.
+        let mut forbidden = None;
         let asked = Asked::read(api, body, |model| {
-            asked_for.set(token.record.allows_model(model));
+            forbidden = (!token.record.allows_model(model)).then(|| ApiError::model_not_allowed(model));
             provider.resolve(model)
         })
         .map_err(refused)?;
-        if !asked_for.get() {
-            return Err(refused(ApiError::model_not_allowed(&asked.model)));
+        if let Some(error) = forbidden {
+            return Err(refused(error));
         }
         let forward = Forward {
             core,

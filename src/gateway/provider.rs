@@ -25,7 +25,6 @@ pub struct Lasting {
     pub tokens: Arc<Tokens>,
     pub ledger: Arc<ProviderLedger>,
     pub metrics: Arc<Metrics>,
-    pub lists: Arc<Lists>,
     pub clock: Clock,
 }
 
@@ -71,12 +70,16 @@ impl Provider {
             let uri = format!("{base}{}", api.path()).parse().map_err(|_| BadBase(options.name.clone()))?;
             uris.insert(api, uri);
         }
-        let clients = match before {
-            Some(before) if before.upstream == upstream => before.clients.clone(),
-            _ => Arc::new(Clients((0..cores).map(|_| OnceLock::new()).collect())),
+        // What was fetched belongs to the address it came from.
+        let (clients, lists) = match before {
+            Some(before) if before.upstream == upstream => (before.clients.clone(), before.lists.clone()),
+            _ => {
+                let clients = (0..cores).map(|_| OnceLock::new()).collect();
+                (Arc::new(Clients(clients)), Arc::default())
+            }
         };
         let answers = options.cache.map(AnswerCache::new);
-        let Lasting { pool, tokens, ledger, metrics, lists, clock } = lasting;
+        let Lasting { pool, tokens, ledger, metrics, clock } = lasting;
         Ok(Self {
             options,
             upstream,

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use keytide::{
     app::App,
     config::{Config, Loaded, Overrides},
-    demo::upstream::Behaviour,
+    demo::upstream::{Behaviour, Upstream, UpstreamOptions},
     model::{Clock, Counts, Health, KeyId, Timestamp},
     store::{Change, Store},
 };
@@ -203,4 +203,30 @@ async fn keys_that_wait_for_a_probe_do_not_wait_for_each_other() {
     let app = App::start(setup.config.clone(), setup.clock.clone()).await.unwrap();
     until("all are probed", || upstream.tally().in_flight() == keys.len() as u64).await;
     app.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_of_models_goes_with_the_address_it_came_from() {
+    let offering = async |model: &str| {
+        let options = UpstreamOptions { models: vec![model.to_owned()], ..UpstreamOptions::default() };
+        Upstream::start(options).await.unwrap()
+    };
+    let (old, new) = (offering("model-of-old").await, offering("model-of-new").await);
+    let toml = |upstream: &Upstream| {
+        let base = upstream.base_url();
+        format!("[server]\nlisten = \"127.0.0.1:0\"\n[providers.ollama]\nbase_url = \"{base}\"\n")
+    };
+    let keytide = Setup::with(crate::harness::config(&toml(&old))).keys("ollama", &[KEY]).start().await;
+    let listed = async || {
+        let list: Value = keytide.get("/v1/models").await.json().await.unwrap();
+        list["data"][0]["id"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(listed().await, "model-of-old");
+    keytide.app.reload(&loaded(&toml(&new))).await.unwrap();
+    assert_eq!(listed().await, "model-of-new");
+    keytide.app.reload(&loaded(&toml(&new))).await.unwrap();
+    assert_eq!(listed().await, "model-of-new");
+    // Fetched once from each.
+    assert_eq!((old.tally().total().attempts, new.tally().total().attempts), (1, 1));
+    keytide.stop().await;
 }

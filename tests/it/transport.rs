@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Keytide, Setup, TOKEN, chat, until, upstream},
+    harness::{Keytide, Setup, TOKEN, chat, error_code, until, upstream},
     scripted::PATIENCE,
 };
 
@@ -675,5 +675,20 @@ async fn older_and_careful_clients() {
     wire.send(&refused[..refused.len() - body.len()]).await;
     assert_eq!(wire.answer().await.code(), "invalid_api_key");
     assert_eq!(keytide.settled("ollama", 3).await.total.counts.success, 3);
+    keytide.stop().await;
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_refused_in_words() {
+    let upstream = upstream().await;
+    let keytide = Setup::new(&upstream, "").keys("ollama", &["good-key-0123456789abcdef"]).start().await;
+    let ask = async |encoding: &str| {
+        let request = keytide.client.post(format!("{}/v1/chat/completions", keytide.url));
+        let request = request.bearer_auth(TOKEN).header("content-encoding", encoding).json(&chat(false));
+        request.send().await.unwrap()
+    };
+    assert_eq!(error_code(ask("gzip").await).await, (415, "unsupported_encoding".into()));
+    assert_eq!(ask("identity").await.status(), 200);
+    assert_eq!(keytide.settled("ollama", 1).await.total.counts.success, 1);
     keytide.stop().await;
 }
