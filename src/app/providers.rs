@@ -14,7 +14,7 @@ use crate::{
     store::{Contents, ProviderContents},
 };
 
-/// As providers may say at most, see `gateway::forward`.
+/// As providers may say at most, see `gateway::verdict`.
 const LONGEST_COOLDOWN: Duration = Duration::from_secs(31 * 24 * 3600);
 
 /// Every provider that was ever in force, and what the store holds of those that were not.

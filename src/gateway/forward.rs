@@ -1,13 +1,10 @@
 //! From an admitted request to its answer: keys are tried in a bounded loop until one serves it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
@@ -15,40 +12,30 @@ use super::{
     body::Body,
     cache::AnswerCache,
     call::{Call, Closing},
+    peek::{End, Peeked, concat, peek, read_error_body, read_some},
     provider::Provider,
     redact::Redactor,
     relay::{Relay, Start},
     request::Asked,
     route::Api,
+    verdict::{
+        LastError, broken_answer, closing_of_error, effect_of, is_rate_limited, last_error, no_key,
+        of_body_error, of_client_error, unreachable_provider,
+    },
 };
 use crate::{
     guard::Token,
     ledger::{CommitWatch, Kind},
     model::{Effect, KeyId, Timestamp},
-    pool::{Ask, NoKey, Reason},
+    pool::Ask,
     upstream::{
         client::{self, request_headers, response_headers},
         inspect::Inspector,
-        outcome::{Rule, Treat},
-        reset,
-        scan::{BodyError, Framing},
+        outcome::Treat,
+        scan::Framing,
     },
 };
 
-/// How much of an answer may be looked at before the first byte goes out: enough for any error object.
-const MAX_PEEK: usize = 64 * 1024;
-/// An error's body beyond this is not read.
-const MAX_ERROR_BODY: usize = 64 * 1024;
-/// How long an error's body may take to arrive.
-const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A stream that has sent nothing but comments for so long is passed on, so that the caller sees a sign of
-/// life.
-const MAX_COMMENTS: Duration = Duration::from_secs(5);
-/// How long the end of a transfer is waited for when the document in it is whole.
-const MAX_SILENT_END: Duration = Duration::from_millis(100);
-/// What no provider's header can exceed.
-const MAX_RATE_LIMIT: Duration = Duration::from_secs(24 * 3600);
-const MAX_QUOTA: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Most keys that are tried for one request, whatever is configured.
 pub const MAX_ATTEMPTS: usize = 10;
 
@@ -64,14 +51,6 @@ pub struct Forward<'a> {
     /// Set where an answer ends only after the commit that counts it.
     pub strict: Option<CommitWatch>,
     pub now: Timestamp,
-}
-
-/// What the last failed attempt leaves for the caller, in case there is no other.
-enum LastError {
-    /// The provider's own answer, which may be passed on.
-    Answer { status: StatusCode, headers: HeaderMap, body: Bytes },
-    /// What the caller reads instead.
-    Ours(ApiError),
 }
 
 impl Forward<'_> {
@@ -360,286 +339,10 @@ enum Served {
     Failed { call: Box<Call>, error: Box<LastError>, retry_soon: bool },
 }
 
-struct Peeked {
-    head: VecDeque<Bytes>,
-    end: End,
-}
-
-enum End {
-    /// The whole body is in `head`.
-    Complete,
-    More(Incoming),
-    Broken(String),
-}
-
-/// Reads until the body shows whether it is an error: the whole of a small document, the first event of a
-/// stream.
-async fn peek(
-    mut body: Incoming,
-    inspector: &mut Inspector,
-    framing: Option<Framing>,
-    timeout: Duration,
-) -> Peeked {
-    let mut head = VecDeque::new();
-    let mut size = 0;
-    let begun = Instant::now();
-    let mut patience = begun + timeout;
-    loop {
-        if body.is_end_stream() {
-            inspector.finish();
-            return Peeked { head, end: End::Complete };
-        }
-        // Of a stream the first event decides, of a document its end.
-        let decided = framing != Some(Framing::Json) && inspector.saw_data();
-        if decided || size > MAX_PEEK {
-            return Peeked { head, end: End::More(body) };
-        }
-        let comments_only = size > 0 && framing == Some(Framing::Sse);
-        let whole = framing == Some(Framing::Json) && inspector.is_done();
-        let until = match () {
-            () if comments_only => patience.min(begun + MAX_COMMENTS),
-            () if whole => patience.min(Instant::now() + MAX_SILENT_END),
-            () => patience,
-        };
-        match tokio::time::timeout_at(until, body.frame()).await {
-            Err(_) if comments_only || whole => return Peeked { head, end: End::More(body) },
-            // Every byte of the answer is here, only the transfer's end is not clean.
-            Ok(Some(Err(_))) if whole => return Peeked { head, end: End::Complete },
-            Err(_) => {
-                return Peeked { head, end: End::Broken("no first event in time".to_owned()) };
-            }
-            Ok(None) => {
-                inspector.finish();
-                return Peeked { head, end: End::Complete };
-            }
-            Ok(Some(Err(error))) => {
-                return Peeked { head, end: End::Broken(client::causes(&error)) };
-            }
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    inspector.feed(&data);
-                    size += data.len();
-                    head.push_back(data);
-                    // Some providers keep a slow answer alive with white space.
-                    patience = Instant::now() + timeout;
-                }
-            }
-        }
-    }
-}
-
-pub(super) fn concat(mut head: VecDeque<Bytes>) -> Bytes {
-    match head.len() {
-        0 => Bytes::new(),
-        1 => head.pop_front().unwrap_or_default(),
-        _ => {
-            let mut whole = BytesMut::with_capacity(head.iter().map(Bytes::len).sum());
-            for part in head {
-                whole.extend_from_slice(&part);
-            }
-            whole.freeze()
-        }
-    }
-}
-
-/// What can be had of an error's body in short time: it only adds to what the status says.
-pub(super) async fn read_error_body(body: Incoming) -> Bytes {
-    match read_some(body).await {
-        Peeked { head, end: End::Complete } => concat(head),
-        _ => Bytes::new(),
-    }
-}
-
-/// Reads a body to its end unless it is long or slow.
-async fn read_some(mut body: Incoming) -> Peeked {
-    let mut head = VecDeque::new();
-    let mut size = 0;
-    let until = Instant::now() + ERROR_BODY_TIMEOUT;
-    while size <= MAX_ERROR_BODY {
-        match tokio::time::timeout_at(until, body.frame()).await {
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    size += data.len();
-                    head.push_back(data);
-                }
-            }
-            Ok(None) => return Peeked { head, end: End::Complete },
-            Ok(Some(Err(error))) => return Peeked { head, end: End::Broken(client::causes(&error)) },
-            Err(_) => break,
-        }
-    }
-    Peeked { head, end: End::More(body) }
-}
-
 /// The provider's status and headers, as far as they are the caller's business.
 fn answer_head(parts: &http::response::Parts) -> Response<Body> {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = parts.status;
     response_headers(&parts.headers, answer.headers_mut());
     answer
-}
-
-/// What a failed attempt means for its key. The provider's word on when to come back stands over our default.
-pub(super) fn effect_of(rule: Rule, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Effect {
-    let cooldown = rule.cooldown.or(rule.treat_as.default_cooldown()).unwrap_or_default();
-    let until = |max: Duration| {
-        let told = reset::retry_at(headers, now).or_else(|| told_in_body(body, now));
-        reset::bounded(told.unwrap_or_else(|| now.saturating_add(cooldown)), now, max)
-    };
-    match rule.treat_as {
-        Treat::Success => Effect::Success,
-        Treat::Request => Effect::None,
-        Treat::Auth => Effect::Auth { cooldown: rule.cooldown },
-        Treat::Quota => Effect::Quota { until: until(MAX_QUOTA) },
-        Treat::RateLimit => Effect::RateLimit { until: until(MAX_RATE_LIMIT) },
-        Treat::Server => Effect::Server { cooldown: rule.cooldown },
-    }
-}
-
-fn told_in_body(body: &[u8], now: Timestamp) -> Option<Timestamp> {
-    let mut inspector = Inspector::new(Framing::Json, false);
-    inspector.feed(body);
-    inspector.finish();
-    inspector.error().and_then(|error| reset::retry_at_in_body(error, now))
-}
-
-/// How a request ends whose answer carries an error: as if the provider had said so with a status.
-pub(super) fn closing_of_error(provider: &Provider, error: &BodyError) -> Closing {
-    let rule = provider.upstream.rules.lookup(error.status.unwrap_or(502));
-    let now = provider.clock.now();
-    let cooldown = rule.cooldown.or(rule.treat_as.default_cooldown()).unwrap_or_default();
-    let until = |max| {
-        reset::bounded(
-            reset::retry_at_in_body(error, now).unwrap_or_else(|| now.saturating_add(cooldown)),
-            now,
-            max,
-        )
-    };
-    match rule.treat_as {
-        // An error is no success, whatever number it carries.
-        Treat::Success | Treat::Request => Closing::REQUEST_FAULT,
-        Treat::Auth => Closing::failure(Effect::Auth { cooldown: rule.cooldown }),
-        Treat::Quota => Closing::failure(Effect::Quota { until: until(MAX_QUOTA) }),
-        Treat::RateLimit => Closing::failure(Effect::RateLimit { until: until(MAX_RATE_LIMIT) }),
-        Treat::Server => Closing::failure(Effect::Server { cooldown: rule.cooldown }),
-    }
-}
-
-/// The provider's answer is passed on where it is about the provider or the rate. What is about the key is
-/// nobody's business but the operator's, and a caller would take it for a word on its own token.
-fn last_error(status: StatusCode, rule: Rule, headers: HeaderMap, body: Bytes) -> LastError {
-    if matches!(rule.treat_as, Treat::Auth | Treat::Quota) {
-        return LastError::Ours(rejected_keys());
-    }
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(Framing::of)
-        .is_some_and(|framing| framing == Framing::Json);
-    if is_json && !body.is_empty() {
-        return LastError::Answer { status, headers, body };
-    }
-    LastError::Ours(match rule.treat_as {
-        Treat::RateLimit => ApiError::upstream(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            "The provider asks to slow down: wait and try again.",
-        ),
-        _ => ApiError::upstream(
-            if status.is_server_error() { status } else { StatusCode::BAD_GATEWAY },
-            "upstream_error",
-            "The provider answered with an error: try again.",
-        ),
-    })
-}
-
-fn of_client_error(error: &client::Error) -> ApiError {
-    match error {
-        client::Error::Connect(_) => unreachable_provider(),
-        client::Error::Timeout(_) => ApiError::upstream(
-            StatusCode::GATEWAY_TIMEOUT,
-            "upstream_timeout",
-            "The provider did not answer in time: try again.",
-        ),
-        client::Error::Broken(_) => broken_answer(),
-    }
-}
-
-fn of_body_error(effect: Effect) -> ApiError {
-    match effect {
-        Effect::Auth { .. } | Effect::Quota { .. } => rejected_keys(),
-        Effect::RateLimit { .. } => ApiError::upstream(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            "The provider asks to slow down: wait and try again.",
-        ),
-        _ => ApiError::upstream(
-            StatusCode::BAD_GATEWAY,
-            "upstream_error",
-            "The provider answered with an error: try again.",
-        ),
-    }
-}
-
-fn rejected_keys() -> ApiError {
-    ApiError::upstream(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "keys_rejected",
-        "The provider refused every key that was tried: try again, or ask the operator.",
-    )
-}
-
-fn broken_answer() -> ApiError {
-    ApiError::upstream(
-        StatusCode::BAD_GATEWAY,
-        "upstream_broken",
-        "The provider broke off its answer: try again.",
-    )
-}
-
-fn unreachable_provider() -> ApiError {
-    ApiError::upstream(
-        StatusCode::BAD_GATEWAY,
-        "upstream_unreachable",
-        "The provider cannot be reached: try again.",
-    )
-}
-
-fn is_rate_limited(none: &NoKey) -> bool {
-    matches!(none.reason, Reason::RateLimited { .. })
-}
-
-fn no_key(provider: &str, none: &NoKey, now: Timestamp) -> ApiError {
-    match none.reason {
-        Reason::Empty => ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no_available_keys",
-            format!(
-                "There are no keys for \"{provider}\" yet: add one with `keytide keys add --provider {provider}` \
-                 or POST /admin/api-keys."
-            ),
-        ),
-        Reason::RateLimited { retry_at } => ApiError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            format!("All keys for \"{provider}\" are at their limits: wait and try again."),
-        )
-        .retry_at(retry_at, now),
-        Reason::Unavailable { retry_at } => {
-            let error = ApiError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no_available_keys",
-                format!("No key for \"{provider}\" can be used at present: try again later."),
-            );
-            match retry_at {
-                Some(at) => error.retry_at(at, now),
-                None => error,
-            }
-        }
-        Reason::Excluded => ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no_available_keys",
-            format!("Every key for \"{provider}\" that can be used was tried: try again."),
-        ),
-    }
 }

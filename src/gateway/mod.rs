@@ -14,12 +14,14 @@ mod io;
 pub mod metrics;
 pub mod models;
 pub mod options;
+mod peek;
 mod provider;
 mod redact;
 mod relay;
 mod request;
 pub mod route;
 pub mod serve;
+mod verdict;
 
 use std::sync::Arc;
 

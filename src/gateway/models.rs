@@ -9,12 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{
-    ApiError,
-    body::Body,
-    forward::{effect_of, read_error_body},
-    provider::Provider,
-};
+use super::{ApiError, body::Body, peek::read_error_body, provider::Provider, verdict::effect_of};
 use crate::{
     guard::Token,
     model::{Effect, KeyId, Timestamp},

@@ -22,9 +22,10 @@ use tracing::warn;
 use super::{
     body::BodyError,
     call::{Call, Closing},
-    forward::{closing_of_error, concat},
+    peek::concat,
     redact::Redactor,
     route::Api,
+    verdict::closing_of_error,
 };
 use crate::{
     ledger::{CommitWatch, Ticket},
