@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
 
-use crate::store;
+use crate::{
+    model::error_body::{ErrorBody, shorten},
+    store,
+};
 
 /// An answer that says what is wrong and what to do. It never carries a key, a token or a piece of a body.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,19 +19,6 @@ pub struct ApiError {
     pub param: Option<Cow<'static, str>>,
     /// Whole seconds for `Retry-After`.
     pub retry_after: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Detail<'a>,
-}
-
-#[derive(Serialize)]
-struct Detail<'a> {
-    message: &'a str,
-    r#type: &'static str,
-    code: &'static str,
-    param: Option<&'a str>,
 }
 
 impl ApiError {
@@ -96,28 +85,12 @@ impl ApiError {
             "This path does not take this method: the header Allow names those it takes.",
         )
     }
-
-    fn kind(&self) -> &'static str {
-        match self.status.as_u16() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            404 => "not_found_error",
-            429 => "rate_limit_error",
-            400..=499 => "invalid_request_error",
-            _ => "server_error",
-        }
-    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let detail = Detail {
-            message: &self.message,
-            r#type: self.kind(),
-            code: self.code,
-            param: self.param.as_deref(),
-        };
-        let mut response = (self.status, axum::Json(Envelope { error: detail })).into_response();
+        let body = ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param.as_deref());
+        let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -126,13 +99,5 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
-    }
-}
-
-/// Callers' words in our answers are kept short.
-pub(super) fn shorten(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }

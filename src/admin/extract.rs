@@ -14,8 +14,8 @@ use http_body_util::BodyExt;
 use regex_lite::Regex;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::error::{ApiError, shorten};
-use crate::model::secret::mask;
+use super::error::ApiError;
+use crate::model::{error_body::shorten, secret::mask};
 
 pub(super) const MAX_BODY: usize = 1 << 20;
 pub(super) const MAX_IMPORT: usize = 64 << 20;

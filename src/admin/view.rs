@@ -1,5 +1,6 @@
-//! What the admin API speaks: the JSON of questions and answers. The command line reads and writes the same
-//! types.
+//! What the admin API speaks: the JSON of questions and answers. The command line reads a part of it through
+//! types of its own (`cli::view`), which take what they show and pass over the rest, so that it also
+//! understands a server of another version.
 
 mod import;
 mod keys;

@@ -78,6 +78,21 @@ impl Io {
         Ok(bytes)
     }
 
+    /// The arguments, with what stands on stdin in the place of `-`.
+    pub(super) fn words(&mut self, arguments: &[String]) -> Result<Vec<String>, Error> {
+        let mut words = Vec::new();
+        for argument in arguments {
+            match argument.as_str() {
+                "-" => words.extend(self.read_words()?),
+                word => words.push(word.to_owned()),
+            }
+        }
+        if words.is_empty() {
+            return Err(Error::usage("stdin holds no ids"));
+        }
+        Ok(words)
+    }
+
     /// The words of stdin, one or more a line.
     pub(super) fn read_words(&mut self) -> Result<Vec<String>, Error> {
         const LIMIT: u64 = 64 << 20;

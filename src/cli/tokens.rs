@@ -164,16 +164,7 @@ async fn create(args: CreateArgs, client: &Client, json: bool, io: &mut Io) -> R
 }
 
 async fn revoke(ids: &[String], client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {
-    let mut words = Vec::new();
-    for id in ids {
-        match id.as_str() {
-            "-" => words.extend(io.read_words()?),
-            id => words.push(id.to_owned()),
-        }
-    }
-    if words.is_empty() {
-        return Err(Error::usage("stdin holds no ids"));
-    }
+    let words = io.words(ids)?;
     let wanted = words.iter().map(|word| Wanted::parse(word)).collect::<Result<Vec<_>, _>>()?;
     let known: Reply<TokenList> = client.get("admin/tokens", &[]).await?;
     let known: Vec<&str> = known.value.tokens.iter().map(|token| token.id.as_str()).collect();

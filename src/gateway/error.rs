@@ -6,10 +6,12 @@
 use std::borrow::Cow;
 
 use http::{HeaderValue, Response, StatusCode, header};
-use serde::Serialize;
 
 use super::body::Body;
-use crate::model::Timestamp;
+use crate::model::{
+    Timestamp,
+    error_body::{ErrorBody, shorten},
+};
 
 /// An answer that keytide gives itself, in OpenAI's shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,19 +26,6 @@ pub struct ApiError {
     pub allow: Option<&'static str>,
     /// For 429: the limit per minute that was reached.
     pub limit: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Detail<'a>,
-}
-
-#[derive(Serialize)]
-struct Detail<'a> {
-    message: &'a str,
-    r#type: &'static str,
-    code: &'static str,
-    param: Option<&'static str>,
 }
 
 impl ApiError {
@@ -193,22 +182,10 @@ impl ApiError {
         Self::new(status, code, message)
     }
 
-    fn kind(&self) -> &'static str {
-        match self.status.as_u16() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            404 => "not_found_error",
-            429 => "rate_limit_error",
-            400..=499 => "invalid_request_error",
-            _ => "server_error",
-        }
-    }
-
     /// The body alone: `{"error":{…}}`.
     pub fn json(&self) -> String {
-        let detail =
-            Detail { message: &self.message, r#type: self.kind(), code: self.code, param: self.param };
-        serde_json::to_string(&Envelope { error: detail }).unwrap_or_default()
+        let body = ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param);
+        serde_json::to_string(&body).unwrap_or_default()
     }
 
     pub fn response(&self) -> Response<Body> {
@@ -236,14 +213,6 @@ impl ApiError {
             }
         }
         response
-    }
-}
-
-/// Callers' words in our answers are kept short.
-fn shorten(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }
 

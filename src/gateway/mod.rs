@@ -73,6 +73,10 @@ impl Live {
     }
 }
 
+/// The provider and the endpoint that a path names; `None` for the default provider, and where the path is
+/// nothing that is served.
+type Asking<'a> = (Option<&'a str>, Option<Endpoint<'a>>);
+
 impl Gateway {
     /// `operator` answers everything that is not a provider's API, on the runtime behind `control`. With
     /// `strict` every answer ends only after the commit that counts it.
@@ -98,9 +102,15 @@ impl Gateway {
     /// Answers one request that came in on `core`.
     pub async fn handle(&self, core: usize, request: Request<Incoming>) -> Response<Body> {
         let is_bare_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
-        let mut response = match Route::of(request.uri().path()) {
-            Route::Operator => self.operate(request).await,
-            _ => self.serve_browser(core, request).await,
+        let (parts, body) = request.into_parts();
+        let mut response = match Route::of(parts.uri.path()) {
+            Route::Operator => self.operate(Request::from_parts(parts, body)).await,
+            Route::Client { provider, endpoint } => {
+                self.serve_browser(core, (provider, Some(endpoint)), &parts, body).await
+            }
+            Route::UnknownClientPath { provider } => {
+                self.serve_browser(core, (provider, None), &parts, body).await
+            }
         };
         response.headers_mut().insert("x-request-id", request_id());
         if is_bare_head {
@@ -111,18 +121,23 @@ impl Gateway {
     }
 
     /// A provider's API, which pages of other origins may call.
-    async fn serve_browser(&self, core: usize, request: Request<Incoming>) -> Response<Body> {
+    async fn serve_browser(
+        &self,
+        core: usize,
+        asked: Asking<'_>,
+        parts: &Parts,
+        mut body: Incoming,
+    ) -> Response<Body> {
         let live = self.live.load_full();
-        if let Some(response) = live.cors.preflight(&request) {
+        if let Some(response) = live.cors.preflight(parts) {
             return response;
         }
-        let (parts, mut body) = request.into_parts();
-        let mut response = match self.serve_client(core, &live, &parts, &mut body).await {
+        let mut response = match self.serve_client(core, &live, asked, parts, &mut body).await {
             Ok(response) => response,
             Err(error) => {
                 // After a 408 nothing more comes.
                 if error.status != StatusCode::REQUEST_TIMEOUT {
-                    discard_body(&parts, &mut body).await;
+                    discard_body(parts, &mut body).await;
                 }
                 error.response()
             }
@@ -135,14 +150,10 @@ impl Gateway {
         &self,
         core: usize,
         live: &Live,
+        (name, endpoint): Asking<'_>,
         parts: &Parts,
         body: &mut Incoming,
     ) -> Result<Response<Body>, ApiError> {
-        let (name, endpoint) = match Route::of(parts.uri.path()) {
-            Route::Client { provider, endpoint } => (provider, Some(endpoint)),
-            Route::UnknownClientPath { provider } => (provider, None),
-            Route::Operator => (None, None),
-        };
         let provider = live
             .providers
             .get(name)

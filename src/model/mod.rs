@@ -3,6 +3,7 @@
 //! Nothing here knows of tasks, files, sockets or configuration, and nothing reads a clock: the present is
 //! always an argument.
 
+pub mod error_body;
 pub mod health;
 pub mod id;
 pub mod key;

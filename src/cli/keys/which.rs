@@ -65,16 +65,7 @@ impl Which {
             let keys = client.all_keys(&self.query()).await?;
             return Ok(keys.into_iter().map(|key| key.id).collect());
         }
-        let mut words = Vec::new();
-        for id in &self.ids {
-            match id.as_str() {
-                "-" => words.extend(io.read_words()?),
-                id => words.push(id.to_owned()),
-            }
-        }
-        if words.is_empty() {
-            return Err(Error::usage("stdin holds no ids"));
-        }
+        let words = io.words(&self.ids)?;
         let wanted = words.iter().map(|word| Wanted::parse(word)).collect::<Result<Vec<_>, _>>()?;
         let prefixes: Vec<&str> = wanted.iter().filter_map(Wanted::prefix).collect();
         let mut known = Vec::new();

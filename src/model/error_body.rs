@@ -1,0 +1,44 @@
+//! The shape that all of keytide's errors have on the wire: OpenAI's.
+//!
+//! What is said in it is each room's own table; only the shape is one.
+
+use serde::Serialize;
+
+/// `{"error":{"message","type","code","param"}}`
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ErrorBody<'a> {
+    error: Detail<'a>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Detail<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    code: &'a str,
+    param: Option<&'a str>,
+}
+
+impl<'a> ErrorBody<'a> {
+    pub fn new(status: u16, code: &'a str, message: &'a str, param: Option<&'a str>) -> Self {
+        Self { error: Detail { message, r#type: kind(status), code, param } }
+    }
+}
+
+fn kind(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+/// Callers' words in our answers are kept short.
+pub fn shorten(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
