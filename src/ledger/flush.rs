@@ -5,10 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
 
-use super::{
-    Ledger,
-    record::{Progress, Ticket},
-};
+use super::{Ledger, record::Progress};
 use crate::model::Delta;
 
 /// Where deltas go. The store implements it; tests put a failing one in its place.
@@ -128,11 +125,6 @@ impl<S: Sink> Flusher<S> {
     /// Whether the last append failed.
     pub fn failing(&self) -> bool {
         self.ledger.shared.progress.borrow().failing
-    }
-
-    /// A ticket for everything recorded so far.
-    pub fn ticket(&self) -> Ticket {
-        self.ledger.ticket()
     }
 }
 

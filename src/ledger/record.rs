@@ -190,11 +190,6 @@ impl Ledger {
         CommitWatch(self.shared.clone())
     }
 
-    /// A ticket for everything recorded so far.
-    pub fn ticket(&self) -> Ticket {
-        Ticket(self.shared.open.load(Ordering::SeqCst))
-    }
-
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
