@@ -15,6 +15,7 @@
 //! - [`upstream`]: one attempt at a provider, and what its answer means.
 //! - [`guard`]: who may come in, and how often.
 //! - [`ledger`]: the books. [`store`]: the local file, written by one thread.
+//! - [`replica`]: to the hub, a Postgres database, and back.
 //! - [`gateway`]: the data plane, one runtime per core. [`admin`] and [`observe`]: the operator's side, on a
 //!   runtime of its own.
 //! - [`config`] reads what was configured, [`cli`] what was typed, [`app`] wires the rooms, [`demo`] shows it all.
@@ -50,5 +51,6 @@ pub mod ledger;
 pub mod model;
 pub mod observe;
 pub mod pool;
+pub mod replica;
 pub mod store;
 pub mod upstream;

@@ -106,7 +106,7 @@ async fn switch(
                 continue;
             };
             let record = switch.apply(before.clone());
-            let blemished = clears && view.health.clone().clear(now);
+            let blemished = clears && view.health.is_blemished();
             let differs = record != before;
             if differs {
                 puts.push(Change::PutKey { provider: (*provider.name).into(), record: record.clone() });

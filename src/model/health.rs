@@ -6,11 +6,11 @@
 //!   already in flight counts once, and a success from before the failure clears nothing. The caller knows
 //!   which attempt is which and says so with `current`.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{Stamps, Timestamp, Version};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -26,8 +26,9 @@ pub struct Health {
     pub server_failures: u32,
     /// Refused so often that only a successful probe, or a person, brings the key back.
     pub needs_verification: bool,
-    /// When the state was last cleared, by a success or by a person.
-    pub reset_at: Timestamp,
+    /// When the state was last cleared, by a success or by a person, or the key was added. What an instance that
+    /// was long away remembers of an earlier epoch counts for nothing.
+    pub epoch: Version,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -96,10 +97,17 @@ impl Health {
     /// Takes in one outcome; returns whether anything changed.
     ///
     /// `current` is false for an attempt that began before the last change of this state.
-    pub fn apply(&mut self, effect: Effect, current: bool, now: Timestamp, policy: &Policy) -> bool {
+    pub fn apply(
+        &mut self,
+        effect: Effect,
+        current: bool,
+        now: Timestamp,
+        policy: &Policy,
+        stamps: &Stamps,
+    ) -> bool {
         match effect {
             Effect::None => false,
-            Effect::Success => current && self.clear(now),
+            Effect::Success => current && self.clear(now, stamps),
             Effect::RateLimit { until } => {
                 self.count_failure(current);
                 self.cool(until, Cause::RateLimit);
@@ -144,13 +152,40 @@ impl Health {
     }
 
     /// A success, or a person's word, wipes the slate; returns whether there was anything on it.
-    pub fn clear(&mut self, now: Timestamp) -> bool {
-        let clean = Self { reset_at: self.reset_at, ..Self::default() };
-        if *self == clean {
+    pub fn clear(&mut self, now: Timestamp, stamps: &Stamps) -> bool {
+        if !self.is_blemished() {
             return false;
         }
-        *self = Self { reset_at: now, ..clean };
+        stamps.observe(self.epoch);
+        *self = Self { epoch: stamps.next(now), ..Self::default() };
         true
+    }
+
+    /// Whether there is something that a success would clear.
+    pub fn is_blemished(&self) -> bool {
+        *self != Self { epoch: self.epoch, ..Self::default() }
+    }
+
+    /// Takes in what another instance concluded; returns whether anything changed. The result is the same in
+    /// whatever order and however often healths are merged.
+    pub fn merge(&mut self, other: &Self) -> bool {
+        let before = self.clone();
+        match self.epoch.cmp(&other.epoch) {
+            Ordering::Less => *self = other.clone(),
+            Ordering::Greater => {}
+            Ordering::Equal => {
+                // The cause goes with the later deadline; of equal deadlines the greater one, so that all agree.
+                let later = (other.failed_until, other.cause as u8) > (self.failed_until, self.cause as u8);
+                if later {
+                    (self.failed_until, self.cause) = (other.failed_until, other.cause);
+                }
+                self.consecutive_failures = self.consecutive_failures.max(other.consecutive_failures);
+                self.auth_failures = self.auth_failures.max(other.auth_failures);
+                self.server_failures = self.server_failures.max(other.server_failures);
+                self.needs_verification |= other.needs_verification;
+            }
+        }
+        *self != before
     }
 
     fn count_failure(&mut self, current: bool) {
@@ -179,10 +214,10 @@ mod tests {
 
     #[test]
     fn refusals_climb_to_verification() {
-        let (mut health, policy) = (Health::default(), Policy::default());
+        let (mut health, policy, stamps) = (Health::default(), Policy::default(), Stamps::default());
         let mut seen = Vec::new();
         for _ in 0..5 {
-            health.apply(Effect::Auth { cooldown: None }, true, NOW, &policy);
+            health.apply(Effect::Auth { cooldown: None }, true, NOW, &policy, &stamps);
             seen.push((hours(&health), health.needs_verification));
         }
         assert_eq!(seen, [(1, false), (1, false), (6, false), (24, false), (24, true)]);
@@ -190,10 +225,10 @@ mod tests {
 
     #[test]
     fn a_burst_in_flight_counts_once() {
-        let (mut health, policy) = (Health::default(), Policy::default());
-        health.apply(Effect::Auth { cooldown: None }, true, NOW, &policy);
+        let (mut health, policy, stamps) = (Health::default(), Policy::default(), Stamps::default());
+        health.apply(Effect::Auth { cooldown: None }, true, NOW, &policy, &stamps);
         for _ in 0..50 {
-            health.apply(Effect::Auth { cooldown: None }, false, NOW, &policy);
+            health.apply(Effect::Auth { cooldown: None }, false, NOW, &policy, &stamps);
         }
         assert_eq!((health.auth_failures, health.consecutive_failures), (1, 1));
         assert_eq!(hours(&health), 1);
@@ -201,10 +236,10 @@ mod tests {
 
     #[test]
     fn rate_limits_never_count_toward_verification() {
-        let (mut health, policy) = (Health::default(), Policy::default());
+        let (mut health, policy, stamps) = (Health::default(), Policy::default(), Stamps::default());
         for n in 0..100 {
             let until = NOW.saturating_add(Duration::from_secs(60 + n));
-            health.apply(Effect::RateLimit { until }, true, NOW, &policy);
+            health.apply(Effect::RateLimit { until }, true, NOW, &policy, &stamps);
         }
         assert!(!health.needs_verification);
         assert_eq!((health.auth_failures, health.consecutive_failures), (0, 100));
@@ -212,11 +247,11 @@ mod tests {
 
     #[test]
     fn server_failures_double_up_to_the_limit() {
-        let (mut health, policy) = (Health::default(), Policy::default());
+        let (mut health, policy, stamps) = (Health::default(), Policy::default(), Stamps::default());
         let mut seen = Vec::new();
         for _ in 0..70 {
             health.failed_until = None;
-            health.apply(Effect::Server { cooldown: None }, true, NOW, &policy);
+            health.apply(Effect::Server { cooldown: None }, true, NOW, &policy, &stamps);
             seen.push(health.failed_until.unwrap().since(NOW).as_secs());
         }
         assert_eq!(seen[..8], [5, 10, 20, 40, 80, 160, 300, 300]);
@@ -225,21 +260,53 @@ mod tests {
 
     #[test]
     fn a_shorter_cooldown_never_shortens_a_longer_one() {
-        let (mut health, policy) = (Health::default(), Policy::default());
+        let (mut health, policy, stamps) = (Health::default(), Policy::default(), Stamps::default());
         let long = NOW.saturating_add(HOUR);
-        health.apply(Effect::Quota { until: long }, true, NOW, &policy);
-        health.apply(Effect::Server { cooldown: None }, true, NOW, &policy);
+        health.apply(Effect::Quota { until: long }, true, NOW, &policy, &stamps);
+        health.apply(Effect::Server { cooldown: None }, true, NOW, &policy, &stamps);
         assert_eq!((health.failed_until, health.cause), (Some(long), Cause::Quota));
     }
 
     #[test]
     fn a_success_clears_only_what_was_set_before_its_attempt() {
-        let (mut health, policy) = (Health::default(), Policy::default());
-        health.apply(Effect::Server { cooldown: None }, true, NOW, &policy);
-        assert!(!health.apply(Effect::Success, false, NOW, &policy));
+        let (mut health, policy, stamps) = (Health::default(), Policy::default(), Stamps::default());
+        health.apply(Effect::Server { cooldown: None }, true, NOW, &policy, &stamps);
+        assert!(!health.apply(Effect::Success, false, NOW, &policy, &stamps));
         assert!(health.failed_until.is_some());
-        assert!(health.apply(Effect::Success, true, NOW, &policy));
-        assert_eq!(health, Health { reset_at: NOW, ..Health::default() });
-        assert!(!health.apply(Effect::Success, true, NOW, &policy), "a healthy key does not change");
+        assert!(health.apply(Effect::Success, true, NOW, &policy, &stamps));
+        assert_eq!(health, Health { epoch: health.epoch, ..Health::default() });
+        assert_eq!(health.epoch.time(), NOW);
+        assert!(!health.apply(Effect::Success, true, NOW, &policy, &stamps), "a healthy key does not change");
+    }
+
+    #[test]
+    fn merging_is_the_same_in_any_order() {
+        let at = |epoch, until: Option<i64>, cause, count| Health {
+            epoch: Version(epoch),
+            failed_until: until.map(Timestamp),
+            cause,
+            consecutive_failures: count,
+            ..Health::default()
+        };
+        let healths = [
+            at(1, Some(900), Cause::Auth, 9),
+            at(2, Some(500), Cause::Quota, 1),
+            at(2, Some(500), Cause::RateLimit, 3),
+            at(2, Some(400), Cause::Server, 7),
+            at(2, None, Cause::None, 0),
+        ];
+        let merged = |order: &[usize]| {
+            let mut sum = Health::default();
+            order.iter().for_each(|at| {
+                sum.merge(&healths[*at]);
+            });
+            sum
+        };
+        let expected = at(2, Some(500), Cause::Quota, 7);
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3], [3, 4, 0, 2, 1]] {
+            assert_eq!(merged(&order), expected);
+            assert_eq!(merged(&[order, order].concat()), expected);
+        }
+        assert!(!merged(&[0, 1, 2, 3, 4]).merge(&healths[0]), "an earlier epoch changes nothing");
     }
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use lease::Lease;
 pub use options::{CooldownScope, Options, Scheme, Strategy};
 
-use crate::model::{Health, KeyId, KeyRecord, Secret, Status, Timestamp};
+use crate::model::{Health, KeyId, KeyRecord, Secret, Stamps, Status, Timestamp};
 use slots::Inner;
 
 pub struct Pool {
@@ -115,7 +115,12 @@ impl Pool {
     pub const MAX_SCAN: usize = 512;
 
     pub fn new(provider: impl Into<Box<str>>, options: Options) -> Arc<Self> {
-        Arc::new(Self { provider: provider.into(), inner: Mutex::new(Inner::new(options)) })
+        Self::stamped(provider, options, Arc::default())
+    }
+
+    /// As [`Pool::new`], with the stamps of an instance that has others beside it.
+    pub fn stamped(provider: impl Into<Box<str>>, options: Options, stamps: Arc<Stamps>) -> Arc<Self> {
+        Arc::new(Self { provider: provider.into(), inner: Mutex::new(Inner::new(options, stamps)) })
     }
 
     pub fn provider(&self) -> &str {

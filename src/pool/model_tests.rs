@@ -107,6 +107,7 @@ struct Key {
 
 struct Bench {
     pool: Arc<Pool>,
+    stamps: Stamps,
     options: Options,
     now: Timestamp,
     tick: u64,
@@ -119,7 +120,15 @@ impl Bench {
     fn new() -> Self {
         let options = Options::default();
         let pool = Pool::new("ollama", options.clone());
-        Self { pool, options, now: START, tick: 0, keys: Vec::new(), leases: Vec::new() }
+        Self {
+            pool,
+            stamps: Stamps::default(),
+            options,
+            now: START,
+            tick: 0,
+            keys: Vec::new(),
+            leases: Vec::new(),
+        }
     }
 
     fn at(&self, n: usize) -> Option<usize> {
@@ -175,7 +184,8 @@ impl Bench {
     fn apply(&mut self, at: usize, effect: Effect, tick: u64, own: bool) {
         let key = &mut self.keys[at];
         let before = key.health.clone();
-        key.health.apply(effect, own && key.changed <= tick, self.now, &self.options.policy);
+        let current = own && key.changed <= tick;
+        key.health.apply(effect, current, self.now, &self.options.policy, &self.stamps);
         if key.health != before {
             self.tick += 1;
             (key.changed, key.unseen) = (self.tick, true);
@@ -301,7 +311,7 @@ impl Bench {
                     self.tick += 1;
                     let key = &mut self.keys[at];
                     (key.record.enabled, key.record.disabled_until) = (true, None);
-                    key.unseen |= key.health.clear(self.now);
+                    key.unseen |= key.health.clear(self.now, &self.stamps);
                     (key.changed, key.reset) = (self.tick, self.tick);
                     self.pool.replace(key.id, key.record.clone(), true, self.now).unwrap();
                 }

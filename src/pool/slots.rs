@@ -3,7 +3,7 @@
 mod attempt;
 mod read;
 
-use std::{collections::HashMap, mem, time::Duration};
+use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -13,7 +13,7 @@ use super::{
     options::{CooldownScope, Options, Scheme},
     pick::Choices,
 };
-use crate::model::{Cause, Health, KeyId, KeyRecord, Status, Timestamp, Window, key::account_of};
+use crate::model::{Cause, Health, KeyId, KeyRecord, Stamps, Status, Timestamp, Window, key::account_of};
 
 /// What a pick and a release touch: one cache line per key.
 #[repr(align(64))]
@@ -126,11 +126,14 @@ pub(super) struct Inner {
     in_flight: usize,
     unseen: Vec<u32>,
     accounts: Accounts,
+    /// For the epochs of healths.
+    stamps: Arc<Stamps>,
 }
 
 impl Inner {
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options, stamps: Arc<Stamps>) -> Self {
         Self {
+            stamps,
             choices: Choices::new(options.strategy),
             options,
             hot: Vec::new(),
@@ -220,7 +223,7 @@ impl Inner {
         now: Timestamp,
     ) -> Option<u32> {
         let credential = credential(self.options.scheme, record.secret.expose())?;
-        let blemished = is_blemished(&health);
+        let blemished = health.is_blemished();
         let hot = Hot { id, credential, in_flight: 0, live: true, blemished };
         let cold = Cold {
             username: record.username,
@@ -307,7 +310,7 @@ impl Inner {
         self.tick += 1;
         let cold = &mut self.cold[slot as usize];
         (cold.changed, cold.reset) = (self.tick, self.tick);
-        if cold.health.clear(now) {
+        if cold.health.clear(now, &self.stamps) {
             self.health_changed(slot);
         }
         self.clear_account(slot);
@@ -459,10 +462,6 @@ fn secret_of(credential: &HeaderValue, scheme: Scheme) -> &str {
     // Made from a str and a prefix of ASCII, so neither default is ever taken.
     std::str::from_utf8(credential.as_bytes().get(scheme.prefix().len()..).unwrap_or_default())
         .unwrap_or_default()
-}
-
-fn is_blemished(health: &Health) -> bool {
-    *health != Health { reset_at: health.reset_at, ..Health::default() }
 }
 
 // A hundred thousand keys in well under 40 MB, and one line of cache for a pick.

@@ -249,7 +249,9 @@ fn a_persons_enable_clears_everything_and_old_answers_change_nothing() {
     pick(&pool, NOW).finish(REFUSED, NOW);
     pool.drain_changed();
     pool.replace(ids[0], pool.record(ids[0]).unwrap(), true, NOW).unwrap();
-    assert_eq!(pool.drain_changed(), [(ids[0], Health { reset_at: NOW, ..Health::default() })]);
+    let changed = pool.drain_changed();
+    assert_eq!(changed, [(ids[0], Health { epoch: changed[0].1.epoch, ..Health::default() })]);
+    assert_eq!(changed[0].1.epoch.time(), NOW);
     early.finish(REFUSED, NOW);
     assert_eq!(pool.drain_changed(), []);
     assert_eq!(pool.get(ids[0], NOW).unwrap().status, Status::Active);

@@ -32,14 +32,101 @@ pub(super) trait Record: Serialize + DeserializeOwned {
 
     /// Reads a layout older than `VERSION`.
     fn from_older(version: u8, _body: &[u8]) -> Result<Self, Error> {
-        Err(Error::Broken(format!("unknown record format {version}")))
+        Err(unknown(version))
     }
+}
+
+fn unknown(version: u8) -> Error {
+    Error::Broken(format!("unknown record format {version}"))
 }
 
 macro_rules! first_version {
     ($($record:ty),*) => {$(impl Record for $record { const VERSION: u8 = 1; })*};
 }
-first_version!(KeyRecord, Health, KeyUsage, TokenRecord, Usage, Delta);
+first_version!(KeyRecord, KeyUsage, TokenRecord, Usage);
+
+impl Record for Health {
+    /// 2: an epoch where 1 had the time of the last reset.
+    const VERSION: u8 = 2;
+
+    fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
+        match version {
+            1 => decode_body::<older::Health>(body).map(Into::into),
+            _ => Err(unknown(version)),
+        }
+    }
+}
+
+impl Record for Delta {
+    /// 2: with healths of version 2.
+    const VERSION: u8 = 2;
+
+    fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
+        match version {
+            1 => decode_body::<older::Delta>(body).map(Into::into),
+            _ => Err(unknown(version)),
+        }
+    }
+}
+
+/// Layouts that are read and no longer written.
+mod older {
+    use std::collections::HashMap;
+
+    use serde::Deserialize;
+
+    use crate::model::{self, Cause, Hour, KeyId, KeyUsage, Timestamp, TokenId, Usage, Version};
+
+    #[derive(Deserialize)]
+    pub(super) struct Health {
+        failed_until: Option<Timestamp>,
+        cause: Cause,
+        consecutive_failures: u32,
+        auth_failures: u32,
+        server_failures: u32,
+        needs_verification: bool,
+        reset_at: Timestamp,
+    }
+
+    impl From<Health> for model::Health {
+        fn from(older: Health) -> Self {
+            Self {
+                failed_until: older.failed_until,
+                cause: older.cause,
+                consecutive_failures: older.consecutive_failures,
+                auth_failures: older.auth_failures,
+                server_failures: older.server_failures,
+                needs_verification: older.needs_verification,
+                epoch: Version::at(older.reset_at),
+            }
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct ProviderDelta {
+        keys: HashMap<KeyId, KeyUsage>,
+        hours: HashMap<(Hour, Box<str>), Usage>,
+        tokens: HashMap<TokenId, Usage>,
+        health: HashMap<KeyId, Health>,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Delta {
+        providers: HashMap<Box<str>, ProviderDelta>,
+    }
+
+    impl From<Delta> for model::Delta {
+        fn from(older: Delta) -> Self {
+            let providers = older.providers.into_iter().map(|(name, of)| {
+                let health = of.health.into_iter().map(|(id, health)| (id, health.into())).collect();
+                let delta =
+                    model::ProviderDelta { keys: of.keys, hours: of.hours, tokens: of.tokens, health };
+                (name, delta)
+            });
+            Self { providers: providers.collect() }
+        }
+    }
+}
 
 pub(super) fn encode<T: Record>(record: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);

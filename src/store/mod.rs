@@ -18,6 +18,7 @@ mod load;
 pub mod offline;
 mod options;
 mod overlay;
+pub mod shelf;
 mod size;
 mod tables;
 #[cfg(test)]

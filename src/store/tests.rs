@@ -235,7 +235,7 @@ async fn a_persons_word_stands_over_health_that_was_appended_before_it() {
     let (store, _) = open(dir.path());
     store.change(vec![put(1)]).await.unwrap();
     store.append(&health_delta(1, failed(9))).await.unwrap();
-    let cleared = Health { reset_at: NOW, ..Health::default() };
+    let cleared = Health { epoch: crate::model::Version::at(NOW), ..Health::default() };
     let word = Change::PutHealth { provider: P.into(), id: key(1), health: cleared.clone() };
     let nobody = Change::PutHealth { provider: P.into(), id: key(2), health: failed(1) };
     store.change(vec![word, nobody]).await.unwrap();

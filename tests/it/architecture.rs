@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("upstream", &["model"]),
     ("ledger", &["model"]),
     ("guard", &["model", "ledger"]),
+    ("replica", &["model", "store"]),
     ("gateway", &["model", "pool", "upstream", "guard", "ledger"]),
     ("observe", &["gateway::metrics", "ledger", "pool", "store", "model", "guard"]),
     ("admin", &["model", "store", "pool", "ledger", "guard"]),

@@ -6,7 +6,7 @@ use std::sync::{
 use super::*;
 use crate::{
     ledger::{Books, Ending, Entry, Kind},
-    model::{Effect, Health, KeyId, Policy, Timestamp, TokenId},
+    model::{Effect, Health, KeyId, Policy, Stamps, Timestamp, TokenId},
 };
 
 /// A store that can be told to fail.
@@ -190,7 +190,13 @@ async fn health_goes_with_the_flush_and_the_latest_wins() {
     let flusher = Arc::new(Flusher::new(ledger, fake.clone(), Duration::from_millis(1)));
     fake.0.broken.store(true, Ordering::SeqCst);
     flusher.flush().await.unwrap_err();
-    health.lock().unwrap().apply(Effect::Auth { cooldown: None }, true, NOW, &Policy::default());
+    health.lock().unwrap().apply(
+        Effect::Auth { cooldown: None },
+        true,
+        NOW,
+        &Policy::default(),
+        &Stamps::default(),
+    );
     fake.0.broken.store(false, Ordering::SeqCst);
     flusher.flush().await.unwrap();
     assert_eq!(fake.0.health.lock().unwrap().as_slice(), &[health.lock().unwrap().clone()]);

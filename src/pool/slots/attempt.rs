@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{DUE_AT_ONCE, Inner, is_blemished};
+use super::{DUE_AT_ONCE, Inner};
 use crate::{
     model::{Effect, Health, KeyId, Timestamp, key::account_of},
     pool::{Ask, CooldownScope, NoKey},
@@ -139,7 +139,7 @@ impl Inner {
         let cold = &mut self.cold[slot as usize];
         let before = cold.health.clone();
         let current = own && cold.changed <= tick;
-        cold.health.apply(effect, current, now, &self.options.policy);
+        cold.health.apply(effect, current, now, &self.options.policy, &self.stamps);
         if cold.health == before {
             return;
         }
@@ -155,7 +155,7 @@ impl Inner {
 
     pub(super) fn health_changed(&mut self, slot: u32) {
         let cold = &mut self.cold[slot as usize];
-        self.hot[slot as usize].blemished = is_blemished(&cold.health);
+        self.hot[slot as usize].blemished = cold.health.is_blemished();
         if !mem::replace(&mut cold.listed, true) {
             self.unseen.push(slot);
         }

@@ -2,6 +2,7 @@
 //! an arm that reads the old bytes, and a fixture of its own. A pinned line is never edited.
 
 use super::*;
+use crate::model::Version;
 use crate::store::codec::{self, Record};
 
 fn hex(bytes: &[u8]) -> String {
@@ -12,13 +13,18 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
+/// What an older version wrote is read as `record`.
+fn read<T: Record + PartialEq + std::fmt::Debug>(record: &T, written: &str) {
+    assert_eq!(codec::decode::<T>(&unhex(written)).as_ref(), Ok(record));
+}
+
 fn pinned<T: Record + PartialEq + std::fmt::Debug>(record: &T, written: &str) {
     assert_eq!(hex(&codec::encode(record)), written);
     assert_eq!(codec::decode::<T>(&unhex(written)).as_ref(), Ok(record));
 }
 
 #[test]
-fn version_1() {
+fn layouts() {
     let key_record = KeyRecord {
         secret: Secret::new("sk-1"),
         username: Some("u".into()),
@@ -37,9 +43,10 @@ fn version_1() {
         auth_failures: 2,
         server_failures: 3,
         needs_verification: true,
-        reset_at: Timestamp(7),
+        epoch: Version::at(Timestamp(7)),
     };
-    pinned(&health, "01010a04010203010e");
+    read(&health, "01010a04010203010e");
+    pinned(&health, "02010a0401020301fc00c0da00");
     let counts = Counts { success: 1, failure: 2, other: 300 };
     let key_usage = KeyUsage {
         counts,
@@ -64,8 +71,13 @@ fn version_1() {
     of.hours.insert((Hour(400_000), "m".into()), usage);
     of.tokens.insert(crate::model::TokenId(2), usage);
     of.health.insert(KeyId(1), health);
+    let delta = Delta { providers: [("p".into(), of)].into() };
     pinned(
-        &Delta { providers: [("p".into(), of)].into() },
+        &delta,
+        "020101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a0401020301fc00c0da00",
+    );
+    read(
+        &delta,
         "010101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a04010203010e",
     );
 }

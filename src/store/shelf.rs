@@ -1,0 +1,153 @@
+//! What replication reads and writes of the store, row by row, inside one transaction of the writer's.
+//!
+//! The protocol's logic is written against this trait and against nothing else, so that a simulator can run it
+//! over maps in memory. All or nothing of a transaction's writes is kept.
+//!
+//! Invariant, for every counter row of a provider that replicates: view = base + confirmed + sealed + open,
+//! where only the base is not written down.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Error;
+use crate::model::{
+    CounterId, Health, KeyId, KeyRecord, KeyVersions, Tally, TokenId, TokenRecord, TokenVersions, Version,
+};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyEntry {
+    pub record: KeyRecord,
+    pub versions: KeyVersions,
+    pub health: Health,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenEntry {
+    pub record: TokenRecord,
+    pub versions: TokenVersions,
+}
+
+/// A row whose state the hub has not been told yet, or that is to be told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Row {
+    Key(KeyId),
+    Token(TokenId),
+}
+
+/// What of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dirty {
+    /// A person added it here: the hub may create it.
+    pub added: bool,
+    /// It was deleted here; [`Shelf::gone`] has when.
+    pub gone: bool,
+    /// Settings or health have changed.
+    pub changed: bool,
+}
+
+/// A key or token that is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    pub version: Version,
+    /// The first 16 bytes of the SHA-256 of its text: what the hub calls it.
+    pub digest: [u8; 16],
+}
+
+/// Deltas of one row that are in batches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inflight {
+    /// By batch: not yet confirmed.
+    pub sealed: Vec<(u64, Tally)>,
+    /// Confirmed up to the batch of this number, and the row has not come back yet.
+    pub confirmed: Option<(u64, Tally)>,
+}
+
+impl Inflight {
+    pub fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && self.confirmed.is_none()
+    }
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Reads see the transaction's own writes. `provider` is a provider's name. Where a method returns a list, it is
+/// in the order of ids, begins after `after`, and has at most `max` rows.
+pub trait Shelf {
+    fn instance(&self) -> Uuid;
+    fn set_instance(&mut self, id: Uuid) -> Result<()>;
+
+    /// Small documents by name, as the protocol writes them: streams, vectors, counters of its own.
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>>;
+    fn set_note(&mut self, name: &str, value: Option<&[u8]>) -> Result<()>;
+    /// Whether deltas of this provider are to be kept open for a hub, and its changes as dirty. From the moment
+    /// it is switched on; what was there before is the protocol's to bring in.
+    fn set_replicated(&mut self, provider: &str, on: bool) -> Result<()>;
+
+    fn key(&self, provider: &str, id: KeyId) -> Result<Option<KeyEntry>>;
+    /// Does not make it dirty.
+    fn put_key(&mut self, provider: &str, id: KeyId, entry: &KeyEntry) -> Result<()>;
+    fn remove_key(&mut self, provider: &str, id: KeyId) -> Result<()>;
+    fn keys(&self, provider: &str, after: Option<KeyId>, max: usize) -> Result<Vec<(KeyId, KeyEntry)>>;
+
+    fn token(&self, provider: &str, id: TokenId) -> Result<Option<TokenEntry>>;
+    fn put_token(&mut self, provider: &str, id: TokenId, entry: &TokenEntry) -> Result<()>;
+    fn remove_token(&mut self, provider: &str, id: TokenId) -> Result<()>;
+    fn tokens(
+        &self,
+        provider: &str,
+        after: Option<TokenId>,
+        max: usize,
+    ) -> Result<Vec<(TokenId, TokenEntry)>>;
+
+    /// What is known to be deleted, here or elsewhere.
+    fn gone(&self, provider: &str, row: Row) -> Result<Option<Gone>>;
+    fn set_gone(&mut self, provider: &str, row: Row, gone: Option<Gone>) -> Result<()>;
+    fn all_gone(&self, provider: &str, after: Option<Row>, max: usize) -> Result<Vec<(Row, Gone)>>;
+    /// The key that has this digest, among those there are: the hub's word for a deleted one.
+    fn key_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<KeyId>>;
+    fn token_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<TokenId>>;
+
+    fn dirty(&self, provider: &str, after: Option<Row>, max: usize) -> Result<Vec<(Row, Dirty)>>;
+    fn dirty_row(&self, provider: &str, row: Row) -> Result<Option<Dirty>>;
+    fn set_dirty(&mut self, provider: &str, row: Row, dirty: Option<Dirty>) -> Result<()>;
+    fn dirty_len(&self, provider: &str) -> Result<u64>;
+
+    /// What this instance shows.
+    fn view(&self, provider: &str, id: &CounterId) -> Result<Tally>;
+    fn set_view(&mut self, provider: &str, id: &CounterId, value: &Tally) -> Result<()>;
+    fn views(&self, provider: &str, after: Option<&CounterId>, max: usize)
+    -> Result<Vec<(CounterId, Tally)>>;
+
+    /// Counted here, in no batch yet.
+    fn open(&self, provider: &str, id: &CounterId) -> Result<Option<Tally>>;
+    fn set_open(&mut self, provider: &str, id: &CounterId, value: Option<&Tally>) -> Result<()>;
+    fn opens(&self, provider: &str, after: Option<&CounterId>, max: usize)
+    -> Result<Vec<(CounterId, Tally)>>;
+    fn open_len(&self, provider: &str) -> Result<u64>;
+
+    fn inflight(&self, provider: &str, id: &CounterId) -> Result<Option<Inflight>>;
+    fn set_inflight(&mut self, provider: &str, id: &CounterId, value: Option<&Inflight>) -> Result<()>;
+    fn inflights(
+        &self,
+        provider: &str,
+        after: Option<&CounterId>,
+        max: usize,
+    ) -> Result<Vec<(CounterId, Inflight)>>;
+
+    /// Sealed batches and, for a while, confirmed ones, as the protocol writes them.
+    fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>>;
+    fn set_batch(&mut self, provider: &str, seq: u64, batch: Option<&[u8]>) -> Result<()>;
+    /// Their numbers, from `from` on.
+    fn batches(&self, provider: &str, from: u64) -> Result<Vec<u64>>;
+
+    /// Marks of a full resync: the rows that have come by so far.
+    fn mark_seen(&mut self, provider: &str, mark: &Seen) -> Result<()>;
+    fn was_seen(&self, provider: &str, mark: &Seen) -> Result<bool>;
+    fn forget_seen(&mut self, provider: &str) -> Result<()>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Seen {
+    Row(Row),
+    Counter(CounterId),
+}
