@@ -2,7 +2,7 @@
 //!
 //! - `auth` lets in whoever shows the admin token; `extract` reads questions, `view` is their JSON;
 //! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` about client tokens;
-//! - `stats` and `storage` only read.
+//! - `stats` and `storage` only read; `sync` is replication.
 //!
 //! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
 //! when the caller leaves (`State::change`); changes are made one after another, so none is lost; no answer
@@ -20,6 +20,7 @@ pub mod openapi;
 mod stats;
 mod storage;
 mod switch;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -43,6 +44,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 pub use error::ApiError;
+pub use sync::{Refusal, Replication};
 
 use crate::{
     guard::Tokens,
@@ -108,6 +110,7 @@ pub struct Parts {
     pub ledger: Arc<Ledger>,
     pub flush: Arc<dyn Flush>,
     pub probe: Arc<dyn Probe>,
+    pub sync: Arc<dyn Replication>,
     pub clock: Clock,
     pub admin_token: String,
     pub public_stats: bool,
@@ -119,6 +122,7 @@ pub struct State {
     ledger: Arc<Ledger>,
     flush: Arc<dyn Flush>,
     probe: Arc<dyn Probe>,
+    sync: Arc<dyn Replication>,
     clock: Clock,
     /// Only its digest is kept.
     admin_token: ArcSwap<[u8; 32]>,
@@ -130,13 +134,14 @@ pub struct State {
 
 impl State {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { providers, store, ledger, flush, probe, clock, admin_token, public_stats } = parts;
+        let Parts { providers, store, ledger, flush, probe, sync, clock, admin_token, public_stats } = parts;
         Arc::new(Self {
             providers: ArcSwap::from_pointee(providers),
             store,
             ledger,
             flush,
             probe,
+            sync,
             clock,
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
             public_stats: AtomicBool::new(public_stats),
@@ -227,6 +232,9 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/storage", get(storage::storage))
         .route("/admin/storage/backup", post(storage::backup))
         .route("/admin/providers", get(storage::providers))
+        .route("/admin/sync", get(sync::status))
+        .route("/admin/sync/now", post(sync::now))
+        .route("/admin/sync/adopt", post(sync::adopt))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require));
     Router::new()
         .merge(closed)

@@ -17,7 +17,7 @@ use utoipa::{
     },
 };
 
-use super::{export, import, keys, stats, storage, switch, tokens, view};
+use super::{export, import, keys, stats, storage, switch, sync, tokens, view};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,6 +28,7 @@ use super::{export, import, keys, stats, storage, switch, tokens, view};
         import::import, export::export, switch::enable, switch::disable, switch::health_check,
         tokens::list, tokens::add, tokens::delete_many, tokens::delete_one,
         stats::stats, stats::public, storage::storage, storage::backup, storage::providers,
+        sync::status, sync::now, sync::adopt,
     ),
     components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::Order)),
     security(("admin_token" = []), ("admin_token_header" = [])),

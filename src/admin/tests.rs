@@ -3,6 +3,7 @@
 mod imports;
 mod keys;
 mod rest;
+mod sync;
 mod tokens;
 
 use std::{
@@ -153,6 +154,7 @@ impl World {
             ledger: ledger.clone(),
             flush: Arc::new(Flushing(flusher)),
             probe: probing,
+            sync: Arc::new(sync::OneHub),
             clock: clock.clone(),
             admin_token: TOKEN.to_owned(),
             public_stats: true,

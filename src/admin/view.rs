@@ -5,9 +5,11 @@
 mod import;
 mod keys;
 mod stats;
+mod sync;
 mod tokens;
 
 pub use import::*;
 pub use keys::*;
 pub use stats::*;
+pub use sync::*;
 pub use tokens::*;

@@ -7,6 +7,7 @@
 mod admin_token;
 mod operator;
 mod providers;
+mod replication;
 mod signals;
 mod verify;
 

@@ -43,6 +43,7 @@ impl Operator {
             ledger: ledger.clone(),
             flush: Arc::new(Flush(flusher.clone())),
             probe: Arc::new(Probe { live: live.clone(), core }),
+            sync: Arc::new(super::replication::Hubs::default()),
             clock: clock.clone(),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,

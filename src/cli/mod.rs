@@ -21,6 +21,7 @@ mod serve;
 mod show;
 mod stats;
 mod store;
+mod sync;
 mod table;
 mod tokens;
 mod view;
@@ -67,6 +68,7 @@ enum Command {
     Keys(keys::Args),
     Tokens(tokens::Args),
     Stats(stats::Args),
+    Sync(sync::Args),
     Store(store::Args),
     Doctor(doctor::Args),
     AdminToken(admin_token::Args),
@@ -102,6 +104,7 @@ fn dispatch(command: Command, hooks: Hooks, io: &mut Io) -> Result<(), Error> {
         Command::Keys(args) => block_on(keys::run(args, io)),
         Command::Tokens(args) => block_on(tokens::run(args, io)),
         Command::Stats(args) => block_on(stats::run(&args, io)),
+        Command::Sync(args) => block_on(sync::run(args, io)),
         Command::Store(args) => block_on(store::run(&args, io)),
         Command::Doctor(args) => block_on(doctor::run(&args, io)),
         Command::AdminToken(args) => admin_token::run(&args, io),
@@ -168,6 +171,8 @@ mod tests {
             "keytide keys add -",
             "keytide keys disable 01234567 --for 2h",
             "keytide store backup file --data-dir d",
+            "keytide sync status --json",
+            "keytide sync adopt --hub default --yes",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -176,7 +181,7 @@ mod tests {
             "keytide tokens create",
             "keytide tokens create --name a --rpm 0",
             "keytide keys list --status broken",
-            "keytide sync status",
+            "keytide sync",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

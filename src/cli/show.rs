@@ -60,7 +60,7 @@ pub(super) fn left(until: Option<Timestamp>, now: Timestamp) -> String {
     }
 }
 
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7_200 => format!("{}m", seconds / 60),

@@ -18,14 +18,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("replica", &["model", "store"]),
     ("gateway", &["model", "pool", "upstream", "guard", "ledger"]),
     ("observe", &["gateway::metrics", "ledger", "pool", "store", "model", "guard"]),
-    ("admin", &["model", "store", "pool", "ledger", "guard"]),
+    ("admin", &["model", "store", "pool", "ledger", "guard", "replica::status"]),
     // Composed of each room's own options.
     ("config", &["model", "store", "pool", "upstream", "gateway"]),
     ("demo", &["model"]),
     // A whole keytide in one process, listening where it can.
     ("demo/tour", &["model", "app", "admin", "config", "gateway::serve"]),
     // doctor reaches a provider the way requests do.
-    ("cli", &["config", "admin::view", "store", "model", "app", "demo", "upstream"]),
+    ("cli", &["config", "admin::view", "replica::status", "store", "model", "app", "demo", "upstream"]),
 ];
 
 /// The places that wire the rooms.
