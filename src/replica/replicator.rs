@@ -1,0 +1,456 @@
+//! The task that replicates with one hub: rounds when they are due, and what becomes of their answers.
+//!
+//! Every step of the protocol is one transaction of the store's. What a step changes is put into memory while
+//! operators' edits are kept out, so that neither side's change can overwrite the other's. A failed step or call
+//! ends the round; the next begins anew and asks the hub where things stand.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{Notify, OwnedMutexGuard, mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+use tracing::{info, warn};
+
+use super::{
+    pace::{self, Pace, Rhythm, Round},
+    protocol::{self, Call, Effect, Hub, Machine, Note, Outcome, Wishes},
+    status::{self, HubError, HubState, HubStatus},
+    transport::{self, Transport},
+};
+use crate::{
+    model::{Clock, Stamps, Timestamp},
+    store::{self, Store},
+};
+
+/// After a change made here, how long to wait for others to go along.
+const BURST: Duration = Duration::from_millis(500);
+/// How often an instance says that it is alive.
+const HELLO_EVERY: Duration = Duration::from_secs(300);
+/// Instances heard of within this share the budget.
+const ALIVE: Duration = Duration::from_secs(3 * 300);
+/// What operators are shown of the past.
+const NOTES: usize = 20;
+
+/// What the replicator needs of the rest of keytide.
+pub trait Mirror: Send + Sync + 'static {
+    /// Keeps operators' edits out until the guard is dropped.
+    fn lock(&self) -> BoxFuture<'_, OwnedMutexGuard<()>>;
+
+    /// Puts into memory what the store holds already.
+    fn apply(&self, effects: Vec<Effect>);
+
+    /// Writes to the store what memory has counted and concluded.
+    fn flush(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+pub struct Options {
+    pub hub: Hub,
+    pub transport: Box<dyn Transport>,
+    pub interval: Duration,
+    /// Bytes in 30 days, for all instances of the hub together.
+    pub egress: Option<u64>,
+}
+
+pub struct Parts {
+    pub store: Store,
+    pub mirror: Arc<dyn Mirror>,
+    pub stamps: Arc<Stamps>,
+    pub clock: Clock,
+}
+
+enum Command {
+    Now(oneshot::Sender<()>),
+    Adopt(oneshot::Sender<Result<Vec<String>, String>>),
+    Stop(Duration, oneshot::Sender<()>),
+}
+
+/// A handle to a running replicator.
+pub struct Replicator {
+    name: String,
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    changed: Notify,
+    looking: AtomicBool,
+    status: Mutex<HubStatus>,
+}
+
+impl Shared {
+    fn status(&self) -> std::sync::MutexGuard<'_, HubStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Replicator {
+    /// Seals what the last process left open, and begins. Before anything is counted.
+    ///
+    /// # Errors
+    /// The store's, or a record of an earlier run that cannot be read.
+    pub async fn start(options: Options, parts: Parts) -> Result<Self, protocol::Error> {
+        let Options { hub, transport, interval, egress } = options;
+        let name = hub.name.clone();
+        let status = HubStatus {
+            name: name.clone(),
+            transport: transport.kind().to_owned(),
+            target: transport.target(),
+            state: HubState::Connecting,
+            last_success: None,
+            next_round: None,
+            lag_ms: 0,
+            last_error: None,
+            clock_offset_ms: None,
+            clock_correction_ms: 0,
+            traffic: status::Traffic::default(),
+            streams: Vec::new(),
+            instances: Vec::new(),
+            notes: Vec::new(),
+        };
+        let shared = Arc::new(Shared {
+            changed: Notify::new(),
+            looking: AtomicBool::new(false),
+            status: Mutex::new(status),
+        });
+        let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
+        let mut task = Task {
+            began: Instant::now(),
+            machine: Arc::new(Mutex::new(machine)),
+            parts,
+            transport,
+            shared: shared.clone(),
+            rhythm: Rhythm::new(interval),
+            pace: Pace::new(interval, egress),
+            hello_at: None,
+            waiting_since: None,
+        };
+        let outcome = task.step(|machine, shelf, now| machine.start(shelf, now)).await?;
+        task.note(outcome.notes);
+        task.look_at_streams().await;
+        let (commands, inbox) = mpsc::channel(8);
+        let task = tokio::spawn(task.run(inbox));
+        Ok(Self { name, commands, shared, task: Mutex::new(Some(task)) })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Something has changed here that others should know soon.
+    pub fn wake(&self) {
+        self.shared.changed.notify_one();
+    }
+
+    /// Somebody looks at statistics: they are to be fresh.
+    pub fn look(&self) {
+        self.shared.looking.store(true, Ordering::Relaxed);
+    }
+
+    /// As of the last round.
+    pub fn status(&self) -> HubStatus {
+        self.shared.status().clone()
+    }
+
+    /// Goes through a round now, statistics too; the status tells how it went.
+    pub async fn now(&self) {
+        let (done, over) = oneshot::channel();
+        if self.commands.send(Command::Now(done)).await.is_ok() {
+            // Dropped only by a replicator that has ended.
+            let _ended = over.await;
+        }
+    }
+
+    /// Makes the database that is reached now the hub; tells what was done.
+    ///
+    /// # Errors
+    /// One sentence with what to do.
+    pub async fn adopt(&self) -> Result<Vec<String>, String> {
+        let (done, over) = oneshot::channel();
+        let stopping = || "keytide is stopping; try again when it runs".to_owned();
+        self.commands.send(Command::Adopt(done)).await.map_err(|_| stopping())?;
+        over.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
+    /// is sent by the next run.
+    pub async fn stop(&self, patience: Duration) {
+        let (done, over) = oneshot::channel();
+        if self.commands.send(Command::Stop(patience, done)).await.is_ok() {
+            let _ended = over.await;
+        }
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ended = task.await;
+        }
+    }
+}
+
+struct Task {
+    began: Instant,
+    /// Locked inside the store's transactions, one after another.
+    machine: Arc<Mutex<Machine>>,
+    parts: Parts,
+    transport: Box<dyn Transport>,
+    shared: Arc<Shared>,
+    rhythm: Rhythm,
+    pace: Pace,
+    hello_at: Option<Instant>,
+    /// Since when something made here has been waiting to be confirmed.
+    waiting_since: Option<Timestamp>,
+}
+
+/// Why a round ended before its end.
+enum Broken {
+    Call(transport::Error),
+    Protocol(protocol::Error),
+    Flush(String),
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut next = Instant::now();
+        loop {
+            self.shared.status().next_round = Some(self.wall(next));
+            let command = tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(command) => Some(command),
+                    // Nobody holds the handle any more.
+                    None => return,
+                },
+                () = tokio::time::sleep_until(next) => None,
+                () = self.burst(), if self.rhythm.failures() == 0 => None,
+            };
+            match command {
+                None => next = Instant::now() + self.due(false).await,
+                Some(Command::Now(done)) => {
+                    next = Instant::now() + self.due(true).await;
+                    let _gone = done.send(());
+                }
+                Some(Command::Adopt(done)) => {
+                    let adopted = self.adopt().await;
+                    next = Instant::now();
+                    let _gone = done.send(adopted);
+                }
+                Some(Command::Stop(patience, done)) => {
+                    self.last(patience).await;
+                    let _gone = done.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A change, and a moment for those that come with it.
+    async fn burst(&self) {
+        self.shared.changed.notified().await;
+        tokio::time::sleep(BURST).await;
+    }
+
+    fn wall(&self, at: Instant) -> Timestamp {
+        self.parts.clock.now().saturating_add(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// A round, and how long to wait after it.
+    async fn due(&mut self, all: bool) -> Duration {
+        let now = self.parts.clock.now();
+        let looking = self.shared.looking.swap(false, Ordering::Relaxed);
+        let wishes = Wishes {
+            hello: all || self.hello_at.is_none_or(|at| at.elapsed() >= HELLO_EVERY),
+            stats: all || self.pace.is_due(now, looking),
+            only_push: false,
+        };
+        let before = self.transport.traffic();
+        let gone = self.round(wishes).await;
+        let after = self.transport.traffic();
+        let round = match &gone {
+            Ok(moved) => {
+                if wishes.hello {
+                    self.hello_at = Some(Instant::now());
+                }
+                if wishes.stats {
+                    self.pace.read(now, after.received.saturating_sub(before.received));
+                }
+                if *moved { Round::Moved } else { Round::Quiet }
+            }
+            Err(Broken::Call(error)) => Round::Failed(error.retry_after),
+            Err(_) => Round::Failed(None),
+        };
+        self.tell(gone.err());
+        self.look_at_streams().await;
+        self.rhythm.after(round, fastrand::f64())
+    }
+
+    /// All calls of one round; whether anything moved.
+    async fn round(&mut self, wishes: Wishes) -> Result<bool, Broken> {
+        // What memory holds belongs into the next batch.
+        self.parts.mirror.flush().await.map_err(Broken::Flush)?;
+        self.machine().begin(wishes);
+        let mut moved = false;
+        loop {
+            let next = self.step(|machine, shelf, now| machine.next(shelf, now)).await;
+            let (call, outcome) = next.map_err(Broken::Protocol)?;
+            self.note(outcome.notes);
+            let Some(call) = call else { return Ok(moved) };
+            moved |= call.function == super::wire::Function::Push;
+            moved |= self.call(call).await?;
+        }
+    }
+
+    /// One call and what its answer does; whether that was anything.
+    async fn call(&mut self, call: Call) -> Result<bool, Broken> {
+        let id = call.id;
+        match self.transport.call(call.function, &call.request).await {
+            Ok(reply) => {
+                let fresh = uuid::Uuid::new_v4();
+                let work = move |machine: &mut Machine, shelf: &mut dyn store::shelf::Shelf, now| {
+                    machine.answered(shelf, id, &reply.body, reply.took, now, fresh)
+                };
+                let outcome = self.change(work).await.map_err(Broken::Protocol)?;
+                let moved = !outcome.effects.is_empty();
+                self.note(outcome.notes);
+                Ok(moved)
+            }
+            Err(error) => {
+                let kind = error.kind;
+                let failed = self.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
+                self.note(failed.map_err(Broken::Protocol)?.notes);
+                Err(Broken::Call(error))
+            }
+        }
+    }
+
+    fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Work of the machine's that changes nothing which memory holds.
+    async fn step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(
+            &mut Machine,
+            &mut dyn store::shelf::Shelf,
+            Timestamp,
+        ) -> Result<T, protocol::Error>
+        + Send
+        + 'static,
+    ) -> Result<T, protocol::Error> {
+        let (machine, now) = (self.machine.clone(), self.parts.clock.now());
+        let done = self
+            .parts
+            .store
+            .edit(move |shelf| {
+                let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
+                work(&mut machine, shelf, now)
+            })
+            .await;
+        if done.is_err() {
+            self.machine().forget();
+        }
+        done
+    }
+
+    /// As `step`; memory follows before any operator's edit comes between.
+    async fn change(
+        &self,
+        work: impl FnOnce(
+            &mut Machine,
+            &mut dyn store::shelf::Shelf,
+            Timestamp,
+        ) -> Result<Outcome, protocol::Error>
+        + Send
+        + 'static,
+    ) -> Result<Outcome, protocol::Error> {
+        let alone = self.parts.mirror.lock().await;
+        let outcome = self.step(work).await?;
+        self.parts.mirror.apply(outcome.effects.clone());
+        drop(alone);
+        Ok(outcome)
+    }
+
+    async fn adopt(&mut self) -> Result<Vec<String>, String> {
+        Err("not yet".to_owned())
+    }
+
+    /// At the end: everything into batches, and these to the hub if that is quick.
+    async fn last(&mut self, patience: Duration) {
+        let sealed = self.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
+        if let Err(error) = sealed {
+            warn!(hub = self.name(), "what is open could not be sealed: {error}");
+            return;
+        }
+        let wishes = Wishes { only_push: true, ..Wishes::default() };
+        match tokio::time::timeout(patience, self.round(wishes)).await {
+            Ok(Ok(_)) => info!(hub = self.name(), "all counts and changes are with the hub"),
+            Ok(Err(broken)) => {
+                let (message, _) = broken.words();
+                info!(hub = self.name(), "the next start sends what is left: {message}");
+            }
+            Err(_) => info!(hub = self.name(), "the next start sends what is left: the hub is slow"),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.shared.status().name.clone()
+    }
+
+    // --- what operators are told ---
+
+    fn tell(&mut self, broken: Option<Broken>) {
+        let now = self.parts.clock.now();
+        let mut status = self.shared.status();
+        let traffic = self.transport.traffic();
+        let running = self.began.elapsed();
+        status.traffic = status::Traffic {
+            sent: traffic.sent,
+            received: traffic.received,
+            received_a_month: pace::a_month(traffic.received, running),
+            budget_a_month: self.pace.share(),
+            statistics_every_ms: self.pace.every().as_millis() as u64,
+        };
+        match broken {
+            None => {
+                if status.last_error.take().is_some() {
+                    info!(hub = status.name, "the hub is reached again");
+                }
+                status.last_success = Some(now);
+            }
+            Some(broken) => {
+                let (message, advice) = broken.words();
+                let times = status.last_error.as_ref().map_or(0, |before| before.times) + 1;
+                let same = status.last_error.as_ref().is_some_and(|before| before.message == message);
+                if !same {
+                    warn!(hub = status.name, "replication failed: {message}; {advice}");
+                }
+                status.last_error = Some(HubError { message, advice, at: now, times });
+            }
+        }
+    }
+
+    fn note(&self, notes: Vec<Note>) {
+        if notes.is_empty() {
+            return;
+        }
+        let at = self.parts.clock.now();
+        let mut status = self.shared.status();
+        for note in notes {
+            let text = words_of(&note);
+            // What the hub repeats every round is said once.
+            if status.notes.first().is_some_and(|last| last.text == text) {
+                continue;
+            }
+            warn!(hub = status.name, "{text}");
+            status.notes.insert(0, status::Note { at, text });
+        }
+        status.notes.truncate(NOTES);
+    }
+}
