@@ -1,11 +1,20 @@
 //! From this instance to the hub and back, exactly.
 //!
 //! - `wire` is the JSON of the hub's five functions;
-//! - `pace` says when the next round and the next reading of statistics are due;
-//! - `status` is what an operator is told;
-//! - `transport` carries one call to one of them and back.
+//! - `transport` carries one call to one of them and back: over Postgres's own protocol (`postgres`) or over its
+//!   REST API (`rest`); `route` chooses;
+//! - `protocol` decides what is asked and what the answers mean, without I/O;
+//! - `replicator` is the task that goes through rounds, `pace` says when they are due;
+//! - `status` is what an operator is told.
 
 pub mod pace;
+pub mod postgres;
+pub mod protocol;
+pub mod replicator;
+pub mod rest;
+pub mod route;
+mod sqlstate;
 pub mod status;
+mod tls;
 pub mod transport;
 pub mod wire;

@@ -1,0 +1,208 @@
+//! The end of a batch: the hub has it.
+
+use super::{Effect, Note, Result, document::Batch, stream::Stream, text};
+use crate::{
+    model::{CounterId, Health, KeyId, TokenId, Version, version::MAX_AHEAD},
+    replica::wire::{GoneRow, KeyRow, RowAnswers, TokenRow},
+    store::shelf::{Dirty, Gone, Row},
+};
+
+/// How long a confirmed batch is kept, in milliseconds.
+const KEPT: i64 = 7 * 24 * 3_600_000;
+
+fn named(list: &[(String, usize)], place: (&str, usize)) -> bool {
+    list.iter().any(|(name, at)| (name.as_str(), *at) == place)
+}
+
+impl Stream<'_> {
+    pub fn confirm(&mut self, mut batch: Batch, answers: &RowAnswers) -> Result<()> {
+        let places = self.tallies_by_place(&batch.rows);
+        for (place, id, _) in places {
+            let told_off = named(&answers.gone, place) || named(&answers.expired, place);
+            self.confirm_counter(batch.seq, &id, told_off)?;
+        }
+        let gone = answers.gone.len() as u64;
+        for (at, row) in batch.rows.keys.iter().enumerate() {
+            if named(&answers.gone, ("keys", at)) {
+                self.lose_key(row)?;
+            } else if named(&answers.clock, ("keys", at)) {
+                self.restamp_key(row)?;
+            }
+        }
+        for (at, row) in batch.rows.tokens.iter().enumerate() {
+            if named(&answers.gone, ("tokens", at)) {
+                self.lose_token(row)?;
+            } else if named(&answers.clock, ("tokens", at)) {
+                self.restamp_token(row)?;
+            }
+        }
+        for (at, row) in batch.rows.gone.iter().enumerate() {
+            if named(&answers.clock, ("gone", at)) {
+                self.restamp_gone(row)?;
+            }
+        }
+        for (rows, note) in [
+            (gone, (|provider, rows| Note::Gone { provider, rows }) as fn(String, u64) -> Note),
+            (answers.expired.len() as u64, |provider, rows| Note::Expired { provider, rows }),
+            (answers.clock.len() as u64, |provider, rows| Note::Clock { provider, rows }),
+        ] {
+            if rows > 0 {
+                self.say(|provider| note(provider, rows));
+            }
+        }
+        batch.confirmed = Some(self.hub_now().0);
+        self.note.confirmed = batch.mark();
+        self.note.refused = None;
+        self.note.kept_bytes += self.put_batch(&batch)?;
+        self.forget_old_batches()
+    }
+
+    fn confirm_counter(&mut self, seq: u64, id: &CounterId, told_off: bool) -> Result<()> {
+        let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
+        let Some(at) = inflight.sealed.iter().position(|(sealed, _)| *sealed == seq) else {
+            return Ok(());
+        };
+        let (_, tally) = inflight.sealed.remove(at);
+        if told_off {
+            // Counted, and in a row that will not come back.
+            self.put_inflight(id, inflight)?;
+            let view = self.shelf.view(self.provider, id)?.minus(&tally);
+            return self.show(id, &view);
+        }
+        let mut sum = tally;
+        if let Some((_, before)) = &inflight.confirmed {
+            sum.add(before);
+        }
+        inflight.confirmed = Some((seq, sum));
+        self.put_inflight(id, inflight)
+    }
+
+    fn lose_key(&mut self, row: &KeyRow) -> Result<()> {
+        let id = KeyId::derive(self.provider, row.k.expose());
+        match self.shelf.key(self.provider, id)? {
+            // Added again here since.
+            Some(entry) if entry.versions.added > row.a => Ok(()),
+            Some(_) => self.drop_key(id, row.a),
+            None => Ok(()),
+        }
+    }
+
+    fn lose_token(&mut self, row: &TokenRow) -> Result<()> {
+        let id = TokenId::derive(self.provider, row.k.expose());
+        match self.shelf.token(self.provider, id)? {
+            Some(entry) if entry.versions.added > row.a => Ok(()),
+            Some(_) => self.drop_token(id, row.a),
+            None => Ok(()),
+        }
+    }
+
+    /// Someone else has deleted it.
+    pub fn drop_key(&mut self, id: KeyId, version: Version) -> Result<()> {
+        let Some(entry) = self.shelf.key(self.provider, id)? else { return Ok(()) };
+        let secret = entry.record.secret;
+        let digest = text::digest(secret.expose().as_bytes());
+        self.shelf.remove_key(self.provider, id)?;
+        let row = Row::Key(id);
+        self.shelf.set_gone(self.provider, row, Some(Gone { version, digest, text: Some(secret) }))?;
+        self.shelf.set_dirty(self.provider, row, None)?;
+        self.effect(|provider| Effect::KeyRemoved { provider, id });
+        Ok(())
+    }
+
+    pub fn drop_token(&mut self, id: TokenId, version: Version) -> Result<()> {
+        let Some(entry) = self.shelf.token(self.provider, id)? else { return Ok(()) };
+        let secret = entry.record.secret;
+        let digest = text::digest(secret.expose().as_bytes());
+        self.shelf.remove_token(self.provider, id)?;
+        let row = Row::Token(id);
+        self.shelf.set_gone(self.provider, row, Some(Gone { version, digest, text: Some(secret) }))?;
+        self.shelf.set_dirty(self.provider, row, None)?;
+        self.effect(|provider| Effect::TokenRemoved { provider, id });
+        Ok(())
+    }
+
+    /// The present, for what was stamped by a clock that ran ahead; and up to where versions are believed.
+    fn anew(&self) -> (Version, Version) {
+        let hub_now = self.hub_now();
+        self.stamps.rewind(hub_now);
+        (self.stamps.next(self.now), Version::at(hub_now.saturating_add(MAX_AHEAD)))
+    }
+
+    fn restamp_key(&mut self, row: &KeyRow) -> Result<()> {
+        let id = KeyId::derive(self.provider, row.k.expose());
+        let Some(mut entry) = self.shelf.key(self.provider, id)? else { return Ok(()) };
+        let (now, most) = self.anew();
+        let versions = &mut entry.versions;
+        for version in [
+            &mut versions.added,
+            &mut versions.username,
+            &mut versions.note,
+            &mut versions.expires_at,
+            &mut versions.weight,
+            &mut versions.enabled,
+            &mut versions.disabled_until,
+            &mut entry.health.epoch,
+        ] {
+            if *version > most {
+                *version = now;
+            }
+        }
+        // A date so far ahead can be a wrong clock's too, and is left: it is a person's or the provider's word.
+        entry.health =
+            text::of_age(Health { epoch: entry.health.epoch, ..entry.health }, entry.versions.added);
+        self.shelf.put_key(self.provider, id, &entry)?;
+        self.soil(Row::Key(id), Dirty { added: row.add, gone: false, changed: true })?;
+        self.effect(|provider| Effect::KeyPut { provider, id, entry: Box::new(entry) });
+        Ok(())
+    }
+
+    fn restamp_token(&mut self, row: &TokenRow) -> Result<()> {
+        let id = TokenId::derive(self.provider, row.k.expose());
+        let Some(mut entry) = self.shelf.token(self.provider, id)? else { return Ok(()) };
+        let (now, most) = self.anew();
+        let versions = &mut entry.versions;
+        for version in [
+            &mut versions.added,
+            &mut versions.name,
+            &mut versions.expires_at,
+            &mut versions.allowed_models,
+            &mut versions.requests_per_minute,
+        ] {
+            if *version > most {
+                *version = now;
+            }
+        }
+        self.shelf.put_token(self.provider, id, &entry)?;
+        self.soil(Row::Token(id), Dirty { added: row.add, gone: false, changed: true })
+    }
+
+    fn restamp_gone(&mut self, row: &GoneRow) -> Result<()> {
+        let Some(id) = self.gone_here(row)? else { return Ok(()) };
+        let Some(mut gone) = self.shelf.gone(self.provider, id)? else { return Ok(()) };
+        let (now, most) = self.anew();
+        if gone.version > most {
+            gone.version = now;
+        }
+        self.shelf.set_gone(self.provider, id, Some(gone))?;
+        self.soil(id, Dirty { gone: true, ..Dirty::default() })
+    }
+
+    /// Confirmed batches are kept for a hub that may be rolled back, not for ever.
+    fn forget_old_batches(&mut self) -> Result<()> {
+        let oldest = self.hub_now().0.saturating_sub(KEPT);
+        for seq in self.shelf.batches(self.provider, 0)? {
+            if seq >= self.note.confirmed.seq {
+                break;
+            }
+            let Some(bytes) = self.shelf.batch(self.provider, seq)? else { continue };
+            let batch: Batch = super::document::decode(&bytes)?;
+            let too_old = batch.confirmed.is_some_and(|at| at < oldest);
+            if !too_old && self.note.kept_bytes <= self.bounds.kept_bytes {
+                break;
+            }
+            self.shelf.set_batch(self.provider, seq, None)?;
+            self.note.kept_bytes = self.note.kept_bytes.saturating_sub(bytes.len() as u64);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! The numbers: which deltas a view holds besides what the hub has said.
+
+use super::{Effect, Result, stream::Stream, text};
+use crate::{
+    model::{CounterId, Hour, KeyId, Tally, TokenId},
+    replica::wire::Rows,
+    store::shelf::{Inflight, Seen},
+};
+
+impl Stream<'_> {
+    /// The counter rows of a batch or page, in the wire's order.
+    pub fn tallies(&self, rows: &Rows) -> Vec<(CounterId, Tally)> {
+        self.tallies_by_place(rows).into_iter().map(|(_, id, tally)| (id, tally)).collect()
+    }
+
+    /// With the list and the position in it that answers name.
+    pub fn tallies_by_place(&self, rows: &Rows) -> Vec<((&'static str, usize), CounterId, Tally)> {
+        let (provider, shift) = (self.provider, self.shift);
+        let keys = rows.key_stats.iter().enumerate().map(|(at, row)| {
+            let id = CounterId::Key(KeyId::derive(provider, row.k.expose()));
+            (("key_stats", at), id, text::of_key_stats(row, shift))
+        });
+        let tokens = rows.token_stats.iter().enumerate().map(|(at, row)| {
+            let id = CounterId::Token(TokenId::derive(provider, row.k.expose()));
+            (("token_stats", at), id, text::of_sums(&row.sums, shift))
+        });
+        let models = rows.models.iter().enumerate().map(|(at, row)| {
+            (("models", at), CounterId::Model(row.m.as_str().into()), text::of_sums(&row.sums, shift))
+        });
+        let hours = rows.hours.iter().enumerate().map(|(at, row)| {
+            let id = CounterId::Hour(Hour(row.h), row.m.as_str().into());
+            (("hours", at), id, text::of_sums(&row.sums, shift))
+        });
+        let global =
+            rows.global.iter().map(|row| (("global", 0), CounterId::Total, text::of_sums(&row.sums, shift)));
+        keys.chain(tokens).chain(models).chain(hours).chain(global).collect()
+    }
+
+    pub fn put_inflight(&mut self, id: &CounterId, inflight: Inflight) -> Result<()> {
+        let value = (!inflight.is_empty()).then_some(&inflight);
+        Ok(self.shelf.set_inflight(self.provider, id, value)?)
+    }
+
+    /// The hub's totals of a row have come, with this instance's batches up to `contained` in them; or its row is
+    /// no more, and counts begin again from nothing.
+    pub fn rebase(&mut self, id: &CounterId, base: &Tally, contained: u64) -> Result<()> {
+        let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
+        if let Some((seq, _)) = inflight.confirmed {
+            if seq > contained {
+                // Older than what the hub confirmed: the row was stamped again after this, and comes again.
+                return Ok(());
+            }
+            inflight.confirmed = None;
+            self.put_inflight(id, inflight.clone())?;
+        }
+        let mut view = floored(*base);
+        for (_, sealed) in &inflight.sealed {
+            view.add(sealed);
+        }
+        if let Some(open) = self.shelf.open(self.provider, id)? {
+            view.add(&open);
+        }
+        self.show(id, &view)
+    }
+
+    /// Sets the view.
+    pub fn show(&mut self, id: &CounterId, to: &Tally) -> Result<()> {
+        let from = self.shelf.view(self.provider, id)?;
+        if from != *to {
+            self.shelf.set_view(self.provider, id, to)?;
+            self.effect(|provider| Effect::Counter { provider, id: id.clone(), from, to: *to });
+        }
+        Ok(())
+    }
+
+    /// What of a view is not the hub's.
+    pub fn own(&self, id: &CounterId) -> Result<Tally> {
+        let mut own = Tally::default();
+        let inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
+        inflight.sealed.iter().chain(&inflight.confirmed).for_each(|(_, tally)| own.add(tally));
+        if let Some(open) = self.shelf.open(self.provider, id)? {
+            own.add(&open);
+        }
+        Ok(own)
+    }
+
+    pub fn take_counters(&mut self, rows: &Rows, contained: u64) -> Result<()> {
+        let marks = self.note.resync.is_some();
+        for (id, base) in self.tallies(rows) {
+            if marks {
+                self.shelf.mark_seen(self.provider, &Seen::Counter(id.clone()))?;
+            }
+            self.rebase(&id, &base, contained)?;
+        }
+        Ok(())
+    }
+}
+
+/// Another program can write what no count can be.
+fn floored(tally: Tally) -> Tally {
+    Tally {
+        success: tally.success.max(0),
+        failure: tally.failure.max(0),
+        other: tally.other.max(0),
+        prompt_tokens: tally.prompt_tokens.max(0),
+        completion_tokens: tally.completion_tokens.max(0),
+        ..tally
+    }
+}
+
+pub fn requests(tally: &Tally) -> u64 {
+    let sum = tally.success.saturating_add(tally.failure).saturating_add(tally.other);
+    u64::try_from(sum).unwrap_or(0)
+}

@@ -1,0 +1,209 @@
+//! What lies on the shelf beside rows: JSON with a format number, under names that begin with `replica/`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Error, Result};
+use crate::{
+    model::CounterId,
+    replica::wire::{HubIdentity, Lane, Rows},
+    store::shelf::Shelf,
+};
+
+const FORMAT: u32 = 1;
+
+/// A position in a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub seq: u64,
+    pub digest: String,
+}
+
+/// A provider's stream to its hub.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamNote {
+    /// Under which the stream's batches go. Each stream has its own, since a fork of one must not make the
+    /// batches of another ambiguous; of a file that never forked it is the file's.
+    pub instance: Uuid,
+    /// The process life whose deltas are open.
+    pub run: Uuid,
+    /// All that follows belongs to this database.
+    #[serde(default)]
+    pub hub: Option<HubIdentity>,
+    pub sealed: Mark,
+    pub confirmed: Mark,
+    /// The highest batch that was ever given to a transport.
+    #[serde(default)]
+    pub sent: u64,
+    /// The highest batch of which an attempt ended in doubt.
+    #[serde(default)]
+    pub doubtful: u64,
+    /// A batch that was refused for its size, and may be taken apart once the hub shows that it was not applied.
+    #[serde(default)]
+    pub refused: Option<u64>,
+    /// Of a batch, when the hub or the way to it asked for less than is configured.
+    #[serde(default)]
+    pub rows: Option<usize>,
+    /// The last counter that was sealed: the next batch goes on behind it, so that all get their turn.
+    #[serde(default)]
+    pub turn: Option<CounterId>,
+    /// Of confirmed batches on the shelf.
+    #[serde(default)]
+    pub kept_bytes: u64,
+    #[serde(default)]
+    pub state: LaneNote,
+    #[serde(default)]
+    pub stats: LaneNote,
+    #[serde(default)]
+    pub resync: Option<Resync>,
+    #[serde(default)]
+    pub stopped: Option<Stop>,
+}
+
+impl StreamNote {
+    pub fn lane(&mut self, lane: Lane) -> &mut LaneNote {
+        match lane {
+            Lane::State => &mut self.state,
+            Lane::Stats => &mut self.stats,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LaneNote {
+    /// The snapshot up to which everything is here.
+    pub cursor: Option<String>,
+    pub drain: Option<Drain>,
+    /// When the last complete pull began, by the hub's clock.
+    pub complete: Option<i64>,
+}
+
+/// A pull that takes several pages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drain {
+    /// The first page's.
+    pub snapshot: String,
+    pub began: i64,
+    pub after: Value,
+    pub rows: u64,
+}
+
+/// A pull of all rows, after which absence means something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    pub why: Why,
+    /// When the last complete pull before it began: older rows that the hub has not were deleted there.
+    pub since: Option<i64>,
+    pub state_done: bool,
+    pub stats_done: bool,
+    /// Requests that the hub's total lacks.
+    pub missing: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The hub has forgotten what it confirmed.
+    RolledBack,
+    /// It is another database, or was promoted or recovered to a point in time.
+    Moved,
+    /// Away for longer than deletions are remembered.
+    Away,
+}
+
+/// Why nothing is pushed or pulled until somebody acts; deltas go on coalescing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// The URL leads to another database, which does not know the old one.
+    OtherHub(HubIdentity),
+    /// The hub has forgotten more than is kept here: it is at this batch of ours.
+    RolledBack(u64),
+}
+
+/// A batch: exactly what is sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    pub seq: u64,
+    pub prev: String,
+    pub digest: String,
+    /// Of the process life that counted what is in it.
+    pub run: Uuid,
+    pub rows: Rows,
+    /// When it was confirmed, by the hub's clock.
+    #[serde(default)]
+    pub confirmed: Option<i64>,
+}
+
+impl Batch {
+    pub fn mark(&self) -> Mark {
+        Mark { seq: self.seq, digest: self.digest.clone() }
+    }
+}
+
+/// What is known of a hub as such.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HubNote {
+    /// To be added to this machine's clock to get the hub's, in milliseconds.
+    pub offset: i64,
+    /// As it was measured last.
+    #[serde(default)]
+    pub measured: i64,
+}
+
+/// How far each instance is contained in the totals that were pulled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vector {
+    pub of: BTreeMap<Uuid, Mark>,
+    /// Whether all totals are of one moment. Otherwise some contain more than this says.
+    pub exact: bool,
+}
+
+impl Vector {
+    /// More instances than any hub has; a bound on what a strange hub can make us keep.
+    pub const MAX: usize = 20_000;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Framed<T> {
+    format: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+pub fn encode<T: Serialize>(content: &T) -> Vec<u8> {
+    // Maps with text keys and numbers: nothing that JSON cannot say.
+    serde_json::to_vec(&Framed { format: FORMAT, content }).unwrap_or_default()
+}
+
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let framed: Framed<T> =
+        serde_json::from_slice(bytes).map_err(|error| Error::Document(error.to_string()))?;
+    if framed.format != FORMAT {
+        return Err(Error::Document(format!("format {} is newer than this keytide", framed.format)));
+    }
+    Ok(framed.content)
+}
+
+pub fn read<T: DeserializeOwned>(shelf: &dyn Shelf, name: &str) -> Result<Option<T>> {
+    shelf.note(name)?.map(|bytes| decode(&bytes)).transpose()
+}
+
+pub fn write<T: Serialize>(shelf: &mut dyn Shelf, name: &str, content: &T) -> Result<()> {
+    Ok(shelf.set_note(name, Some(&encode(content)))?)
+}
+
+pub fn stream_name(provider: &str) -> String {
+    format!("replica/stream/{provider}")
+}
+
+pub fn vector_name(provider: &str) -> String {
+    format!("replica/vector/{provider}")
+}
+
+pub fn hub_name(hub: &str) -> String {
+    format!("replica/hub/{hub}")
+}

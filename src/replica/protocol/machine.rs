@@ -1,0 +1,549 @@
+//! One hub's rounds: which call comes next, and what its answer does.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use super::{
+    Call, Hub, Note, Outcome, Result, Wishes, clock,
+    document::{self, HubNote, Mark, StreamNote},
+    garbage,
+    page::Turn,
+    position::Position,
+    round::{Awaited, Round, What},
+    status::{self, StreamStatus},
+    stream::Stream,
+    text::Shift,
+};
+use crate::{
+    model::{Stamps, Timestamp},
+    replica::{
+        transport::ErrorKind,
+        wire::{
+            Ask, Function, Greeting, HelloAnswer, HelloRequest, InstanceRow, Lane, PROTOCOL, Page,
+            PullAnswer, PullRequest, PushAnswer, PushRequest,
+        },
+    },
+    store::shelf::Shelf,
+};
+
+/// Instants beyond the year 9999 are nobody's clock.
+const LAST_DAY: i64 = 253_402_300_799_000;
+
+pub struct Machine {
+    hub: Hub,
+    stamps: Arc<Stamps>,
+    /// This process's life.
+    run: Uuid,
+    round: Option<Round>,
+    awaited: Option<Awaited>,
+    ids: u64,
+    instances: Vec<InstanceRow>,
+}
+
+impl Machine {
+    /// `run` is drawn at random for each process.
+    pub fn new(hub: Hub, stamps: Arc<Stamps>, run: Uuid) -> Self {
+        Self { hub, stamps, run, round: None, awaited: None, ids: 0, instances: Vec::new() }
+    }
+
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The instances that the hub named in its last hello.
+    pub fn instances(&self) -> &[InstanceRow] {
+        &self.instances
+    }
+
+    /// Once, before anything is counted: what the last process left open is sealed as its own, so that two copies
+    /// of one file make the same of it.
+    ///
+    /// # Errors
+    /// The shelf's. As with every method that takes the shelf: the transaction is to be given up then, the
+    /// outcome thrown away, and [`Machine::forget`] called, also when a commit fails.
+    pub fn start(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<Outcome> {
+        let offset = self.hub_note(shelf)?.offset;
+        if self.hub.keeps_time {
+            self.stamps.set_offset_ms(offset);
+        }
+        self.seal_all(shelf, now, Some(self.run))
+    }
+
+    /// Seals everything open: at shutdown, and before the file is copied. For a copy `next_run` is a new nonce,
+    /// since what was counted until now is in two files.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn seal_all(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        now: Timestamp,
+        next_run: Option<Uuid>,
+    ) -> Result<Outcome> {
+        let mut out = Outcome::default();
+        for at in 0..self.hub.streams.len() {
+            self.stream(shelf, at, now, &mut out, |stream| {
+                stream.seal_all(stream.note.run)?;
+                stream.note.run = next_run.unwrap_or(stream.note.run);
+                Ok(())
+            })?;
+        }
+        self.run = next_run.unwrap_or(self.run);
+        Ok(out)
+    }
+
+    /// Begins a round. One that was under way is forgotten.
+    pub fn begin(&mut self, wishes: Wishes) {
+        self.awaited = None;
+        self.round = Some(Round::new(self.hub.streams.len(), wishes));
+    }
+
+    /// After an error, or a commit that failed.
+    pub fn forget(&mut self) {
+        (self.round, self.awaited) = (None, None);
+    }
+
+    /// The next call of the round; none at its end.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn next(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<(Option<Call>, Outcome)> {
+        let mut out = Outcome::default();
+        self.awaited = None;
+        let call = match self.round.take() {
+            Some(mut round) => {
+                let call = self.step(shelf, now, &mut round, &mut out)?;
+                self.round = call.is_some().then_some(round);
+                call
+            }
+            None => None,
+        };
+        Ok((call, out))
+    }
+
+    fn step(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        now: Timestamp,
+        round: &mut Round,
+        out: &mut Outcome,
+    ) -> Result<Option<Call>> {
+        if round.hello {
+            round.hello = false;
+            return self.hello(shelf, now).map(Some);
+        }
+        for at in 0..round.streams.len() {
+            self.attach(shelf, at, now, out)?;
+            while round.streams[at].pushing {
+                if let Some(call) = self.push(shelf, at, now, round, out)? {
+                    return Ok(Some(call));
+                }
+            }
+        }
+        self.pull(shelf, now, round, out)
+    }
+
+    fn hello(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<Call> {
+        let request = HelloRequest {
+            protocol: PROTOCOL,
+            instance: shelf.instance(),
+            name: self.hub.instance_name.clone(),
+            version: self.hub.version.clone(),
+            now: now.0,
+            streams: self.hub.streams.iter().map(|stream| stream.stream.clone()).collect(),
+        };
+        Ok(self.call(Function::Hello, &request, What::Hello))
+    }
+
+    fn attach(&mut self, shelf: &mut dyn Shelf, at: usize, now: Timestamp, out: &mut Outcome) -> Result<()> {
+        let provider = &self.hub.streams[at].provider;
+        if document::read::<StreamNote>(shelf, &document::stream_name(provider))?.is_some() {
+            return Ok(());
+        }
+        document::write(shelf, &document::stream_name(provider), &StreamNote::default())?;
+        let run = self.run;
+        self.stream(shelf, at, now, out, |stream| stream.attach(run))?;
+        Ok(())
+    }
+
+    /// The next push of a stream, if it has one now.
+    fn push(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        at: usize,
+        now: Timestamp,
+        round: &mut Round,
+        out: &mut Outcome,
+    ) -> Result<Option<Call>> {
+        let turn = &mut round.streams[at];
+        let most = self.hub.bounds.calls;
+        let pushed = self.stream(shelf, at, now, out, |stream| {
+            if stream.note.stopped.is_some() || turn.pushed >= most {
+                turn.pushing = false;
+                return Ok(None);
+            }
+            if stream.head()?.is_none() && turn.sealed < most {
+                let (_, full) = stream.seal(stream.note.run)?;
+                // The rest waits for the next round, unless this was only what one batch could hold.
+                turn.sealed = if full { turn.sealed + 1 } else { most };
+            }
+            let Some(batch) = stream.head()? else {
+                turn.pushing = false;
+                return Ok(None);
+            };
+            if stream.note.refused == Some(batch.seq) && stream.note.doubtful != batch.seq {
+                // A page has to show first that it was not applied; then it is made anew.
+                turn.pushing = false;
+                return Ok(None);
+            }
+            if stream.note.sent >= batch.seq {
+                stream.note.doubtful = batch.seq;
+            }
+            (stream.note.sent, stream.note.refused) = (stream.note.sent.max(batch.seq), None);
+            turn.pushed += 1;
+            Ok(Some((stream.note.instance, batch)))
+        })?;
+        let Some((instance, batch)) = pushed.flatten() else {
+            round.streams[at].pushing = false;
+            return Ok(None);
+        };
+        let of = &self.hub.streams[at];
+        let seq = batch.seq;
+        let request = PushRequest {
+            protocol: PROTOCOL,
+            instance,
+            now: now.0,
+            stream: of.stream.clone(),
+            provider: of.provider.clone(),
+            seq,
+            prev: batch.prev,
+            digest: batch.digest,
+            rows: batch.rows,
+        };
+        Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, seq })))
+    }
+
+    /// One call for the lanes of all streams that go by the same id: as a rule that is all of them.
+    fn pull(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        now: Timestamp,
+        round: &mut Round,
+        out: &mut Outcome,
+    ) -> Result<Option<Call>> {
+        let (mut asks, mut asker) = (Vec::new(), None);
+        for at in 0..round.streams.len() {
+            for lane in round.streams[at].lanes.clone() {
+                let of = self.hub.streams[at].stream.clone();
+                let ask = self.stream(shelf, at, now, out, |stream| {
+                    Ok((stream.note.instance, stream.note.stopped.is_some(), stream.ask(lane, &of)))
+                })?;
+                let Some((instance, stopped, ask)) = ask else { continue };
+                if stopped && lane == Lane::Stats {
+                    continue;
+                }
+                if *asker.get_or_insert(instance) == instance {
+                    asks.push((at, ask));
+                }
+            }
+        }
+        let Some(instance) = asker else { return Ok(None) };
+        let request = PullRequest {
+            protocol: PROTOCOL,
+            instance,
+            asks: asks.iter().map(|(_, ask)| ask.clone()).collect(),
+        };
+        Ok(Some(self.call(Function::Pull, &request, What::Pull { asks })))
+    }
+
+    fn call<T: Serialize>(&mut self, function: Function, request: &T, what: What) -> Call {
+        self.ids += 1;
+        self.awaited = Some(Awaited { id: self.ids, what });
+        // Texts and numbers: nothing that JSON cannot say.
+        let request = serde_json::to_string(request).unwrap_or_default();
+        Call { id: self.ids, function, request }
+    }
+
+    /// Takes in the answer of the call. `fresh` is drawn at random, and becomes this instance's id if it needs
+    /// another one. An answer that is not awaited does nothing.
+    ///
+    /// # Errors
+    /// The shelf's, or an answer that no hub gives: nothing of it counts.
+    pub fn answered(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        id: u64,
+        body: &str,
+        took: Duration,
+        now: Timestamp,
+        fresh: Uuid,
+    ) -> Result<Outcome> {
+        let mut out = Outcome::default();
+        if self.awaited.as_ref().is_none_or(|awaited| awaited.id != id) {
+            return Ok(out);
+        }
+        let Some(awaited) = self.awaited.take() else { return Ok(out) };
+        let Some(mut round) = self.round.take() else { return Ok(out) };
+        match awaited.what {
+            What::Hello => {
+                let answer: HelloAnswer = parse(body)?;
+                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
+                self.take_hello(shelf, answer, &mut round, now, &mut out)?;
+            }
+            What::Push { stream, seq } => {
+                let answer: PushAnswer = parse(body)?;
+                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
+                self.take_push(shelf, stream, seq, answer, &mut round, now, fresh, &mut out)?;
+            }
+            What::Pull { asks } => {
+                let answer: PullAnswer = parse(body)?;
+                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
+                self.take_pull(shelf, &asks, answer, &mut round, now, fresh, &mut out)?;
+            }
+        }
+        self.round = Some(round);
+        Ok(out)
+    }
+
+    /// The call failed: whether it was carried out shows in the next round. Ends this one.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn failed(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        id: u64,
+        kind: ErrorKind,
+        now: Timestamp,
+    ) -> Result<Outcome> {
+        let mut out = Outcome::default();
+        let awaited = self.awaited.take().filter(|awaited| awaited.id == id);
+        self.round = None;
+        if let Some(Awaited { what: What::Push { stream, seq }, .. }) = awaited {
+            self.stream(shelf, stream, now, &mut out, |stream| {
+                match kind {
+                    ErrorKind::TooLarge => {
+                        stream.note.refused = Some(seq);
+                        stream.shrink();
+                    }
+                    ErrorKind::Timeout => stream.shrink(),
+                    _ => {}
+                }
+                Ok(())
+            })?;
+        }
+        Ok(out)
+    }
+
+    /// How each stream stands.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn status(&self, shelf: &dyn Shelf) -> Result<Vec<StreamStatus>> {
+        self.hub.streams.iter().map(|of| status::of(shelf, of)).collect()
+    }
+
+    fn hub_note(&self, shelf: &dyn Shelf) -> Result<HubNote> {
+        Ok(document::read(shelf, &document::hub_name(&self.hub.name))?.unwrap_or_default())
+    }
+
+    /// Works on one stream, if it is attached, and writes its note when that has changed.
+    fn stream<T>(
+        &self,
+        shelf: &mut dyn Shelf,
+        at: usize,
+        now: Timestamp,
+        out: &mut Outcome,
+        work: impl FnOnce(&mut Stream<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let provider = self.hub.streams[at].provider.as_str();
+        let Some(note) = document::read::<StreamNote>(shelf, &document::stream_name(provider))? else {
+            return Ok(None);
+        };
+        let shift = Shift(self.hub_note(shelf)?.offset);
+        let before = note.clone();
+        let (bounds, stamps) = (self.hub.bounds, self.stamps.as_ref());
+        let mut stream = Stream { shelf, stamps, provider, bounds, shift, now, out, note };
+        let value = work(&mut stream)?;
+        if stream.note != before {
+            stream.save()?;
+        }
+        Ok(Some(value))
+    }
+
+    /// Looks at the hub's clock.
+    fn greeted(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        greeting: &Greeting,
+        took: Duration,
+        now: Timestamp,
+        out: &mut Outcome,
+    ) -> Result<()> {
+        if !(0..=LAST_DAY).contains(&greeting.now) {
+            return Err(garbage("a time that no clock shows"));
+        }
+        if greeting.read_only {
+            out.notes.push(Note::ReadOnly);
+        }
+        let before = self.hub_note(shelf)?;
+        let measured = clock::measure(greeting.now, now, took);
+        let offset = clock::apply(before.offset, measured, took);
+        if self.hub.keeps_time {
+            self.stamps.set_offset_ms(offset);
+        }
+        // Written only when it matters: every round would otherwise be a commit.
+        if offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
+            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured })?;
+        }
+        Ok(())
+    }
+
+    fn take_hello(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        answer: HelloAnswer,
+        round: &mut Round,
+        now: Timestamp,
+        out: &mut Outcome,
+    ) -> Result<()> {
+        match answer.status.as_str() {
+            "ok" => {}
+            "unsupported" => {
+                out.notes.push(Note::Unsupported { speaks: answer.speaks });
+                round.streams.iter_mut().for_each(super::round::StreamRound::end);
+                return Ok(());
+            }
+            _ => return Err(garbage("a greeting of another kind")),
+        }
+        for (at, turn) in round.streams.iter_mut().enumerate() {
+            let of = &self.hub.streams[at].stream;
+            if answer.missing.iter().any(|missing| missing.stream == *of) {
+                turn.end();
+                continue;
+            }
+            self.stream(shelf, at, now, out, |stream| stream.meet(&answer.greeting))?;
+        }
+        if !answer.missing.is_empty() {
+            out.notes.push(Note::Missing { missing: answer.missing });
+        }
+        self.instances = answer.instances;
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an answer and what it is an answer to")]
+    fn take_push(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        at: usize,
+        seq: u64,
+        answer: PushAnswer,
+        round: &mut Round,
+        now: Timestamp,
+        fresh: Uuid,
+        out: &mut Outcome,
+    ) -> Result<()> {
+        let turn = &mut round.streams[at];
+        match answer.status.as_str() {
+            "applied" | "already" | "mismatch" => {}
+            "missing" => {
+                turn.end();
+                out.notes.push(Note::Missing { missing: answer.missing });
+                return Ok(());
+            }
+            "read_only" => {
+                turn.pushing = false;
+                return Ok(());
+            }
+            "unsupported" => {
+                turn.end();
+                out.notes.push(Note::Unsupported { speaks: Vec::new() });
+                return Ok(());
+            }
+            _ => return Err(garbage("a push answered in another way")),
+        }
+        let there = Mark { seq: answer.seq, digest: answer.digest };
+        self.stream(shelf, at, now, out, |stream| {
+            if stream.meet(&answer.greeting)? == Position::Stopped {
+                turn.end();
+                return Ok(());
+            }
+            let Some(batch) = stream.batch(seq)? else { return Ok(()) };
+            let taken = answer.status != "mismatch";
+            let wrong = if taken { there != batch.mark() } else { there == *stream.confirmed() };
+            if wrong {
+                return Err(garbage("an answer to another batch"));
+            }
+            if stream.reconcile(&there, &answer.rows, fresh)? == Position::Stopped {
+                turn.end();
+            } else if taken {
+                stream.grow();
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an answer and what it is an answer to")]
+    fn take_pull(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        asks: &[(usize, Ask)],
+        answer: PullAnswer,
+        round: &mut Round,
+        now: Timestamp,
+        fresh: Uuid,
+        out: &mut Outcome,
+    ) -> Result<()> {
+        match answer.status.as_str() {
+            "ok" => {}
+            "unsupported" => {
+                out.notes.push(Note::Unsupported { speaks: Vec::new() });
+                round.streams.iter_mut().for_each(super::round::StreamRound::end);
+                return Ok(());
+            }
+            _ => return Err(garbage("a pull answered in another way")),
+        }
+        let fits =
+            |((_, ask), page): (&(usize, Ask), &Page)| (&ask.stream, ask.lane) == (&page.stream, page.lane);
+        if answer.pages.len() != asks.len() || !asks.iter().zip(&answer.pages).all(fits) {
+            return Err(garbage("pages that were not asked for"));
+        }
+        let most = self.hub.bounds.calls;
+        for ((at, ask), page) in asks.iter().zip(&answer.pages) {
+            let turn = &mut round.streams[*at];
+            if page.missing {
+                turn.end();
+                continue;
+            }
+            let began = answer.greeting.now;
+            let turned = self.stream(shelf, *at, now, out, |stream| {
+                let met = stream.meet(&answer.greeting)?;
+                let there = Mark { seq: page.seq, digest: page.digest.clone() };
+                let position = match met {
+                    Position::Stopped => Position::Stopped,
+                    _ => stream.reconcile(&there, &page.answer, fresh)?,
+                };
+                // The other lane's page, or this one's head, may have made the ask moot.
+                let moot = stream.ask(ask.lane, &ask.stream) != *ask;
+                let position = match position {
+                    Position::Good if moot => Position::Changed,
+                    other => other,
+                };
+                stream.split_if_refused(&there)?;
+                stream.take_page(ask, page, &answer.snapshot, began, position)
+            })?;
+            turn.turned(ask.lane, turned.unwrap_or(Turn::Done), most);
+        }
+        Ok(())
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &str) -> Result<T> {
+    // The error names a place in the text, never the text.
+    serde_json::from_str(body).map_err(|error| {
+        garbage(format!("{:?} at line {}, column {}", error.classify(), error.line(), error.column()))
+    })
+}

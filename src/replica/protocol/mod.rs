@@ -1,0 +1,234 @@
+//! What is asked of a hub and what its answers mean: a state machine without I/O, clock or randomness.
+//!
+//! [`Machine`] is one hub's. In a round it gives [`Call`]s one after another and takes their answers in; all that
+//! must survive is on the [`Shelf`](crate::store::shelf::Shelf), written in the transaction of the call. What it
+//! has in memory is where it is in a round: after any error it forgets that and asks the hub again.
+//!
+//! - `document` is what lies on the shelf: a stream's position, its lanes, its batches;
+//! - `seal` makes batches, `confirm` ends them, `position` compares where the hub says a stream is with where it
+//!   is here: confirmed without an answer, forked, rolled back; `identity` does so for the hub itself;
+//! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
+//!   pull; `text` turns rows into the wire's and back;
+//! - `attach` brings in what was there before the first hub;
+//! - `clock` measures the hub's.
+//!
+//! The invariants, for every counter row: view = base + confirmed + sealed + open, of which the base is what the
+//! hub said last; what a batch holds is in no other batch; a delta leaves the view only when its row has come back
+//! with it.
+
+mod attach;
+mod clock;
+mod confirm;
+mod counters;
+mod document;
+mod identity;
+mod machine;
+mod page;
+mod position;
+mod resync;
+mod round;
+mod seal;
+mod state;
+mod status;
+mod stream;
+mod text;
+
+use uuid::Uuid;
+
+pub use document::{HubNote, Resync, Stop, Why};
+pub use machine::Machine;
+pub use status::{LaneStatus, StreamStatus};
+
+use super::wire::{Function, HubIdentity, MissingRow};
+use crate::{
+    model::{CounterId, KeyId, Tally, TokenId},
+    store::{
+        self,
+        shelf::{KeyEntry, TokenEntry},
+    },
+};
+
+/// A hub as it is configured.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    pub name: String,
+    pub streams: Vec<StreamOf>,
+    pub bounds: Bounds,
+    /// For people: this machine's name, and keytide's version.
+    pub instance_name: String,
+    pub version: String,
+    /// Whether this hub's clock is the one that versions are made of: true of one hub.
+    pub keeps_time: bool,
+}
+
+/// A provider, and the prefix of its tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamOf {
+    pub provider: String,
+    pub stream: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of a batch.
+    pub rows: usize,
+    pub bytes: usize,
+    /// Of a page.
+    pub page: u32,
+    /// Batches and pages of one stream in one round.
+    pub calls: u32,
+    /// Of confirmed batches, kept in case the hub is rolled back.
+    pub kept_bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { rows: 2000, bytes: 512 * 1024, page: 2000, calls: 500, kept_bytes: 64 << 20 }
+    }
+}
+
+/// What a round is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Registers, learns of other instances and of missing tables.
+    pub hello: bool,
+    /// The statistics lane too.
+    pub stats: bool,
+    /// Push and nothing else: at shutdown.
+    pub only_push: bool,
+}
+
+/// What to call. The request holds keys and tokens: no `Debug`.
+#[derive(Clone, PartialEq)]
+pub struct Call {
+    /// Answers to another one are not taken.
+    pub id: u64,
+    pub function: Function,
+    pub request: String,
+}
+
+/// What a transaction did, for memory and for people. Of one that failed it is to be thrown away.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[must_use]
+pub struct Outcome {
+    pub effects: Vec<Effect>,
+    pub notes: Vec<Note>,
+}
+
+/// A change of the store that pool, tokens or books have to take over.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    KeyPut {
+        provider: String,
+        id: KeyId,
+        entry: Box<KeyEntry>,
+    },
+    KeyRemoved {
+        provider: String,
+        id: KeyId,
+    },
+    TokenPut {
+        provider: String,
+        id: TokenId,
+        entry: Box<TokenEntry>,
+    },
+    TokenRemoved {
+        provider: String,
+        id: TokenId,
+    },
+    /// The store's view went from one to the other.
+    Counter {
+        provider: String,
+        id: CounterId,
+        from: Tally,
+        to: Tally,
+    },
+}
+
+/// What an operator has to hear, once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {
+    /// Another instance goes by the same file. This one has taken another id; `taken` requests in batches that
+    /// were sealed before this process began count as told by the other.
+    Forked {
+        provider: String,
+        instance: Uuid,
+        taken: u64,
+    },
+    /// The hub had forgotten batches, and is told them again.
+    RolledBack {
+        provider: String,
+        batches: u64,
+    },
+    Stopped {
+        provider: String,
+        stop: Stop,
+    },
+    Resumed {
+        provider: String,
+    },
+    /// The hub is another database now, which has taken over the old one's place.
+    Moved {
+        provider: String,
+        to: HubIdentity,
+    },
+    ResyncBegun {
+        provider: String,
+        why: Why,
+    },
+    /// `missing` requests were known here and are not in the hub's total.
+    ResyncDone {
+        provider: String,
+        why: Why,
+        missing: u64,
+    },
+    /// Versions from the future, which were made anew.
+    Clock {
+        provider: String,
+        rows: u64,
+    },
+    /// Of a push: rows that someone else had deleted, and hours that are not kept any more.
+    Gone {
+        provider: String,
+        rows: u64,
+    },
+    Expired {
+        provider: String,
+        rows: u64,
+    },
+    /// Counts of a key or token whose text nobody knows any more.
+    Lost {
+        provider: String,
+        requests: u64,
+    },
+    Missing {
+        missing: Vec<MissingRow>,
+    },
+    ReadOnly,
+    /// The hub speaks other protocols.
+    Unsupported {
+        speaks: Vec<u32>,
+    },
+    Adopted {
+        to: HubIdentity,
+    },
+    AdoptRefused {
+        why: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("the hub answered what no hub answers ({0})")]
+    Garbage(String),
+    #[error("the store's own record of replication cannot be read ({0}); restore a backup")]
+    Document(String),
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+fn garbage(what: impl Into<String>) -> Error {
+    Error::Garbage(what.into())
+}

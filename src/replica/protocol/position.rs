@@ -1,0 +1,166 @@
+//! Where the hub says that a stream is, against where it is here.
+//!
+//! | the hub is at                             | then                                                          |
+//! |-------------------------------------------|---------------------------------------------------------------|
+//! | what was confirmed                        | all is well                                                   |
+//! | a sealed batch of ours                    | confirmed, though the answer was lost                         |
+//! | an earlier batch of ours, or none         | it was rolled back: the later ones are sent again             |
+//! | something else, not before the confirmed  | a copy of this file goes on under the same id: take another   |
+//! | something else, further back              | more is forgotten than is kept: stop until somebody adopts it |
+
+use uuid::Uuid;
+
+use super::{
+    Note, Result,
+    counters::requests,
+    document::{Mark, Stop, Why},
+    stream::{STRIDE, Stream},
+};
+use crate::{model::CounterId, replica::wire::RowAnswers};
+
+/// What became of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// As it was, or further on.
+    Good,
+    /// Everything that was asked before is moot.
+    Changed,
+    /// Nothing can be done.
+    Stopped,
+}
+
+impl Stream<'_> {
+    /// `answers` are how the rows of the batch at `at` were taken. `fresh` becomes this instance's id if another
+    /// one is needed.
+    pub fn reconcile(&mut self, at: &Mark, answers: &RowAnswers, fresh: Uuid) -> Result<Position> {
+        let confirmed = self.note.confirmed.clone();
+        if at.seq == confirmed.seq && (at.digest == confirmed.digest || at.seq == 0) {
+            return Ok(self.resume(Position::Good));
+        }
+        let own = at.seq == 0 || self.batch(at.seq)?.is_some_and(|batch| batch.digest == at.digest);
+        match (own, at.seq.cmp(&confirmed.seq)) {
+            (true, std::cmp::Ordering::Less) => self.roll_back(at),
+            (true, _) => {
+                self.confirm_up_to(at.seq, answers)?;
+                Ok(self.resume(Position::Good))
+            }
+            (false, std::cmp::Ordering::Less) => Ok(self.stop(Stop::RolledBack(at.seq))),
+            (false, _) => {
+                self.fork(fresh)?;
+                Ok(self.resume(Position::Changed))
+            }
+        }
+    }
+
+    fn resume(&mut self, position: Position) -> Position {
+        if self.note.stopped.take().is_some() {
+            self.say(|provider| Note::Resumed { provider });
+        }
+        position
+    }
+
+    pub fn stop(&mut self, stop: Stop) -> Position {
+        if self.note.stopped.as_ref() != Some(&stop) {
+            self.note.stopped = Some(stop.clone());
+            self.say(|provider| Note::Stopped { provider, stop });
+        }
+        Position::Stopped
+    }
+
+    fn confirm_up_to(&mut self, seq: u64, answers: &RowAnswers) -> Result<()> {
+        for sealed in self.queue()?.into_iter().take_while(|sealed| *sealed <= seq) {
+            if let Some(batch) = self.batch(sealed)? {
+                // Only the last one's answers are known. What a row of the others lacks comes with the pages:
+                // every deletion that could have refused one is on them.
+                let none = RowAnswers::default();
+                self.confirm(batch, if sealed == seq { answers } else { &none })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The batches that the hub has forgotten are sealed again, as they were: the view stays, since what was base
+    /// or confirmed is now sealed.
+    fn roll_back(&mut self, at: &Mark) -> Result<Position> {
+        let confirmed = self.note.confirmed.seq;
+        let kept = self.shelf.batches(self.provider, at.seq + 1)?;
+        let complete = kept.iter().filter(|seq| **seq <= confirmed).count() as u64 == confirmed - at.seq;
+        if !complete {
+            return Ok(self.stop(Stop::RolledBack(at.seq)));
+        }
+        self.forget_confirmed(None)?;
+        for seq in at.seq + 1..=confirmed {
+            let Some(mut batch) = self.batch(seq)? else { continue };
+            for (id, tally) in self.tallies(&batch.rows) {
+                let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
+                inflight.sealed.push((seq, tally));
+                inflight.sealed.sort_by_key(|(seq, _)| *seq);
+                self.put_inflight(&id, inflight)?;
+            }
+            batch.confirmed = None;
+            let bytes = self.put_batch(&batch)?;
+            self.note.kept_bytes = self.note.kept_bytes.saturating_sub(bytes);
+        }
+        self.note.confirmed = Mark { seq: at.seq, digest: at.digest.clone() };
+        self.say(|provider| Note::RolledBack { provider, batches: confirmed - at.seq });
+        self.begin_resync(Why::RolledBack)?;
+        Ok(self.resume(Position::Changed))
+    }
+
+    /// Confirmed deltas become part of the base, or wait for their row whatever page it is on.
+    fn forget_confirmed(&mut self, keep_at: Option<u64>) -> Result<()> {
+        let mut after: Option<CounterId> = None;
+        loop {
+            let some = self.shelf.inflights(self.provider, after.as_ref(), STRIDE)?;
+            let Some((last, _)) = some.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (id, mut inflight) in some {
+                let Some((_, tally)) = inflight.confirmed else { continue };
+                inflight.confirmed = keep_at.map(|seq| (seq, tally));
+                self.put_inflight(&id, inflight)?;
+            }
+        }
+    }
+
+    /// A copy of this file has told the hub something else under the same id.
+    ///
+    /// What this process has counted nobody else can have told: it is open again. What was sealed before it began
+    /// lies in the copy too, which has sent it, since it sends nothing else before it.
+    fn fork(&mut self, fresh: Uuid) -> Result<()> {
+        let mut taken = 0;
+        for seq in self.queue()?.into_iter().rev() {
+            let Some(batch) = self.batch(seq)? else { continue };
+            if batch.run == self.note.run {
+                self.unseal(&batch)?;
+                continue;
+            }
+            taken += batch
+                .rows
+                .global
+                .as_ref()
+                .map_or(0, |row| requests(&super::text::of_sums(&row.sums, self.shift)));
+            for (id, tally) in self.tallies(&batch.rows) {
+                let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
+                inflight.sealed.retain(|(sealed, _)| *sealed != seq);
+                let mut sum = tally;
+                if let Some((_, before)) = &inflight.confirmed {
+                    sum.add(before);
+                }
+                inflight.confirmed = Some((0, sum));
+                self.put_inflight(&id, inflight)?;
+            }
+            // State can be told twice.
+            self.soil_rows(&batch.rows)?;
+        }
+        for seq in self.shelf.batches(self.provider, 0)? {
+            self.shelf.set_batch(self.provider, seq, None)?;
+        }
+        self.forget_confirmed(Some(0))?;
+        (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
+        (self.note.sent, self.note.doubtful, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
+        self.rename(fresh)?;
+        let instance = self.note.instance;
+        self.say(|provider| Note::Forked { provider, instance, taken });
+        Ok(())
+    }
+}

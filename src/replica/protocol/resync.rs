@@ -1,0 +1,143 @@
+//! A pull of all rows, begun when the hub may have lost some or deletions may have been missed, and what absence
+//! means at its end.
+
+use super::{
+    Note, Result,
+    counters::requests,
+    document::{LaneNote, Resync, Why},
+    stream::{STRIDE, Stream},
+};
+use crate::{
+    model::{CounterId, Tally, Timestamp, Version},
+    replica::wire::Lane,
+    store::shelf::{Dirty, Row, Seen},
+};
+
+impl Stream<'_> {
+    pub fn begin_resync(&mut self, why: Why) -> Result<()> {
+        let since = self.note.state.complete;
+        // A hub that may have lost rows says more than one that has forgotten deletions.
+        let why = match &self.note.resync {
+            Some(before) if why == Why::Away => before.why,
+            _ => why,
+        };
+        self.note.resync = Some(Resync { why, since, state_done: false, stats_done: false, missing: 0 });
+        for lane in [Lane::State, Lane::Stats] {
+            let complete = self.note.lane(lane).complete;
+            *self.note.lane(lane) = LaneNote { cursor: None, drain: None, complete };
+        }
+        self.shelf.forget_seen(self.provider)?;
+        self.say(|provider| Note::ResyncBegun { provider, why });
+        Ok(())
+    }
+
+    /// A lane has come by whole.
+    pub fn end_lane(&mut self, lane: Lane) -> Result<()> {
+        let Some(mut resync) = self.note.resync.take() else { return Ok(()) };
+        match lane {
+            Lane::State if !resync.state_done => {
+                self.settle_keys(&resync)?;
+                self.settle_tokens(&resync)?;
+                if resync.why != Why::Away {
+                    self.tell_deletions()?;
+                }
+                resync.state_done = true;
+            }
+            Lane::Stats if !resync.stats_done => {
+                resync.missing = self.settle_counters()?;
+                resync.stats_done = true;
+            }
+            Lane::State | Lane::Stats => {}
+        }
+        if resync.state_done && resync.stats_done {
+            self.shelf.forget_seen(self.provider)?;
+            let (why, missing) = (resync.why, resync.missing);
+            self.say(|provider| Note::ResyncDone { provider, why, missing });
+        } else {
+            self.note.resync = Some(resync);
+        }
+        Ok(())
+    }
+
+    /// Whether a row that the hub does not have was deleted there while this instance was away. Otherwise the hub
+    /// has lost it.
+    fn was_deleted(resync: &Resync, added: Version) -> bool {
+        let since = resync.since.map(|at| Version::at(Timestamp(at)));
+        resync.why == Why::Away && since.is_some_and(|since| added <= since)
+    }
+
+    fn settle_keys(&mut self, resync: &Resync) -> Result<()> {
+        let mut after = None;
+        loop {
+            let keys = self.shelf.keys(self.provider, after, STRIDE)?;
+            let Some((last, _)) = keys.last() else { return Ok(()) };
+            after = Some(*last);
+            for (id, entry) in keys {
+                let row = Row::Key(id);
+                if self.shelf.was_seen(self.provider, &Seen::Row(row))? {
+                    continue;
+                }
+                let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
+                if Self::was_deleted(resync, entry.versions.added) && !dirty.added {
+                    self.drop_key(id, entry.versions.added)?;
+                } else {
+                    self.soil(row, Dirty { added: true, gone: false, changed: true })?;
+                }
+            }
+        }
+    }
+
+    fn settle_tokens(&mut self, resync: &Resync) -> Result<()> {
+        let mut after = None;
+        loop {
+            let tokens = self.shelf.tokens(self.provider, after, STRIDE)?;
+            let Some((last, _)) = tokens.last() else { return Ok(()) };
+            after = Some(*last);
+            for (id, entry) in tokens {
+                let row = Row::Token(id);
+                if self.shelf.was_seen(self.provider, &Seen::Row(row))? {
+                    continue;
+                }
+                let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
+                if Self::was_deleted(resync, entry.versions.added) && !dirty.added {
+                    self.drop_token(id, entry.versions.added)?;
+                } else {
+                    self.soil(row, Dirty { added: true, gone: false, changed: true })?;
+                }
+            }
+        }
+    }
+
+    /// The hub may have forgotten those as well.
+    pub fn tell_deletions(&mut self) -> Result<()> {
+        let mut after = None;
+        loop {
+            let gone = self.shelf.all_gone(self.provider, after, STRIDE)?;
+            let Some((last, _)) = gone.last() else { return Ok(()) };
+            after = Some(*last);
+            for (row, _) in gone {
+                self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
+            }
+        }
+    }
+
+    /// Counters that the hub does not have begin again from nothing; returns the requests that its total lacks.
+    fn settle_counters(&mut self) -> Result<u64> {
+        let (mut after, mut missing) = (None::<CounterId>, 0);
+        loop {
+            let views = self.shelf.views(self.provider, after.as_ref(), STRIDE)?;
+            let Some((last, _)) = views.last() else { return Ok(missing) };
+            after = Some(last.clone());
+            for (id, view) in views {
+                if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))? {
+                    continue;
+                }
+                if id == CounterId::Total {
+                    missing = requests(&view.minus(&self.own(&id)?));
+                }
+                let contained = self.note.confirmed.seq;
+                self.rebase(&id, &Tally::default(), contained)?;
+            }
+        }
+    }
+}

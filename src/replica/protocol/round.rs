@@ -1,0 +1,60 @@
+//! Where a round is. Only memory: forgotten at any error, and after the last call.
+
+use std::collections::VecDeque;
+
+use super::{Wishes, page::Turn};
+use crate::replica::wire::{Ask, Lane};
+
+pub struct Round {
+    pub hello: bool,
+    pub streams: Vec<StreamRound>,
+}
+
+pub struct StreamRound {
+    pub pushing: bool,
+    /// Batches sealed in this round. What is counted meanwhile must not keep it going.
+    pub sealed: u32,
+    pub pushed: u32,
+    /// The lanes still to be pulled, in order.
+    pub lanes: VecDeque<Lane>,
+    pub pages: u32,
+}
+
+impl Round {
+    pub fn new(streams: usize, wishes: Wishes) -> Self {
+        let lanes = || match (wishes.only_push, wishes.stats) {
+            (true, _) => VecDeque::new(),
+            (false, false) => VecDeque::from([Lane::State]),
+            (false, true) => VecDeque::from([Lane::State, Lane::Stats]),
+        };
+        let stream = |_| StreamRound { pushing: true, sealed: 0, pushed: 0, lanes: lanes(), pages: 0 };
+        Self { hello: wishes.hello, streams: (0..streams).map(stream).collect() }
+    }
+}
+
+impl StreamRound {
+    /// Nothing more of this stream until the next round.
+    pub fn end(&mut self) {
+        self.pushing = false;
+        self.lanes.clear();
+    }
+
+    pub fn turned(&mut self, lane: Lane, turn: Turn, most: u32) {
+        self.pages += 1;
+        if turn == Turn::Done || self.pages >= most {
+            self.lanes.retain(|other| *other != lane);
+        }
+    }
+}
+
+/// A call whose answer is awaited.
+pub struct Awaited {
+    pub id: u64,
+    pub what: What,
+}
+
+pub enum What {
+    Hello,
+    Push { stream: usize, seq: u64 },
+    Pull { asks: Vec<(usize, Ask)> },
+}

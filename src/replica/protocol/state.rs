@@ -1,0 +1,215 @@
+//! Keys, tokens and deletions as the hub has them, merged field by field into what is here.
+
+use super::{Effect, Result, stream::Stream, text};
+use crate::{
+    model::{CounterId, KeyId, KeyRecord, Tally, TokenId, TokenRecord, Version},
+    replica::wire::{GoneKind, GoneRow, KeyRow, Rows, TokenRow},
+    store::shelf::{Dirty, KeyEntry, Row, Seen, TokenEntry},
+};
+
+/// A field goes to the later version. On equal ones the hub's value stands, so that all have the same.
+fn take<T: PartialEq>(here: &mut T, here_v: &mut Version, there: T, there_v: Version, ahead: &mut bool) {
+    if there_v >= *here_v {
+        (*here, *here_v) = (there, there_v);
+    } else {
+        *ahead = true;
+    }
+}
+
+/// Merges `there` into `here`; returns whether something here is later than there.
+pub fn merge_key(here: &mut KeyEntry, there: KeyEntry) -> bool {
+    let mut ahead = false;
+    let (record, versions) = (there.record, there.versions);
+    let (r, v) = (&mut here.record, &mut here.versions);
+    take(&mut r.created_at, &mut v.added, record.created_at, versions.added, &mut ahead);
+    take(&mut r.username, &mut v.username, record.username, versions.username, &mut ahead);
+    take(&mut r.note, &mut v.note, record.note, versions.note, &mut ahead);
+    take(&mut r.expires_at, &mut v.expires_at, record.expires_at, versions.expires_at, &mut ahead);
+    take(&mut r.weight, &mut v.weight, record.weight, versions.weight, &mut ahead);
+    take(&mut r.enabled, &mut v.enabled, record.enabled, versions.enabled, &mut ahead);
+    let until = record.disabled_until;
+    take(&mut r.disabled_until, &mut v.disabled_until, until, versions.disabled_until, &mut ahead);
+    let added = v.added;
+    let there = text::of_age(there.health, added);
+    here.health = text::of_age(here.health.clone(), added);
+    here.health.merge(&there);
+    ahead || here.health != there
+}
+
+pub fn merge_token(here: &mut TokenEntry, there: TokenEntry) -> bool {
+    let mut ahead = false;
+    let (record, versions) = (there.record, there.versions);
+    let (r, v) = (&mut here.record, &mut here.versions);
+    take(&mut r.created_at, &mut v.added, record.created_at, versions.added, &mut ahead);
+    take(&mut r.name, &mut v.name, record.name, versions.name, &mut ahead);
+    take(&mut r.expires_at, &mut v.expires_at, record.expires_at, versions.expires_at, &mut ahead);
+    let models = record.allowed_models;
+    take(&mut r.allowed_models, &mut v.allowed_models, models, versions.allowed_models, &mut ahead);
+    let limit = record.requests_per_minute;
+    take(
+        &mut r.requests_per_minute,
+        &mut v.requests_per_minute,
+        limit,
+        versions.requests_per_minute,
+        &mut ahead,
+    );
+    ahead
+}
+
+impl Stream<'_> {
+    pub fn take_state(&mut self, rows: &Rows, contained: u64) -> Result<()> {
+        for row in &rows.gone {
+            self.take_gone(row, contained)?;
+        }
+        for row in &rows.keys {
+            self.take_key(row)?;
+        }
+        for row in &rows.tokens {
+            self.take_token(row)?;
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, row: Row) -> Result<()> {
+        if self.note.resync.is_some() {
+            self.shelf.mark_seen(self.provider, &Seen::Row(row))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a deletion here is later than what comes. Otherwise it is forgotten: the row was added again.
+    fn stays_gone(&mut self, row: Row, added: Version) -> Result<bool> {
+        let Some(gone) = self.shelf.gone(self.provider, row)? else { return Ok(false) };
+        if added < gone.version {
+            self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
+            return Ok(true);
+        }
+        self.shelf.set_gone(self.provider, row, None)?;
+        self.shelf.set_dirty(self.provider, row, None)?;
+        Ok(false)
+    }
+
+    fn take_key(&mut self, row: &KeyRow) -> Result<()> {
+        let secret = row.k.expose();
+        if secret.is_empty() || secret.len() > KeyRecord::MAX_SECRET_LEN {
+            // Another program's; nothing here could use it.
+            return Ok(());
+        }
+        let id = KeyId::derive(self.provider, secret);
+        let there = text::key_entry(row, self.shift);
+        let versions = &there.versions;
+        for version in [
+            versions.added,
+            versions.username,
+            versions.note,
+            versions.expires_at,
+            versions.weight,
+            versions.enabled,
+            versions.disabled_until,
+            there.health.epoch,
+        ] {
+            self.observe(version);
+        }
+        self.mark(Row::Key(id))?;
+        if self.stays_gone(Row::Key(id), row.a)? {
+            return Ok(());
+        }
+        let entry = match self.shelf.key(self.provider, id)? {
+            None => there,
+            Some(mut here) => {
+                let added_here = here.versions.added > row.a;
+                let before = here.clone();
+                if merge_key(&mut here, there) {
+                    self.soil(Row::Key(id), Dirty { added: added_here, gone: false, changed: true })?;
+                }
+                if here == before {
+                    return Ok(());
+                }
+                here
+            }
+        };
+        self.shelf.put_key(self.provider, id, &entry)?;
+        self.effect(|provider| Effect::KeyPut { provider, id, entry: Box::new(entry) });
+        Ok(())
+    }
+
+    fn take_token(&mut self, row: &TokenRow) -> Result<()> {
+        let secret = row.k.expose();
+        if secret.is_empty() || secret.len() > TokenRecord::MAX_SECRET_LEN {
+            return Ok(());
+        }
+        let id = TokenId::derive(self.provider, secret);
+        let there = text::token_entry(row, self.shift);
+        let versions = &there.versions;
+        for version in [
+            versions.added,
+            versions.name,
+            versions.expires_at,
+            versions.allowed_models,
+            versions.requests_per_minute,
+        ] {
+            self.observe(version);
+        }
+        self.mark(Row::Token(id))?;
+        if self.stays_gone(Row::Token(id), row.a)? {
+            return Ok(());
+        }
+        let entry = match self.shelf.token(self.provider, id)? {
+            None => there,
+            Some(mut here) => {
+                let added_here = here.versions.added > row.a;
+                let before = here.clone();
+                if merge_token(&mut here, there) {
+                    self.soil(Row::Token(id), Dirty { added: added_here, gone: false, changed: true })?;
+                }
+                if here == before {
+                    return Ok(());
+                }
+                here
+            }
+        };
+        self.shelf.put_token(self.provider, id, &entry)?;
+        self.effect(|provider| Effect::TokenPut { provider, id, entry: Box::new(entry) });
+        Ok(())
+    }
+
+    fn take_gone(&mut self, row: &GoneRow, contained: u64) -> Result<()> {
+        self.observe(row.v);
+        let digest = text::unhex(&row.id);
+        let id = match row.t {
+            GoneKind::Model => CounterId::Model(row.id.as_str().into()),
+            GoneKind::Global => CounterId::Total,
+            GoneKind::KeyStats => {
+                let key = digest.map(|digest| self.shelf.key_by_digest(self.provider, digest)).transpose()?;
+                let Some(Some(id)) = key else { return Ok(()) };
+                CounterId::Key(id)
+            }
+            GoneKind::Key | GoneKind::Token => match self.gone_here(row)? {
+                None => return Ok(()),
+                Some(Row::Key(id)) => {
+                    match self.shelf.key(self.provider, id)? {
+                        Some(entry) if entry.versions.added > row.v => {
+                            return self
+                                .soil(Row::Key(id), Dirty { added: true, gone: false, changed: true });
+                        }
+                        Some(_) => self.drop_key(id, row.v)?,
+                        None => {}
+                    }
+                    CounterId::Key(id)
+                }
+                Some(Row::Token(id)) => {
+                    match self.shelf.token(self.provider, id)? {
+                        Some(entry) if entry.versions.added > row.v => {
+                            return self
+                                .soil(Row::Token(id), Dirty { added: true, gone: false, changed: true });
+                        }
+                        Some(_) => self.drop_token(id, row.v)?,
+                        None => {}
+                    }
+                    CounterId::Token(id)
+                }
+            },
+        };
+        self.rebase(&id, &Tally::default(), contained)
+    }
+}

@@ -1,0 +1,157 @@
+//! One provider's stream inside one transaction: what the steps of the protocol share.
+
+use uuid::Uuid;
+
+use super::{
+    Bounds, Effect, Note, Outcome, Result,
+    document::{self, Batch, Mark, StreamNote},
+    text::{self, Shift},
+};
+use crate::{
+    model::{KeyId, Secret, Stamps, Timestamp, TokenId, Version, version::MAX_AHEAD},
+    replica::wire::Rows,
+    store::shelf::{Dirty, Row, Shelf},
+};
+
+/// How many rows are looked at at a time where all are gone through.
+pub const STRIDE: usize = 1000;
+
+pub struct Stream<'a> {
+    pub shelf: &'a mut dyn Shelf,
+    pub stamps: &'a Stamps,
+    pub provider: &'a str,
+    pub bounds: Bounds,
+    pub shift: Shift,
+    pub now: Timestamp,
+    pub out: &'a mut Outcome,
+    pub note: StreamNote,
+}
+
+impl Stream<'_> {
+    pub fn save(&mut self) -> Result<()> {
+        document::write(self.shelf, &document::stream_name(self.provider), &self.note)
+    }
+
+    pub fn effect(&mut self, effect: impl FnOnce(String) -> Effect) {
+        self.out.effects.push(effect(self.provider.to_owned()));
+    }
+
+    pub fn say(&mut self, note: impl FnOnce(String) -> Note) {
+        self.out.notes.push(note(self.provider.to_owned()));
+    }
+
+    pub fn hub_now(&self) -> Timestamp {
+        Timestamp(self.now.0.saturating_add(self.shift.0))
+    }
+
+    /// What comes after will be later, unless it is from a future that nobody's clock can have seen.
+    pub fn observe(&self, version: Version) {
+        if version <= Version::at(self.hub_now().saturating_add(MAX_AHEAD)) {
+            self.stamps.observe(version);
+        }
+    }
+
+    pub fn batch(&self, seq: u64) -> Result<Option<Batch>> {
+        self.shelf.batch(self.provider, seq)?.map(|bytes| document::decode(&bytes)).transpose()
+    }
+
+    pub fn put_batch(&mut self, batch: &Batch) -> Result<u64> {
+        let bytes = document::encode(batch);
+        self.shelf.set_batch(self.provider, batch.seq, Some(&bytes))?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Sealed and not confirmed, in order.
+    pub fn queue(&self) -> Result<Vec<u64>> {
+        let from = self.note.confirmed.seq + 1;
+        let mut queue = self.shelf.batches(self.provider, from)?;
+        queue.retain(|seq| *seq <= self.note.sealed.seq);
+        Ok(queue)
+    }
+
+    /// Makes a row dirty in one more way.
+    pub fn soil(&mut self, row: Row, more: Dirty) -> Result<()> {
+        let old = self.shelf.dirty_row(self.provider, row)?;
+        let was = old.unwrap_or_default();
+        let dirty = Dirty {
+            added: was.added || more.added,
+            gone: was.gone || more.gone,
+            changed: was.changed || more.changed,
+        };
+        if old != Some(dirty) {
+            self.shelf.set_dirty(self.provider, row, Some(dirty))?;
+        }
+        Ok(())
+    }
+
+    /// The text of a key, there or deleted.
+    pub fn key_text(&self, id: KeyId) -> Result<Option<Secret>> {
+        if let Some(entry) = self.shelf.key(self.provider, id)? {
+            return Ok(Some(entry.record.secret));
+        }
+        Ok(self.shelf.gone(self.provider, Row::Key(id))?.and_then(|gone| gone.text))
+    }
+
+    pub fn token_text(&self, id: TokenId) -> Result<Option<Secret>> {
+        if let Some(entry) = self.shelf.token(self.provider, id)? {
+            return Ok(Some(entry.record.secret));
+        }
+        Ok(self.shelf.gone(self.provider, Row::Token(id))?.and_then(|gone| gone.text))
+    }
+
+    /// Takes the newest batch apart again: nobody has applied it, and nobody will.
+    pub fn unseal(&mut self, batch: &Batch) -> Result<()> {
+        for (id, tally) in self.tallies(&batch.rows) {
+            let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
+            inflight.sealed.retain(|(seq, _)| *seq != batch.seq);
+            self.put_inflight(&id, inflight)?;
+            let mut open = self.shelf.open(self.provider, &id)?.unwrap_or_default();
+            open.add(&tally);
+            self.shelf.set_open(self.provider, &id, Some(&open))?;
+        }
+        self.soil_rows(&batch.rows)?;
+        self.shelf.set_batch(self.provider, batch.seq, None)?;
+        self.note.sealed = Mark { seq: batch.seq - 1, digest: batch.prev.clone() };
+        self.note.sent = self.note.sent.min(batch.seq - 1);
+        Ok(())
+    }
+
+    /// What a batch said of keys and tokens is to be told again.
+    pub fn soil_rows(&mut self, rows: &Rows) -> Result<()> {
+        for row in &rows.keys {
+            let id = Row::Key(KeyId::derive(self.provider, row.k.expose()));
+            self.soil(id, Dirty { added: row.add, gone: false, changed: true })?;
+        }
+        for row in &rows.tokens {
+            let id = Row::Token(TokenId::derive(self.provider, row.k.expose()));
+            self.soil(id, Dirty { added: row.add, gone: false, changed: true })?;
+        }
+        for row in &rows.gone {
+            if let Some(row) = self.gone_here(row)? {
+                self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which row of the shelf a deletion is of.
+    pub fn gone_here(&self, row: &crate::replica::wire::GoneRow) -> Result<Option<Row>> {
+        use crate::replica::wire::GoneKind;
+        let Some(digest) = text::unhex(&row.id) else { return Ok(None) };
+        Ok(match row.t {
+            GoneKind::Key => self.shelf.key_by_digest(self.provider, digest)?.map(Row::Key),
+            GoneKind::Token => self.shelf.token_by_digest(self.provider, digest)?.map(Row::Token),
+            _ => None,
+        })
+    }
+
+    /// Another id, under which the stream begins anew; the file's, unless that is the one that is taken.
+    pub fn rename(&mut self, fresh: Uuid) -> Result<()> {
+        if self.shelf.instance() == self.note.instance {
+            self.shelf.set_instance(fresh)?;
+            self.stamps.set_writer(fresh.as_u128());
+        }
+        self.note.instance = self.shelf.instance();
+        Ok(())
+    }
+}

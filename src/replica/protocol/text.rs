@@ -1,0 +1,255 @@
+//! Rows of the shelf as rows of the wire and back. Dates are shifted between this machine's clock and the hub's.
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    model::{
+        Cause, Health, KeyRecord, KeyVersions, Secret, Tally, Timestamp, TokenRecord, TokenVersions, Version,
+    },
+    replica::wire::{HealthRow, KeyRow, KeyStatsRow, Rows, Sums, TokenRow},
+    store::shelf::{KeyEntry, TokenEntry},
+};
+
+/// Dates beyond these are of nobody's clock; they are moved here so that shifting them stays exact.
+const MAX_DATE: i64 = 253_402_300_799_000;
+
+/// By how much the hub's clock is ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shift(pub i64);
+
+impl Shift {
+    pub fn out(self, at: Option<Timestamp>) -> Option<i64> {
+        at.map(|at| at.0.saturating_add(self.0).clamp(-MAX_DATE, MAX_DATE))
+    }
+
+    pub fn home(self, at: Option<i64>) -> Option<Timestamp> {
+        at.map(|at| Timestamp(at.clamp(-MAX_DATE, MAX_DATE).saturating_sub(self.0)))
+    }
+}
+
+/// The first 16 bytes of the SHA-256.
+pub fn digest(bytes: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&Sha256::digest(bytes)[..16]);
+    short
+}
+
+pub fn hex(digest: &[u8; 16]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn unhex(text: &str) -> Option<[u8; 16]> {
+    if text.len() != 32 || !text.is_ascii() {
+        return None;
+    }
+    let mut digest = [0; 16];
+    for (byte, at) in digest.iter_mut().zip((0..32).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+pub fn digest_of_rows(rows: &Rows) -> String {
+    hex(&digest(&serde_json::to_vec(rows).unwrap_or_default()))
+}
+
+/// A register that is no older than its row: absent where it says what the row's age says.
+fn stamp(version: Version, added: Version) -> Option<Version> {
+    (version > added).then_some(version)
+}
+
+pub fn key_row(entry: &KeyEntry, add: bool, shift: Shift) -> KeyRow {
+    let (record, versions) = (&entry.record, &entry.versions);
+    let added = versions.added;
+    KeyRow {
+        k: record.secret.clone(),
+        a: added,
+        c: shift.out(Some(record.created_at)).unwrap_or_default(),
+        add,
+        u: record.username.as_deref().map(str::to_owned),
+        uv: stamp(versions.username, added),
+        n: record.note.as_deref().map(str::to_owned),
+        nv: stamp(versions.note, added),
+        x: shift.out(record.expires_at),
+        xv: stamp(versions.expires_at, added),
+        w: (record.weight != 1).then_some(record.weight),
+        wv: stamp(versions.weight, added),
+        e: (!record.enabled).then_some(false),
+        ev: stamp(versions.enabled, added),
+        d: shift.out(record.disabled_until),
+        dv: stamp(versions.disabled_until, added),
+        h: health_row(&entry.health, added, shift),
+    }
+}
+
+fn health_row(health: &Health, added: Version, shift: Shift) -> Option<HealthRow> {
+    let health = of_age(health.clone(), added);
+    if health.epoch == added && !health.is_blemished() {
+        return None;
+    }
+    let cause = match health.cause {
+        Cause::None => None,
+        Cause::RateLimit => Some("rate_limit"),
+        Cause::Quota => Some("quota"),
+        Cause::Auth => Some("auth"),
+        Cause::Server => Some("server"),
+    };
+    Some(HealthRow {
+        e: health.epoch,
+        f: shift.out(health.failed_until),
+        c: cause.map(str::to_owned),
+        n: health.consecutive_failures,
+        a: health.auth_failures,
+        s: health.server_failures,
+        v: health.needs_verification,
+    })
+}
+
+/// An add starts an epoch: what was concluded about an earlier key of the same text is nothing to this one.
+pub fn of_age(health: Health, added: Version) -> Health {
+    if health.epoch < added { Health { epoch: added, ..Health::default() } } else { health }
+}
+
+fn health(row: Option<&HealthRow>, added: Version, shift: Shift) -> Health {
+    let Some(row) = row else { return Health { epoch: added, ..Health::default() } };
+    let cause = match row.c.as_deref() {
+        Some("rate_limit") => Cause::RateLimit,
+        Some("quota") => Cause::Quota,
+        Some("auth") => Cause::Auth,
+        Some("server") => Cause::Server,
+        _ => Cause::None,
+    };
+    let health = Health {
+        failed_until: shift.home(row.f),
+        cause,
+        consecutive_failures: row.n,
+        auth_failures: row.a,
+        server_failures: row.s,
+        needs_verification: row.v,
+        epoch: row.e,
+    };
+    of_age(health, added)
+}
+
+pub fn key_entry(row: &KeyRow, shift: Shift) -> KeyEntry {
+    let age = |version: Option<Version>| version.unwrap_or(row.a).max(row.a);
+    KeyEntry {
+        record: KeyRecord {
+            secret: row.k.clone(),
+            username: cut(row.u.as_deref(), KeyRecord::MAX_TEXT_LEN),
+            note: cut(row.n.as_deref(), KeyRecord::MAX_TEXT_LEN),
+            created_at: shift.home(Some(row.c)).unwrap_or_default(),
+            expires_at: shift.home(row.x),
+            weight: row.w.unwrap_or(1).clamp(1, KeyRecord::MAX_WEIGHT),
+            enabled: row.e.unwrap_or(true),
+            disabled_until: shift.home(row.d),
+        },
+        versions: KeyVersions {
+            added: row.a,
+            username: age(row.uv),
+            note: age(row.nv),
+            expires_at: age(row.xv),
+            weight: age(row.wv),
+            enabled: age(row.ev),
+            disabled_until: age(row.dv),
+        },
+        health: health(row.h.as_ref(), row.a, shift),
+    }
+}
+
+pub fn token_row(entry: &TokenEntry, add: bool, shift: Shift) -> TokenRow {
+    let (record, versions) = (&entry.record, &entry.versions);
+    let added = versions.added;
+    let models = || record.allowed_models.iter().map(|model| model.to_string()).collect();
+    TokenRow {
+        k: record.secret.clone(),
+        a: added,
+        c: shift.out(Some(record.created_at)).unwrap_or_default(),
+        add,
+        n: (!record.name.is_empty()).then(|| record.name.to_string()),
+        nv: stamp(versions.name, added),
+        x: shift.out(record.expires_at),
+        xv: stamp(versions.expires_at, added),
+        m: (!record.allowed_models.is_empty()).then(models),
+        mv: stamp(versions.allowed_models, added),
+        r: record.requests_per_minute,
+        rv: stamp(versions.requests_per_minute, added),
+    }
+}
+
+pub fn token_entry(row: &TokenRow, shift: Shift) -> TokenEntry {
+    let age = |version: Option<Version>| version.unwrap_or(row.a).max(row.a);
+    let models = row.m.iter().flatten().take(TokenRecord::MAX_ALLOWED_MODELS);
+    TokenEntry {
+        record: TokenRecord {
+            secret: row.k.clone(),
+            name: cut(row.n.as_deref(), TokenRecord::MAX_NAME_LEN).unwrap_or_default(),
+            created_at: shift.home(Some(row.c)).unwrap_or_default(),
+            expires_at: shift.home(row.x),
+            allowed_models: models.map(|model| model.as_str().into()).collect(),
+            requests_per_minute: row.r,
+        },
+        versions: TokenVersions {
+            added: row.a,
+            name: age(row.nv),
+            expires_at: age(row.xv),
+            allowed_models: age(row.mv),
+            requests_per_minute: age(row.rv),
+        },
+    }
+}
+
+/// Another program may have written more than we would have taken.
+fn cut(text: Option<&str>, chars: usize) -> Option<Box<str>> {
+    text.map(|text| match text.char_indices().nth(chars) {
+        Some((end, _)) => text[..end].into(),
+        None => text.into(),
+    })
+}
+
+pub fn key_stats_row(secret: Secret, tally: &Tally, shift: Shift) -> KeyStatsRow {
+    KeyStatsRow {
+        k: secret,
+        s: tally.success,
+        f: tally.failure,
+        o: tally.other,
+        lu: shift.out(tally.last_used),
+        ls: shift.out(tally.last_success),
+        lf: shift.out(tally.last_failure),
+    }
+}
+
+pub fn sums(tally: &Tally, shift: Shift) -> Sums {
+    Sums {
+        s: tally.success,
+        f: tally.failure,
+        o: tally.other,
+        p: tally.prompt_tokens,
+        q: tally.completion_tokens,
+        lu: shift.out(tally.last_used),
+    }
+}
+
+pub fn of_key_stats(row: &KeyStatsRow, shift: Shift) -> Tally {
+    Tally {
+        success: row.s,
+        failure: row.f,
+        other: row.o,
+        last_used: shift.home(row.lu),
+        last_success: shift.home(row.ls),
+        last_failure: shift.home(row.lf),
+        ..Tally::default()
+    }
+}
+
+pub fn of_sums(row: &Sums, shift: Shift) -> Tally {
+    Tally {
+        success: row.s,
+        failure: row.f,
+        other: row.o,
+        prompt_tokens: row.p,
+        completion_tokens: row.q,
+        last_used: shift.home(row.lu),
+        ..Tally::default()
+    }
+}
