@@ -3,5 +3,7 @@
 //! - `wire` is the JSON of the hub's five functions;
 //! - `transport` carries one call to one of them and back.
 
+pub mod postgres;
+mod sqlstate;
 pub mod transport;
 pub mod wire;
