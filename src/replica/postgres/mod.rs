@@ -11,7 +11,6 @@
 //! the broken call, only the caller knows.
 
 mod socket;
-pub(super) mod tls;
 mod url;
 
 use std::{fmt, io, sync::Arc, time::Duration};
@@ -30,10 +29,10 @@ use tokio_postgres::{
 
 use self::{
     socket::{Handshaken, Meter, NotPostgres},
-    url::Address,
+    url::{Address, Place},
 };
 use super::{
-    sqlstate,
+    sqlstate, tls,
     transport::{Error, ErrorKind, Reply, Traffic, Transport},
     wire::Function,
 };
@@ -239,6 +238,15 @@ impl Transport for Postgres {
 
 fn garbage(detail: String) -> Error {
     Error { kind: ErrorKind::Garbage, detail, retry_after: None }
+}
+
+/// Where a URL leads and for whom; nothing if it cannot be used, or leads to a socket.
+pub(super) fn host_and_user(url: &Secret) -> Option<(String, String)> {
+    let address = Address::parse(url).ok()?;
+    match address.place {
+        Place::Tcp { host, .. } => Some((host, address.user)),
+        Place::Unix(_) => None,
+    }
 }
 
 /// tokio-postgres's error in this room's words; for [`Postgres::connect`]'s callers too.

@@ -27,8 +27,10 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
 
 use super::{
-    super::transport::{Error, ErrorKind, Traffic},
-    tls,
+    super::{
+        tls,
+        transport::{Error, ErrorKind, Traffic},
+    },
     url::{Address, Encryption, Place},
 };
 
@@ -249,7 +251,7 @@ async fn secure(stream: Counted, config: &Arc<ClientConfig>, host: &str) -> Resu
     let stream = TlsConnector::from(config.clone())
         .connect(name, stream)
         .await
-        .map_err(|error| tls::handshake_error(&error, host))?;
+        .map_err(|error| tls::explain(&error, host).unwrap_or_else(|| lost(host, &error)))?;
     let end_point = stream
         .get_ref()
         .1

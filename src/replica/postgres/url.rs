@@ -6,7 +6,10 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use percent_encoding::percent_decode_str;
 use tokio_postgres::config::ChannelBinding;
 
-use super::super::transport::{Error, ErrorKind};
+use super::super::{
+    tls::{Check, Roots},
+    transport::{Error, ErrorKind},
+};
 use crate::model::Secret;
 
 const DEFAULT_PORT: u16 = 5432;
@@ -26,22 +29,6 @@ pub(super) enum Encryption {
     Never,
     IfOffered,
     Always,
-}
-
-/// What of the server's certificate is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Check {
-    Nothing,
-    Chain,
-    ChainAndName,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Roots {
-    /// The authorities that the system trusts, and Mozilla's.
-    Public,
-    /// PEM certificates.
-    File(PathBuf),
 }
 
 #[derive(Clone, Debug)]

@@ -1,11 +1,15 @@
 //! Whom to trust, the handshake's errors in words, and what binds a login to the connection it is made on.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    error::Error as StdError,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
@@ -15,10 +19,23 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-use super::{
-    super::transport::{Error, ErrorKind},
-    url::{Check, Roots},
-};
+use super::transport::{Error, ErrorKind};
+
+/// What of the server's certificate is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    Nothing,
+    Chain,
+    ChainAndName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Roots {
+    /// The authorities that the system trusts, and Mozilla's.
+    Public,
+    /// PEM certificates.
+    File(PathBuf),
+}
 
 /// # Errors
 /// When the file of certificates cannot be used.
@@ -35,19 +52,6 @@ pub(super) fn client_config(check: Check, roots: &Roots) -> Result<ClientConfig,
         .map_err(|error| settings(format!("TLS cannot be set up: {error}")))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
-}
-
-/// For hubs over HTTPS: every certificate is checked, name and all.
-pub(in super::super) fn public_config() -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(public_roots()), provider.clone())
-        .build()
-        .map_err(|error| settings(format!("TLS cannot be set up: {error}")))?;
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| settings(format!("TLS cannot be set up: {error}")))?
-        .with_webpki_verifier(verifier)
         .with_no_client_auth())
 }
 
@@ -139,25 +143,34 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// What was wrong, when a handshake failed.
-pub(in super::super) fn handshake_error(error: &io::Error, host: &str) -> Error {
+/// What was wrong, when a connection failed for its TLS; nothing if that was not the reason.
+pub(super) fn explain(error: &(dyn StdError + 'static), host: &str) -> Option<Error> {
     let failed = |kind, detail| Error { kind, detail, retry_after: None };
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::InvalidCertificate(why)) => {
+    Some(match cause(error)? {
+        rustls::Error::InvalidCertificate(why) => {
             failed(ErrorKind::Certificate, format!("the certificate of {host} {}", fault(why)))
         }
-        Some(rustls::Error::NoCertificatesPresented) => {
+        rustls::Error::NoCertificatesPresented => {
             failed(ErrorKind::Certificate, format!("{host} shows no certificate"))
         }
-        Some(rustls::Error::InvalidMessage(_)) => {
-            failed(ErrorKind::Garbage, format!("{host} does not speak TLS"))
+        rustls::Error::InvalidMessage(_) => failed(ErrorKind::Garbage, format!("{host} does not speak TLS")),
+        other => failed(ErrorKind::Unreachable, format!("no TLS with {host}: {other}")),
+    })
+}
+
+/// An `io::Error`'s source is its content's source: the content itself has to be asked for.
+fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(found);
         }
-        Some(other) => failed(ErrorKind::Unreachable, format!("no TLS with {host}: {other}")),
-        None => {
-            failed(ErrorKind::Unreachable, format!("{host} broke off the TLS handshake: {}", error.kind()))
-        }
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(content) => Some(content),
+            None => error.source(),
+        };
     }
+    None
 }
 
 fn fault(error: &CertificateError) -> String {
