@@ -5,7 +5,7 @@
 //!   REST API (`rest`); `route` chooses;
 //! - `protocol` decides what is asked and what the answers mean, without I/O;
 //! - `replicator` is the task that goes through rounds, `pace` says when they are due;
-//! - `status` is what an operator is told.
+//! - `status` is what an operator is told, `words` how it is said.
 
 pub mod pace;
 pub mod postgres;
@@ -18,3 +18,4 @@ pub mod status;
 mod tls;
 pub mod transport;
 pub mod wire;
+mod words;

@@ -25,6 +25,7 @@ use super::{
     protocol::{self, Call, Effect, Hub, Machine, Note, Outcome, Wishes},
     status::{self, HubError, HubState, HubStatus},
     transport::{self, Transport},
+    words::{self, Words},
 };
 use crate::{
     model::{Clock, Stamps, Timestamp},
@@ -54,7 +55,7 @@ pub trait Mirror: Send + Sync + 'static {
 
 pub struct Options {
     pub hub: Hub,
-    pub transport: Box<dyn Transport>,
+    pub transport: Arc<dyn Transport>,
     pub interval: Duration,
     /// Bytes in 30 days, for all instances of the hub together.
     pub egress: Option<u64>,
@@ -200,7 +201,7 @@ struct Task {
     /// Locked inside the store's transactions, one after another.
     machine: Arc<Mutex<Machine>>,
     parts: Parts,
-    transport: Box<dyn Transport>,
+    transport: Arc<dyn Transport>,
     shared: Arc<Shared>,
     rhythm: Rhythm,
     pace: Pace,
@@ -214,6 +215,19 @@ enum Broken {
     Call(transport::Error),
     Protocol(protocol::Error),
     Flush(String),
+}
+
+impl Broken {
+    fn words(&self) -> Words {
+        match self {
+            Self::Call(error) => error.into(),
+            Self::Protocol(error) => error.into(),
+            Self::Flush(why) => Words {
+                message: why.clone(),
+                advice: "see to the store; keytide goes on by itself then".to_owned(),
+            },
+        }
+    }
 }
 
 impl Task {
@@ -336,11 +350,7 @@ impl Task {
     /// Work of the machine's that changes nothing which memory holds.
     async fn step<T: Send + 'static>(
         &self,
-        work: impl FnOnce(
-            &mut Machine,
-            &mut dyn store::shelf::Shelf,
-            Timestamp,
-        ) -> Result<T, protocol::Error>
+        work: impl FnOnce(&mut Machine, &mut dyn store::shelf::Shelf, Timestamp) -> Result<T, protocol::Error>
         + Send
         + 'static,
     ) -> Result<T, protocol::Error> {
@@ -392,7 +402,7 @@ impl Task {
         match tokio::time::timeout(patience, self.round(wishes)).await {
             Ok(Ok(_)) => info!(hub = self.name(), "all counts and changes are with the hub"),
             Ok(Err(broken)) => {
-                let (message, _) = broken.words();
+                let message = broken.words().message;
                 info!(hub = self.name(), "the next start sends what is left: {message}");
             }
             Err(_) => info!(hub = self.name(), "the next start sends what is left: the hub is slow"),
@@ -425,7 +435,7 @@ impl Task {
                 status.last_success = Some(now);
             }
             Some(broken) => {
-                let (message, advice) = broken.words();
+                let Words { message, advice } = broken.words();
                 let times = status.last_error.as_ref().map_or(0, |before| before.times) + 1;
                 let same = status.last_error.as_ref().is_some_and(|before| before.message == message);
                 if !same {
@@ -436,6 +446,51 @@ impl Task {
         }
     }
 
+    /// Reads from the store how each stream stands.
+    async fn look_at_streams(&mut self) {
+        let looked = self.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
+        let Ok((streams, (measured, applied))) = looked else { return };
+        let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
+        let instances: Vec<_> = self.machine().instances().to_vec();
+        let now = self.parts.clock.now();
+        let hub_now = now.0.saturating_add(applied);
+        let live = |seen: i64| hub_now.saturating_sub(seen) < ALIVE.as_millis() as i64;
+        self.pace.set_live(instances.iter().filter(|instance| live(instance.last_seen)).count());
+        let waits =
+            streams.iter().any(|stream| stream.confirmed < stream.sealed || stream.dirty + stream.open > 0);
+        self.waiting_since = if waits { self.waiting_since.or(Some(now)) } else { None };
+
+        let mut status = self.shared.status();
+        status.streams = streams.into_iter().map(shown).collect();
+        status.instances = instances
+            .into_iter()
+            .map(|instance| status::InstanceStatus {
+                own: own.contains(&instance.id),
+                id: instance.id,
+                name: instance.name,
+                version: instance.version,
+                first_seen: Timestamp(instance.first_seen),
+                last_seen: Timestamp(instance.last_seen),
+                clock_offset_ms: instance.clock_offset,
+            })
+            .collect();
+        status.clock_offset_ms = status.last_success.is_some().then_some(measured.saturating_neg());
+        status.clock_correction_ms = applied;
+        status.lag_ms = self.waiting_since.map_or(0, |since| now.since(since).as_millis() as u64);
+        let any = |state| status.streams.iter().any(|stream| stream.state == state);
+        status.state = if any(status::StreamState::Stopped) {
+            HubState::Stopped
+        } else if status.last_error.is_some() {
+            HubState::Failing
+        } else if status.last_success.is_none() {
+            HubState::Connecting
+        } else if any(status::StreamState::Resyncing) {
+            HubState::Resyncing
+        } else {
+            HubState::Ok
+        };
+    }
+
     fn note(&self, notes: Vec<Note>) {
         if notes.is_empty() {
             return;
@@ -443,7 +498,7 @@ impl Task {
         let at = self.parts.clock.now();
         let mut status = self.shared.status();
         for note in notes {
-            let text = words_of(&note);
+            let text = words::note(&note);
             // What the hub repeats every round is said once.
             if status.notes.first().is_some_and(|last| last.text == text) {
                 continue;
@@ -452,5 +507,29 @@ impl Task {
             status.notes.insert(0, status::Note { at, text });
         }
         status.notes.truncate(NOTES);
+    }
+}
+
+fn shown(stream: protocol::StreamStatus) -> status::StreamStatus {
+    use status::StreamState as State;
+    let current = stream.state.current && stream.stats.current;
+    let state = match (&stream.stopped, &stream.hub) {
+        (Some(_), _) => State::Stopped,
+        (None, None) => State::New,
+        (None, Some(_)) if stream.resync.is_some() || !current => State::Resyncing,
+        (None, Some(_)) => State::Ok,
+    };
+    let rows = stream.state.rows.unwrap_or(0) + stream.stats.rows.unwrap_or(0);
+    status::StreamStatus {
+        provider: stream.provider,
+        table_prefix: stream.stream,
+        state,
+        reason: stream.stopped.as_ref().map(words::stopped),
+        pending_batches: stream.sealed.saturating_sub(stream.confirmed),
+        pending_rows: stream.pending_rows,
+        open_rows: stream.dirty + stream.open,
+        confirmed_batch: stream.confirmed,
+        last_pull: stream.state.complete.map(Timestamp),
+        resync_rows: (state == State::Resyncing).then_some(rows),
     }
 }

@@ -104,6 +104,22 @@ pub struct Rows {
     pub streams: Vec<StreamRow>,
 }
 
+impl Rows {
+    pub fn count(&self) -> u64 {
+        let lists = [
+            self.gone.len(),
+            self.keys.len(),
+            self.tokens.len(),
+            self.key_stats.len(),
+            self.token_stats.len(),
+            self.models.len(),
+            self.hours.len(),
+            self.streams.len(),
+        ];
+        lists.iter().sum::<usize>() as u64 + u64::from(self.global.is_some())
+    }
+}
+
 /// A deletion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GoneRow {

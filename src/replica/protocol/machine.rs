@@ -345,6 +345,15 @@ impl Machine {
         self.hub.streams.iter().map(|of| status::of(shelf, of)).collect()
     }
 
+    /// What has to be added to this machine's clock to get the hub's, in milliseconds: as measured, and as applied.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn clock(&self, shelf: &dyn Shelf) -> Result<(i64, i64)> {
+        let note = self.hub_note(shelf)?;
+        Ok((note.measured, note.offset))
+    }
+
     fn hub_note(&self, shelf: &dyn Shelf) -> Result<HubNote> {
         Ok(document::read(shelf, &document::hub_name(&self.hub.name))?.unwrap_or_default())
     }

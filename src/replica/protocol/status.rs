@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{
     Result, StreamOf,
-    document::{self, LaneNote, Resync, Stop, StreamNote},
+    document::{self, Batch, LaneNote, Resync, Stop, StreamNote},
 };
 use crate::{replica::wire::HubIdentity, store::shelf::Shelf};
 
@@ -19,6 +19,8 @@ pub struct StreamStatus {
     pub stopped: Option<Stop>,
     pub sealed: u64,
     pub confirmed: u64,
+    /// In batches that are not confirmed.
+    pub pending_rows: u64,
     /// Keys and tokens with changes, and counters with counts, that are in no batch.
     pub dirty: u64,
     pub open: u64,
@@ -54,6 +56,7 @@ pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
         stopped: note.stopped,
         sealed: note.sealed.seq,
         confirmed: note.confirmed.seq,
+        pending_rows: pending_rows(shelf, &of.provider, &note)?,
         dirty: shelf.dirty_len(&of.provider)?,
         open: shelf.open_len(&of.provider)?,
         state: lane(&note.state),
@@ -61,4 +64,14 @@ pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
         resync: note.resync,
         hub: note.hub,
     })
+}
+
+fn pending_rows(shelf: &dyn Shelf, provider: &str, note: &StreamNote) -> Result<u64> {
+    let mut rows = 0;
+    for seq in shelf.batches(provider, note.confirmed.seq + 1)?.into_iter().filter(|seq| *seq <= note.sealed.seq) {
+        if let Some(bytes) = shelf.batch(provider, seq)? {
+            rows += document::decode::<Batch>(&bytes)?.rows.count();
+        }
+    }
+    Ok(rows)
 }

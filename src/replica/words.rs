@@ -1,0 +1,130 @@
+//! What the protocol has to say, in words for an operator.
+
+use super::{
+    protocol::{Error, Note, Stop, Why},
+    transport,
+};
+
+/// What was seen, and what to do about it.
+pub struct Words {
+    pub message: String,
+    pub advice: String,
+}
+
+impl From<&transport::Error> for Words {
+    fn from(error: &transport::Error) -> Self {
+        Self { message: error.detail.clone(), advice: error.kind.advice().to_owned() }
+    }
+}
+
+impl From<&Error> for Words {
+    fn from(error: &Error) -> Self {
+        let advice = match error {
+            Error::Garbage(_) => transport::ErrorKind::Garbage.advice(),
+            Error::Store(_) => "see to the store; keytide goes on by itself then",
+            Error::Document(_) => "restore a backup of the store",
+        };
+        Self { message: error.to_string(), advice: advice.to_owned() }
+    }
+}
+
+fn requests(count: u64) -> String {
+    if count == 1 { "1 request".to_owned() } else { format!("{count} requests") }
+}
+
+fn rows(count: u64) -> String {
+    if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
+}
+
+/// Why nothing is sent or read any more, and what to do.
+pub fn stopped(stop: &Stop) -> String {
+    match stop {
+        Stop::OtherHub(found) => format!(
+            "another database ({}, system {}) stands where the hub was; if it is to be the hub from now on, run \
+             `keytide sync adopt` on the instance that was in touch last, else correct the URL",
+            found.id, found.system
+        ),
+        Stop::RolledBack(batch) => format!(
+            "the hub is back at batch {batch} of this instance, which is further back than what is kept here; run \
+             `keytide sync adopt` on the instance that was in touch last"
+        ),
+    }
+}
+
+fn why(why: Why) -> &'static str {
+    match why {
+        Why::RolledBack => "the hub was rolled back",
+        Why::Moved => "the hub was moved or recovered",
+        Why::Away => "this instance was away for longer than deletions are remembered",
+    }
+}
+
+pub fn note(note: &Note) -> String {
+    match note {
+        Note::Forked { provider, instance, taken: 0 } => format!(
+            "{provider}: another instance goes by the same file; this one goes on as {instance}, and nothing is in \
+             doubt"
+        ),
+        Note::Forked { provider, instance, taken } => format!(
+            "{provider}: another instance goes by the same file; this one goes on as {instance}. {} from before its \
+             start count as told by the other",
+            requests(*taken)
+        ),
+        Note::RolledBack { provider, batches } => {
+            format!("{provider}: the hub had forgotten {batches} batches and is told them again")
+        }
+        Note::Stopped { provider, stop } => format!("{provider}: {}", stopped(stop)),
+        Note::Resumed { provider } => format!("{provider}: replicates again"),
+        Note::Moved { provider, to } => {
+            format!("{provider}: the hub is another database now ({}), which has taken over", to.id)
+        }
+        Note::ResyncBegun { provider, why: reason } => {
+            format!("{provider}: everything is read anew, because {}", why(*reason))
+        }
+        Note::ResyncDone { provider, why: reason, missing: 0 } => {
+            format!("{provider}: everything was read anew, because {}; nothing is missing", why(*reason))
+        }
+        Note::ResyncDone { provider, why: reason, missing } => format!(
+            "{provider}: everything was read anew, because {}; {} that were known here are not in the hub's total and \
+             cannot be recovered by this instance",
+            why(*reason),
+            requests(*missing)
+        ),
+        Note::Clock { provider, rows: count } => format!(
+            "{provider}: {} bore a time that lies in the future and are told again with the present one; check this \
+             machine's clock",
+            rows(*count)
+        ),
+        Note::Gone { provider, rows: count } => {
+            format!("{provider}: {} of keys or tokens that were deleted elsewhere", rows(*count))
+        }
+        Note::Expired { provider, rows: count } => {
+            format!("{provider}: {} of hours that are no longer kept; the totals have them", rows(*count))
+        }
+        Note::Lost { provider, requests: count } => {
+            format!(
+                "{provider}: {} of a key or token whose text nobody knows any more were left out",
+                requests(*count)
+            )
+        }
+        Note::Missing { missing } => {
+            let all: Vec<_> =
+                missing.iter().map(|of| format!("{}: {}", of.stream, of.what.join(", "))).collect();
+            format!("the hub lacks something ({}); run `keytide schema apply`", all.join("; "))
+        }
+        Note::ReadOnly => {
+            "the hub takes no writes at present; what is counted and changed here waits".to_owned()
+        }
+        Note::Unsupported { speaks } => {
+            let theirs: Vec<_> = speaks.iter().map(ToString::to_string).collect();
+            format!(
+                "the hub's functions are of another keytide (they speak protocol {}, this one speaks {}); install that \
+                 version, or run `keytide schema apply` if this one is newer",
+                if theirs.is_empty() { "of another number".to_owned() } else { theirs.join(", ") },
+                super::wire::PROTOCOL
+            )
+        }
+        Note::Adopted { to } => format!("this database ({}) is the hub from now on", to.id),
+        Note::AdoptRefused { why } => format!("the adoption was refused: {why}"),
+    }
+}
