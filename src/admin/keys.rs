@@ -75,6 +75,7 @@ pub(super) async fn stats(
 async fn page(state: &Shared, query: view::KeysQuery) -> Result<(Listed, ProviderEntry), ApiError> {
     let provider = state.provider(query.provider.as_deref())?;
     let cut = Cut::of(&query)?;
+    state.sync.look();
     let state = state.clone();
     blocking(move || (listing::list(&state, &provider, &query, cut), provider)).await
 }

@@ -196,7 +196,9 @@ impl State {
         let (state, work) = (self.clone(), work(self.clone()));
         let task = tokio::spawn(async move {
             let _alone = state.edits.lock().await;
-            work.await
+            let done = work.await;
+            state.sync.changed();
+            done
         });
         task.await.unwrap_or_else(|failed| {
             tracing::error!("a change failed: {failed}");

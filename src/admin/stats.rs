@@ -28,6 +28,7 @@ pub(super) async fn stats(
     Query(query): Query<view::ProviderQuery>,
 ) -> Result<Answer<view::Stats>, ApiError> {
     let provider = state.provider(query.provider.as_deref())?;
+    state.sync.look();
     let now = state.clock.now();
     let keys = provider.pool.counts(now);
     let (total, models) = state.ledger.read(|books| match books.providers.get(&*provider.name) {

@@ -18,6 +18,12 @@ use crate::replica::status::HubStatus;
 pub trait Replication: Send + Sync {
     fn status(&self) -> BoxFuture<'_, Vec<HubStatus>>;
 
+    /// Somebody looks at statistics: the next round reads them, however the budget stands.
+    fn look(&self);
+
+    /// A person has changed something that the other instances should know soon.
+    fn changed(&self);
+
     /// Goes through a round of every hub, or of the one that is named, statistics too; returns how each stands
     /// after it.
     fn now(&self, hub: Option<String>) -> BoxFuture<'_, Result<Vec<HubStatus>, Refusal>>;

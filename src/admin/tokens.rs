@@ -34,6 +34,7 @@ pub(super) async fn list(
     Query(query): Query<view::ProviderQuery>,
 ) -> Result<Answer<view::TokenList>, ApiError> {
     let provider = state.provider(query.provider.as_deref())?;
+    state.sync.look();
     let (tokens, now) = (provider.tokens.list(), state.clock.now());
     let tokens = state.ledger.read(|books| {
         let books = books.providers.get(&*provider.name);

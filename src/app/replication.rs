@@ -16,6 +16,10 @@ impl admin::Replication for Hubs {
         Box::pin(async { Vec::new() })
     }
 
+    fn look(&self) {}
+
+    fn changed(&self) {}
+
     fn now(&self, _hub: Option<String>) -> BoxFuture<'_, Result<Vec<HubStatus>, Refusal>> {
         Box::pin(async { Err(Refusal::Off) })
     }

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::{
-    sync::{Notify, OwnedMutexGuard, mpsc, oneshot},
+    sync::{Notify, OwnedMutexGuard, mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -66,6 +66,8 @@ pub struct Parts {
     pub mirror: Arc<dyn Mirror>,
     pub stamps: Arc<Stamps>,
     pub clock: Clock,
+    /// Sent whenever something has changed here that others should know soon.
+    pub changes: watch::Receiver<()>,
 }
 
 enum Command {
@@ -83,8 +85,8 @@ pub struct Replicator {
 }
 
 struct Shared {
-    changed: Notify,
     looking: AtomicBool,
+    looked: Notify,
     status: Mutex<HubStatus>,
 }
 
@@ -119,8 +121,8 @@ impl Replicator {
             notes: Vec::new(),
         };
         let shared = Arc::new(Shared {
-            changed: Notify::new(),
             looking: AtomicBool::new(false),
+            looked: Notify::new(),
             status: Mutex::new(status),
         });
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
@@ -147,14 +149,10 @@ impl Replicator {
         &self.name
     }
 
-    /// Something has changed here that others should know soon.
-    pub fn wake(&self) {
-        self.shared.changed.notify_one();
-    }
-
     /// Somebody looks at statistics: they are to be fresh.
     pub fn look(&self) {
         self.shared.looking.store(true, Ordering::Relaxed);
+        self.shared.looked.notify_one();
     }
 
     /// As of the last round.
@@ -210,6 +208,15 @@ struct Task {
     waiting_since: Option<Timestamp>,
 }
 
+/// A change, and a moment for those that come with it.
+async fn burst(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        // Nobody is left to change anything.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(BURST).await;
+}
+
 /// Why a round ended before its end.
 enum Broken {
     Call(transport::Error),
@@ -242,7 +249,16 @@ impl Task {
                     None => return,
                 },
                 () = tokio::time::sleep_until(next) => None,
-                () = self.burst(), if self.rhythm.failures() == 0 => None,
+                () = self.shared.looked.notified(), if self.rhythm.failures() == 0 => {
+                    if !self.pace.is_due(self.parts.clock.now(), true) {
+                        continue;
+                    }
+                    None
+                }
+                () = burst(&mut self.parts.changes), if self.rhythm.failures() == 0 => {
+                    self.rhythm.wake();
+                    None
+                }
             };
             match command {
                 None => next = Instant::now() + self.due(false).await,
@@ -262,12 +278,6 @@ impl Task {
                 }
             }
         }
-    }
-
-    /// A change, and a moment for those that come with it.
-    async fn burst(&self) {
-        self.shared.changed.notified().await;
-        tokio::time::sleep(BURST).await;
     }
 
     fn wall(&self, at: Instant) -> Timestamp {

@@ -37,6 +37,10 @@ impl Replication for OneHub {
         Box::pin(async { vec![hub()] })
     }
 
+    fn look(&self) {}
+
+    fn changed(&self) {}
+
     fn now(&self, name: Option<String>) -> BoxFuture<'_, Result<Vec<HubStatus>, Refusal>> {
         Box::pin(async { Self::known(name).map(|()| vec![hub()]) })
     }

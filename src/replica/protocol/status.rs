@@ -49,6 +49,7 @@ fn lane(note: &LaneNote) -> LaneStatus {
 
 pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
     let note: StreamNote = document::read(shelf, &document::stream_name(&of.provider))?.unwrap_or_default();
+    let pending_rows = pending_rows(shelf, &of.provider, &note)?;
     Ok(StreamStatus {
         provider: of.provider.clone(),
         stream: of.stream.clone(),
@@ -56,7 +57,7 @@ pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
         stopped: note.stopped,
         sealed: note.sealed.seq,
         confirmed: note.confirmed.seq,
-        pending_rows: pending_rows(shelf, &of.provider, &note)?,
+        pending_rows,
         dirty: shelf.dirty_len(&of.provider)?,
         open: shelf.open_len(&of.provider)?,
         state: lane(&note.state),
