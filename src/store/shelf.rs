@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::model::{
-    CounterId, Health, KeyId, KeyRecord, KeyVersions, Tally, TokenId, TokenRecord, TokenVersions, Version,
+    CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Tally, TokenId, TokenRecord, TokenVersions,
+    Version,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +35,8 @@ pub enum Row {
     Token(TokenId),
 }
 
-/// What of it.
+/// What of it. Kept by whoever changes a row: an add sets `added` and `changed` and ends `gone`, a delete leaves
+/// `gone` alone, everything else adds `changed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dirty {
     /// A person added it here: the hub may create it.
@@ -46,11 +48,14 @@ pub struct Dirty {
 }
 
 /// A key or token that is no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gone {
     pub version: Version,
     /// The first 16 bytes of the SHA-256 of its text: what the hub calls it.
     pub digest: [u8; 16],
+    /// The text itself, while counts of it may still have to be told: the hub takes them by text. Whoever deletes
+    /// a row leaves it here, the protocol takes it away. On disk spelt out, as in the records.
+    pub text: Option<Secret>,
 }
 
 /// Deltas of one row that are in batches.
@@ -76,7 +81,7 @@ pub trait Shelf {
     fn instance(&self) -> Uuid;
     fn set_instance(&mut self, id: Uuid) -> Result<()>;
 
-    /// Small documents by name, as the protocol writes them: streams, vectors, counters of its own.
+    /// Small documents by name, as the protocol writes them. Names begin with `replica/`.
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>>;
     fn set_note(&mut self, name: &str, value: Option<&[u8]>) -> Result<()>;
     /// Whether deltas of this provider are to be kept open for a hub, and its changes as dirty. From the moment
@@ -112,13 +117,14 @@ pub trait Shelf {
     fn set_dirty(&mut self, provider: &str, row: Row, dirty: Option<Dirty>) -> Result<()>;
     fn dirty_len(&self, provider: &str) -> Result<u64>;
 
-    /// What this instance shows.
+    /// What this instance shows; nothing where there is no row. There may be rows of keys and tokens that are not
+    /// there (yet, or any more). One that is set to the default is removed.
     fn view(&self, provider: &str, id: &CounterId) -> Result<Tally>;
     fn set_view(&mut self, provider: &str, id: &CounterId, value: &Tally) -> Result<()>;
     fn views(&self, provider: &str, after: Option<&CounterId>, max: usize)
     -> Result<Vec<(CounterId, Tally)>>;
 
-    /// Counted here, in no batch yet.
+    /// Counted here, in no batch yet. Also of rows that were deleted meanwhile.
     fn open(&self, provider: &str, id: &CounterId) -> Result<Option<Tally>>;
     fn set_open(&mut self, provider: &str, id: &CounterId, value: Option<&Tally>) -> Result<()>;
     fn opens(&self, provider: &str, after: Option<&CounterId>, max: usize)
@@ -137,7 +143,7 @@ pub trait Shelf {
     /// Sealed batches and, for a while, confirmed ones, as the protocol writes them.
     fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>>;
     fn set_batch(&mut self, provider: &str, seq: u64, batch: Option<&[u8]>) -> Result<()>;
-    /// Their numbers, from `from` on.
+    /// Their numbers in order, from `from` on.
     fn batches(&self, provider: &str, from: u64) -> Result<Vec<u64>>;
 
     /// Marks of a full resync: the rows that have come by so far.
