@@ -166,10 +166,12 @@ pub(super) async fn insert(
         let puts =
             chunk.iter().map(|record| Change::PutKey { provider: name.clone(), record: record.clone() });
         let changes = settle.into_iter().chain(puts).collect();
-        state.store.change(changes).await.map_err(|error| failed(done, &error.to_string()))?;
+        let added = state.store.change(changes).await.map_err(|error| failed(done, &error.to_string()))?;
+        // Its health begins where the store says: nothing that was concluded before says anything about it.
+        let health = Health { epoch: added, ..Health::default() };
         for part in chunk.chunks(IN_A_ROW) {
             for record in part {
-                if let Err(why) = provider.pool.insert(record.clone(), Health::default(), now) {
+                if let Err(why) = provider.pool.insert(record.clone(), health.clone(), now) {
                     error!(provider = &*provider.name, "a stored key is not in force: {why}");
                 }
             }

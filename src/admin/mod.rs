@@ -58,6 +58,12 @@ use crate::{
 pub trait Flush: Send + Sync {
     /// Resolves when it is on disk.
     fn flush(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// The same, and what a hub has not confirmed is put into batches: a copy of the file that is taken then
+    /// holds nothing of which two instances could tell different stories.
+    fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.flush()
+    }
 }
 
 /// Tries one key at its provider.
@@ -114,6 +120,9 @@ pub struct Parts {
     pub clock: Clock,
     pub admin_token: String,
     pub public_stats: bool,
+    /// Held by whoever changes keys and tokens, from reading what is to be changed until the change is in force:
+    /// operators here, and others where changes come from elsewhere too.
+    pub edits: Arc<tokio::sync::Mutex<()>>,
 }
 
 pub struct State {
@@ -128,13 +137,13 @@ pub struct State {
     admin_token: ArcSwap<[u8; 32]>,
     public_stats: AtomicBool,
     guesses: auth::Guesses,
-    /// Held from reading what is to be changed until the change is in force.
-    edits: tokio::sync::Mutex<()>,
+    edits: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl State {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { providers, store, ledger, flush, probe, sync, clock, admin_token, public_stats } = parts;
+        let Parts { providers, store, ledger, flush, probe, sync, clock, admin_token, public_stats, edits } =
+            parts;
         Arc::new(Self {
             providers: ArcSwap::from_pointee(providers),
             store,
@@ -146,7 +155,7 @@ impl State {
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
             public_stats: AtomicBool::new(public_stats),
             guesses: auth::Guesses::default(),
-            edits: tokio::sync::Mutex::new(()),
+            edits,
         })
     }
 

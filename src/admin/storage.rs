@@ -61,7 +61,7 @@ pub(super) async fn backup(
         return Err(ApiError::bad_request("invalid_path", why).param("file"));
     }
     // What was counted up to now belongs into it. A store that takes nothing more can still be copied.
-    let _reported = state.flush.flush().await;
+    let _reported = state.flush.seal().await;
     let failed = |error: Error| {
         let (status, code) = match error {
             Error::Exists(_) => (StatusCode::CONFLICT, "file_exists"),

@@ -158,6 +158,7 @@ impl World {
             clock: clock.clone(),
             admin_token: TOKEN.to_owned(),
             public_stats: true,
+            edits: Arc::default(),
         });
         let observe = observe::State::new(observe::Parts {
             providers: observed,

@@ -94,9 +94,8 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_on(config: Config, clock: Clock, listener: TcpListener) -> anyhow::Result<Self> {
-        let now = clock.now();
-        let options = config.store.clone();
-        let (store, contents) = tokio::task::spawn_blocking(move || Store::open(&options, now))
+        let (options, of_store) = (config.store.clone(), clock.clone());
+        let (store, contents) = tokio::task::spawn_blocking(move || Store::open(&options, of_store))
             .await
             .context("opening the store failed")??;
         warn_of_open_folder(&config.store.dir);
@@ -109,11 +108,13 @@ impl App {
         let cores = workers + 1;
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
-        let mut registry = Registry::new(contents, ledger.clone(), clock.clone(), cores);
+        let mut registry =
+            Registry::new(contents, ledger.clone(), clock.clone(), cores, store.stamps().clone());
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         let live = Arc::new(ArcSwap::from_pointee(live));
         let flusher =
             Arc::new(Flusher::new(ledger.clone(), StoreSink(store.clone()), config.store.flush_interval));
+        let edits = Arc::<tokio::sync::Mutex<()>>::default();
         let operator = Operator::new(operator::Parts {
             config: &config,
             live: &live,
@@ -123,6 +124,7 @@ impl App {
             clock: &clock,
             admin_token: &admin_token.secret,
             core: workers,
+            edits: &edits,
         });
         let gateway = Arc::new(Gateway::new(
             live,

@@ -32,11 +32,13 @@ pub(super) struct Parts<'a> {
     pub admin_token: &'a Secret,
     /// The core of keytide's own calls.
     pub core: usize,
+    /// Shared with whatever else changes keys and tokens.
+    pub edits: &'a Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Operator {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { config, live, store, ledger, flusher, clock, admin_token, core } = parts;
+        let Parts { config, live, store, ledger, flusher, clock, admin_token, core, edits } = parts;
         let admin = admin::State::new(admin::Parts {
             providers: administered(config, &live.load()),
             store: store.clone(),
@@ -47,6 +49,7 @@ impl Operator {
             clock: clock.clone(),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,
+            edits: edits.clone(),
         });
         let failing = flusher.clone();
         let observe = observe::State::new(observe::Parts {

@@ -9,7 +9,7 @@ use crate::{
     gateway::{BadBase, Lasting, Provider, Providers},
     guard::Tokens,
     ledger::Ledger,
-    model::Clock,
+    model::{Clock, Stamps},
     pool::Pool,
     store::{Contents, ProviderContents},
 };
@@ -26,10 +26,17 @@ pub(super) struct Registry {
     ledger: Arc<Ledger>,
     clock: Clock,
     cores: usize,
+    stamps: Arc<Stamps>,
 }
 
 impl Registry {
-    pub(super) fn new(contents: Contents, ledger: Arc<Ledger>, clock: Clock, cores: usize) -> Self {
+    pub(super) fn new(
+        contents: Contents,
+        ledger: Arc<Ledger>,
+        clock: Clock,
+        cores: usize,
+        stamps: Arc<Stamps>,
+    ) -> Self {
         Self {
             lasting: HashMap::new(),
             known: HashMap::new(),
@@ -37,6 +44,7 @@ impl Registry {
             ledger,
             clock,
             cores,
+            stamps,
         }
     }
 
@@ -72,7 +80,7 @@ impl Registry {
     fn awaken(&mut self, name: &str, configured: &ProviderConfig) -> Lasting {
         let contents = self.dormant.remove(name).unwrap_or_default();
         let now = self.clock.now();
-        let pool = Pool::new(name, configured.pool.clone());
+        let pool = Pool::stamped(name, configured.pool.clone(), self.stamps.clone());
         // No cooldown is longer; one that seems so was set while the clock was ahead.
         let latest = now.saturating_add(LONGEST_COOLDOWN);
         for (id, record, mut health) in contents.keys {

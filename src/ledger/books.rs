@@ -1,8 +1,13 @@
 //! The totals in memory: what every reader of statistics sees.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+};
 
-use crate::model::{Delta, Hour, KeyId, KeyUsage, ProviderDelta, Timestamp, TokenId, Usage};
+use crate::model::{
+    CounterId, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Tally, Timestamp, TokenId, Usage,
+};
 
 /// Hourly rows older than this are dropped; the totals keep what they counted.
 pub const HOURS_KEPT: u32 = 30 * 24;
@@ -32,6 +37,15 @@ impl Books {
         }
     }
 
+    /// See [`Ledger::shift`](super::Ledger::shift).
+    pub(super) fn shift(&mut self, provider: &str, id: &CounterId, from: &Tally, to: &Tally) {
+        let books = match self.providers.get_mut(provider) {
+            Some(books) => books,
+            None => self.providers.entry(provider.into()).or_default(),
+        };
+        books.shift(id, from, to);
+    }
+
     /// Drops hourly rows that are past their retention.
     pub fn forget_old_hours(&mut self, now: Timestamp) {
         let oldest = Hour(Hour::of(now).0.saturating_sub(HOURS_KEPT));
@@ -47,6 +61,23 @@ impl Books {
 }
 
 impl ProviderBooks {
+    fn shift(&mut self, id: &CounterId, from: &Tally, to: &Tally) {
+        match id {
+            CounterId::Key(id) => shift_row(&mut self.keys, *id, from, to),
+            CounterId::Token(id) => shift_row(&mut self.tokens, *id, from, to),
+            CounterId::Model(model) => shift_row(&mut self.models, model.clone(), from, to),
+            CounterId::Hour(hour, model) => {
+                let at = (*hour, model.clone());
+                let now = self.hours.get(&at).map(Tally::from).unwrap_or_default();
+                match moved(&now, from, to) {
+                    Some(row) => self.hours.insert(at, row),
+                    None => self.hours.remove(&at),
+                };
+            }
+            CounterId::Total => self.total = moved(&(&self.total).into(), from, to).unwrap_or_default(),
+        }
+    }
+
     pub fn add(&mut self, delta: &ProviderDelta) {
         for (id, usage) in &delta.keys {
             self.keys.entry(*id).or_default().add(usage);
@@ -59,5 +90,95 @@ impl ProviderBooks {
         for (id, usage) in &delta.tokens {
             self.tokens.entry(*id).or_default().add(usage);
         }
+    }
+}
+
+fn shift_row<K: Hash + Eq, U>(rows: &mut HashMap<K, U>, id: K, from: &Tally, to: &Tally)
+where
+    U: for<'a> From<&'a Tally> + Default + PartialEq,
+    Tally: for<'a> From<&'a U>,
+{
+    let now = rows.get(&id).map(Tally::from).unwrap_or_default();
+    match moved(&now, from, to) {
+        Some(row) => rows.insert(id, row),
+        None => rows.remove(&id),
+    };
+}
+
+/// `None` where nothing is left, which is no row.
+fn moved<U>(now: &Tally, from: &Tally, to: &Tally) -> Option<U>
+where
+    U: for<'a> From<&'a Tally> + Default + PartialEq,
+{
+    let mut moved = to.minus(from);
+    moved.add(now);
+    // A date that the store did not have yet is of something counted meanwhile.
+    let date =
+        |now: Option<Timestamp>, from, to: Option<Timestamp>| if now == from { to } else { now.max(to) };
+    moved.last_used = date(now.last_used, from.last_used, to.last_used);
+    moved.last_success = date(now.last_success, from.last_success, to.last_success);
+    moved.last_failure = date(now.last_failure, from.last_failure, to.last_failure);
+    Some(U::from(&moved)).filter(|row| *row != U::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Counts;
+
+    fn usage(success: u64, at: i64) -> Usage {
+        let counts = Counts { success, ..Counts::default() };
+        Usage { counts, prompt_tokens: 10 * success, completion_tokens: 0, last_used: Some(Timestamp(at)) }
+    }
+
+    fn tally(success: u64, at: i64) -> Tally {
+        (&usage(success, at)).into()
+    }
+
+    #[test]
+    fn a_shift_keeps_what_was_counted_meanwhile() {
+        let mut books = Books::default();
+        let of = books.providers.entry("p".into()).or_default();
+        // The store has 5 of these 7.
+        of.models.insert("m".into(), usage(7, 70));
+        let model = CounterId::Model("m".into());
+        books.shift("p", &model, &tally(5, 50), &tally(105, 60));
+        assert_eq!(books.providers["p"].models["m"], usage(107, 70));
+        // A reset at the hub.
+        books.shift("p", &model, &tally(105, 60), &Tally::default());
+        assert_eq!(books.providers["p"].models["m"], usage(2, 70));
+        books.shift("p", &model, &tally(2, 70), &Tally::default());
+        assert!(!books.providers["p"].models.contains_key("m"));
+        // Never below nothing.
+        books.shift("p", &model, &tally(9, 1), &Tally::default());
+        assert!(!books.providers["p"].models.contains_key("m"));
+    }
+
+    #[test]
+    fn every_kind_of_row_is_shifted() {
+        let mut books = Books::default();
+        let ids = [
+            CounterId::Key(KeyId(1)),
+            CounterId::Token(TokenId(1)),
+            CounterId::Model("m".into()),
+            CounterId::Hour(Hour(3), "m".into()),
+            CounterId::Total,
+        ];
+        for id in &ids {
+            books.shift("p", id, &Tally::default(), &tally(3, 30));
+        }
+        let of = &books.providers["p"];
+        assert_eq!((of.total, of.tokens[&TokenId(1)]), (usage(3, 30), usage(3, 30)));
+        assert_eq!((of.models["m"], of.hours[&(Hour(3), "m".into())]), (usage(3, 30), usage(3, 30)));
+        assert_eq!(
+            (of.keys[&KeyId(1)].counts.success, of.keys[&KeyId(1)].last_used),
+            (3, Some(Timestamp(30)))
+        );
+        for id in &ids {
+            books.shift("p", id, &tally(3, 30), &Tally::default());
+        }
+        let of = &books.providers["p"];
+        assert!(of.keys.is_empty() && of.models.is_empty() && of.hours.is_empty() && of.tokens.is_empty());
+        assert_eq!(of.total, Usage::default());
     }
 }

@@ -13,7 +13,9 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{Books, ModelNames, ModelRef};
-use crate::model::{Counts, Delta, Health, Hour, KeyId, KeyUsage, ProviderDelta, Timestamp, TokenId, Usage};
+use crate::model::{
+    CounterId, Counts, Delta, Health, Hour, KeyId, KeyUsage, ProviderDelta, Tally, Timestamp, TokenId, Usage,
+};
 
 /// How an attempt or a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +181,18 @@ impl Ledger {
         let mut state = self.lock();
         self.collect_into(&mut state);
         read(&state.books)
+    }
+
+    /// Moves a row of a provider's books as the store moved it: by the difference from `from` to `to`, since
+    /// what was counted meanwhile is in the books and not yet in the store.
+    pub fn shift(&self, provider: &str, id: &CounterId, from: &Tally, to: &Tally) {
+        if let CounterId::Model(model) | CounterId::Hour(_, model) = id {
+            let providers = self.providers.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some((known, _)) = providers.iter().find(|(known, _)| *known.name == *provider) {
+                known.models.learn(model);
+            }
+        }
+        self.lock().books.shift(provider, id, from, to);
     }
 
     /// Drops hourly rows past their retention from the totals in memory.

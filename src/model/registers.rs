@@ -30,6 +30,11 @@ impl KeyVersions {
             disabled_until: version,
         }
     }
+
+    pub fn latest(&self) -> Version {
+        let Self { added, username, note, expires_at, weight, enabled, disabled_until } = *self;
+        added.max(username).max(note).max(expires_at).max(weight).max(enabled).max(disabled_until)
+    }
 }
 
 /// Of a [`TokenRecord`](super::TokenRecord).
@@ -51,5 +56,10 @@ impl TokenVersions {
             allowed_models: version,
             requests_per_minute: version,
         }
+    }
+
+    pub fn latest(&self) -> Version {
+        let Self { added, name, expires_at, allowed_models, requests_per_minute } = *self;
+        added.max(name).max(expires_at).max(allowed_models).max(requests_per_minute)
     }
 }

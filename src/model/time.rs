@@ -100,6 +100,13 @@ pub enum Clock {
     Manual(Arc<AtomicI64>),
 }
 
+/// A clock that stands still.
+impl From<Timestamp> for Clock {
+    fn from(at: Timestamp) -> Self {
+        Self::manual(at)
+    }
+}
+
 impl Clock {
     pub fn manual(start: Timestamp) -> Self {
         Self::Manual(Arc::new(AtomicI64::new(start.0)))

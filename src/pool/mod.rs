@@ -15,6 +15,8 @@ mod lease;
 mod model_tests;
 mod options;
 mod pick;
+#[cfg(test)]
+mod remote_tests;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -209,6 +211,27 @@ impl Pool {
         if clear_health {
             inner.reset(slot, now);
         }
+        Ok(())
+    }
+
+    /// Puts in what other instances know of a key, as the store has it already: people's word in place of ours,
+    /// what was concluded merged into ours. Where they cleared it later than we, that holds here as a person's
+    /// enable does.
+    ///
+    /// # Errors
+    /// When the key is gone.
+    pub fn apply_remote(
+        &self,
+        id: KeyId,
+        record: KeyRecord,
+        health: &Health,
+        now: Timestamp,
+    ) -> Result<(), ReplaceError> {
+        let mut inner = self.lock();
+        let slot = inner.find(id).ok_or(ReplaceError::Missing)?;
+        let now = inner.present(now);
+        inner.merge(slot, health);
+        inner.replace(slot, record, now);
         Ok(())
     }
 

@@ -317,6 +317,26 @@ impl Inner {
         self.settle(slot, now);
     }
 
+    /// Takes in what others concluded; the caller settles. What they told us is no news to tell.
+    pub(super) fn merge(&mut self, slot: u32, other: &Health) {
+        let cold = &mut self.cold[slot as usize];
+        let is_cleared = other.epoch > cold.health.epoch;
+        if !cold.health.merge(other) {
+            return;
+        }
+        self.tick += 1;
+        cold.changed = self.tick;
+        let adds = cold.health != *other;
+        self.hot[slot as usize].blemished = cold.health.is_blemished();
+        if is_cleared {
+            cold.reset = self.tick;
+            self.clear_account(slot);
+        }
+        if adds {
+            self.health_changed(slot);
+        }
+    }
+
     // --- states ---
 
     /// Brings everything that follows from a key's data in line with it: after every change and deadline.

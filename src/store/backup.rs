@@ -12,7 +12,10 @@ use super::{
     error::{Error, Fault, guarded},
     file::{Draft, builder},
     offline,
-    tables::{HEALTH, HOURS, JOURNAL, KEY_USAGE, KEYS, META, MODELS, TOKEN_USAGE, TOKENS, TOTALS},
+    tables::{
+        BATCHES, DIGESTS, DIRTY, GONE, HEALTH, HOURS, INFLIGHT, JOURNAL, KEY_USAGE, KEY_VERSIONS, KEYS, META,
+        MODELS, NOTES, OPEN, REPLICATED, SEEN, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS,
+    },
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +41,19 @@ pub(super) fn write(
         let database = builder().create_with_backend(FileBackend::new(raw)?)?;
         let txn = database.begin_write()?;
         copy.table(&txn, META)?;
-        for table in [KEYS, HEALTH, KEY_USAGE, TOKENS, TOKEN_USAGE] {
+        for table in [KEYS, KEY_VERSIONS, HEALTH, KEY_USAGE, TOKENS, TOKEN_VERSIONS, TOKEN_USAGE] {
             copy.table(&txn, table)?;
         }
+        for table in [GONE, DIGESTS, DIRTY] {
+            copy.table(&txn, table)?;
+        }
+        for table in [OPEN, INFLIGHT, SEEN] {
+            copy.table(&txn, table)?;
+        }
+        for table in [REPLICATED, NOTES] {
+            copy.table(&txn, table)?;
+        }
+        copy.table(&txn, BATCHES)?;
         copy.table(&txn, MODELS)?;
         copy.table(&txn, HOURS)?;
         copy.table(&txn, TOTALS)?;

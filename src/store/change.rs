@@ -1,13 +1,16 @@
-//! What people decide, as rows: durable before it is acknowledged, undone when it was not.
+//! What people decide, as rows: each field with the version that says when it was decided.
 
-use redb::{Table, TableDefinition, WriteTransaction};
+use redb::WriteTransaction;
 
 use super::{
-    codec,
+    desk::{Desk, digest, health_since},
     error::Fault,
-    tables::{HEALTH, JOURNAL, KEYS, TOKENS},
+    kept::Undo,
+    shelf::{Dirty, Gone, KeyEntry, Row, TokenEntry},
 };
-use crate::model::{Health, KeyId, KeyRecord, TokenId, TokenRecord};
+use crate::model::{
+    Health, KeyId, KeyRecord, KeyVersions, Secret, TokenId, TokenRecord, TokenVersions, Version,
+};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
@@ -21,7 +24,7 @@ pub enum Change {
         provider: Box<str>,
         id: KeyId,
     },
-    /// Replaces what was concluded about a key, and all that was appended about its health before. Nothing
+    /// Merges what was concluded about a key into what is known, after all that was appended before. Nothing
     /// happens when there is no such key.
     PutHealth {
         provider: Box<str>,
@@ -40,12 +43,14 @@ pub enum Change {
 }
 
 impl Change {
-    fn row(&self) -> (&str, u128) {
+    fn row(&self) -> (&str, Row) {
         match self {
-            Self::PutKey { provider, record } => (provider, record.id(provider).0),
-            Self::DeleteKey { provider, id } | Self::PutHealth { provider, id, .. } => (provider, id.0),
-            Self::PutToken { provider, record } => (provider, record.id(provider).0),
-            Self::DeleteToken { provider, id } => (provider, id.0),
+            Self::PutKey { provider, record } => (provider, Row::Key(record.id(provider))),
+            Self::DeleteKey { provider, id } | Self::PutHealth { provider, id, .. } => {
+                (provider, Row::Key(*id))
+            }
+            Self::PutToken { provider, record } => (provider, Row::Token(record.id(provider))),
+            Self::DeleteToken { provider, id } => (provider, Row::Token(*id)),
         }
     }
 
@@ -55,76 +60,136 @@ impl Change {
     }
 }
 
-type ById = TableDefinition<'static, (&'static str, u128), &'static [u8]>;
-type Rows<'txn> = Table<'txn, (&'static str, u128), &'static [u8]>;
-
-/// How a row was before. A commit that reported an error may have reached the disk all the same; whoever was
-/// told that it failed may do it again, so it is taken back before anything else is written.
-pub(super) enum Undo {
-    Entry(u64),
-    Row { table: ById, provider: Box<str>, id: u128, old: Option<Vec<u8>> },
-}
-
-impl Undo {
-    pub(super) fn apply(&self, txn: &WriteTransaction) -> Result<(), Fault> {
-        match self {
-            Self::Entry(seq) => {
-                txn.open_table(JOURNAL)?.remove(seq)?;
-            }
-            Self::Row { table, provider, id, old } => {
-                let mut rows = txn.open_table(*table)?;
-                let at = (provider.as_ref(), *id);
-                match old {
-                    Some(bytes) => rows.insert(at, bytes.as_slice())?,
-                    None => rows.remove(at)?,
-                };
-            }
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn apply(txn: &WriteTransaction, changes: &[Change], undo: &mut Vec<Undo>) -> Result<(), Fault> {
+/// Makes the changes, all of them of one `version`; returns what takes them back.
+pub(super) fn apply(
+    txn: &WriteTransaction,
+    changes: &[Change],
+    version: Version,
+) -> Result<Vec<Undo>, Fault> {
     // In the order of the rows each page is touched once; changes of one row keep their order.
     let mut sorted: Vec<_> = changes.iter().map(|change| (change.row(), change)).collect();
     sorted.sort_by_key(|(row, _)| *row);
-    let mut keys = txn.open_table(KEYS)?;
-    let mut healths = txn.open_table(HEALTH)?;
-    let mut tokens = txn.open_table(TOKENS)?;
-    for (at, change) in sorted {
-        match change {
-            Change::PutKey { record, .. } => put(&mut keys, KEYS, at, &codec::encode(record), undo)?,
-            Change::DeleteKey { .. } => {
-                remove(&mut keys, KEYS, at, undo)?;
-                remove(&mut healths, HEALTH, at, undo)?;
+    let mut desk = Desk::new(txn, true);
+    for ((provider, row), change) in sorted {
+        match (row, change) {
+            (Row::Key(id), Change::PutKey { record, .. }) => {
+                put_key(&mut desk, provider, id, record, version)?;
             }
-            Change::PutHealth { health, .. } => {
-                if redb::ReadableTable::get(&keys, at)?.is_some() {
-                    put(&mut healths, HEALTH, at, &codec::encode(health), undo)?;
+            (Row::Key(id), Change::PutHealth { health, .. }) => {
+                desk.merge_health(provider, id, health)?;
+            }
+            (Row::Key(id), _) => {
+                if let Some(record) = desk.remove_key(provider, id)? {
+                    delete(&mut desk, provider, row, &record.secret, version)?;
                 }
             }
-            Change::PutToken { record, .. } => put(&mut tokens, TOKENS, at, &codec::encode(record), undo)?,
-            Change::DeleteToken { .. } => remove(&mut tokens, TOKENS, at, undo)?,
+            (Row::Token(id), Change::PutToken { record, .. }) => {
+                put_token(&mut desk, provider, id, record, version)?;
+            }
+            (Row::Token(id), _) => {
+                if let Some(record) = desk.remove_token(provider, id)? {
+                    delete(&mut desk, provider, row, &record.secret, version)?;
+                }
+            }
         }
     }
-    Ok(())
+    Ok(desk.close())
 }
 
-fn put(
-    rows: &mut Rows<'_>,
-    table: ById,
-    at: (&str, u128),
-    bytes: &[u8],
-    undo: &mut Vec<Undo>,
+fn put_key(
+    desk: &mut Desk<'_>,
+    provider: &str,
+    id: KeyId,
+    record: &KeyRecord,
+    version: Version,
 ) -> Result<(), Fault> {
-    let old = rows.insert(at, bytes)?.map(|old| old.value().to_vec());
-    undo.push(Undo::Row { table, provider: at.0.into(), id: at.1, old });
-    Ok(())
+    let (entry, is_new) = match desk.key(provider, id)? {
+        Some(before) => {
+            let mut versions = before.versions;
+            stamp_key(&mut versions, &before.record, record, version);
+            if (&before.record, before.versions) == (record, versions) {
+                return Ok(());
+            }
+            (KeyEntry { record: record.clone(), versions, health: before.health }, false)
+        }
+        None => {
+            let versions = KeyVersions::all(version);
+            (KeyEntry { record: record.clone(), versions, health: health_since(version, None) }, true)
+        }
+    };
+    desk.put_key(provider, id, &entry)?;
+    put(desk, provider, Row::Key(id), is_new)
 }
 
-fn remove(rows: &mut Rows<'_>, table: ById, at: (&str, u128), undo: &mut Vec<Undo>) -> Result<(), Fault> {
-    if let Some(old) = rows.remove(at)?.map(|old| old.value().to_vec()) {
-        undo.push(Undo::Row { table, provider: at.0.into(), id: at.1, old: Some(old) });
+fn put_token(
+    desk: &mut Desk<'_>,
+    provider: &str,
+    id: TokenId,
+    record: &TokenRecord,
+    version: Version,
+) -> Result<(), Fault> {
+    let (versions, is_new) = match desk.token(provider, id)? {
+        Some(before) => {
+            let mut versions = before.versions;
+            stamp_token(&mut versions, &before.record, record, version);
+            if (&before.record, before.versions) == (record, versions) {
+                return Ok(());
+            }
+            (versions, false)
+        }
+        None => (TokenVersions::all(version), true),
+    };
+    desk.put_token(provider, id, &TokenEntry { record: record.clone(), versions })?;
+    put(desk, provider, Row::Token(id), is_new)
+}
+
+/// Whoever adds it again has decided so later than it was deleted.
+fn put(desk: &mut Desk<'_>, provider: &str, row: Row, is_new: bool) -> Result<(), Fault> {
+    if is_new {
+        desk.set_gone(provider, row, None)?;
     }
-    Ok(())
+    desk.mark(provider, row, |dirty| {
+        *dirty = Dirty { added: dirty.added || is_new, gone: false, changed: true };
+    })
+}
+
+fn delete(
+    desk: &mut Desk<'_>,
+    provider: &str,
+    row: Row,
+    secret: &Secret,
+    version: Version,
+) -> Result<(), Fault> {
+    // Counts of it may be on their way to the hub, which takes them by the text. Nobody else needs it.
+    let text = desk.replicates(provider)?.then(|| secret.clone());
+    desk.set_gone(provider, row, Some(&Gone { version, digest: digest(secret), text }))?;
+    desk.mark(provider, row, |dirty| *dirty = Dirty { gone: true, ..Dirty::default() })
+}
+
+fn stamp_key(versions: &mut KeyVersions, before: &KeyRecord, now: &KeyRecord, version: Version) {
+    let stamp = |field: &mut Version, differs: bool| {
+        if differs {
+            *field = version;
+        }
+    };
+    stamp(&mut versions.username, before.username != now.username);
+    stamp(&mut versions.note, before.note != now.note);
+    stamp(&mut versions.expires_at, before.expires_at != now.expires_at);
+    stamp(&mut versions.weight, before.weight != now.weight);
+    // One decision of a person's: halves of two such would make a third that nobody took.
+    let switched = (before.enabled, before.disabled_until) != (now.enabled, now.disabled_until);
+    stamp(&mut versions.enabled, switched);
+    stamp(&mut versions.disabled_until, switched);
+}
+
+fn stamp_token(versions: &mut TokenVersions, before: &TokenRecord, now: &TokenRecord, version: Version) {
+    let stamp = |field: &mut Version, differs: bool| {
+        if differs {
+            *field = version;
+        }
+    };
+    stamp(&mut versions.name, before.name != now.name);
+    stamp(&mut versions.expires_at, before.expires_at != now.expires_at);
+    stamp(&mut versions.allowed_models, before.allowed_models != now.allowed_models);
+    stamp(&mut versions.requests_per_minute, before.requests_per_minute != now.requests_per_minute);
 }

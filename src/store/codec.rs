@@ -4,9 +4,15 @@
 //! change only together with its `VERSION`, an arm that reads the older layout, and a pinned fixture in
 //! `store/tests.rs` for the newer one.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::model::{Delta, Health, KeyRecord, KeyUsage, TokenRecord, Usage};
+use super::{
+    desk::GoneRecord,
+    shelf::{Dirty, Inflight},
+};
+use crate::model::{
+    Delta, Health, KeyRecord, KeyUsage, KeyVersions, Tally, TokenRecord, TokenVersions, Usage, Version,
+};
 
 /// A mangled length may not ask for more memory than this; the largest journal entry stays far below.
 const MAX_RECORD_BYTES: usize = 1 << 28;
@@ -43,7 +49,36 @@ fn unknown(version: u8) -> Error {
 macro_rules! first_version {
     ($($record:ty),*) => {$(impl Record for $record { const VERSION: u8 = 1; })*};
 }
-first_version!(KeyRecord, KeyUsage, TokenRecord, Usage);
+first_version!(KeyRecord, KeyUsage, TokenRecord, Usage, Dirty, GoneRecord, Inflight, Tally);
+first_version!(Packed<KeyVersions>, Packed<TokenVersions>);
+
+/// The versions of a row's fields. Most rows were never changed since they were added, and there are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Packed<T> {
+    Same(Version),
+    Each(T),
+}
+
+macro_rules! packed {
+    ($($versions:ty),*) => {$(
+        impl From<$versions> for Packed<$versions> {
+            fn from(versions: $versions) -> Self {
+                let added = versions.added;
+                if versions == <$versions>::all(added) { Self::Same(added) } else { Self::Each(versions) }
+            }
+        }
+
+        impl From<Packed<$versions>> for $versions {
+            fn from(packed: Packed<$versions>) -> Self {
+                match packed {
+                    Packed::Same(version) => Self::all(version),
+                    Packed::Each(versions) => versions,
+                }
+            }
+        }
+    )*};
+}
+packed!(KeyVersions, TokenVersions);
 
 impl Record for Health {
     /// 2: an epoch where 1 had the time of the last reset.

@@ -12,7 +12,7 @@ use redb::{Builder, Database, ReadableDatabase, backends::FileBackend};
 use uuid::Uuid;
 
 use super::{
-    error::{Error, guarded},
+    error::{Error, Fault, guarded},
     overlay::Overlay,
     tables::{self, Identity, Origin},
 };
@@ -173,12 +173,27 @@ pub(super) fn open(file: &Path) -> Result<(Database, Identity), Error> {
     let (database, identity) = inspect(file)?;
     drop(database);
     restrict(file);
-    let database = guarded(|| Ok(builder().open(file)?)).map_err(|fault| fault.at(file))?;
-    Ok((database, identity))
+    let database = guarded(|| {
+        let database = builder().open(file)?;
+        let origin = tables::origin(&database.begin_read()?)?;
+        migrate(&database, &origin)?;
+        Ok(database)
+    });
+    Ok((database.map_err(|fault| fault.at(file))?, identity))
 }
 
-/// Opens the file for reading alone, with every page's checksum verified. What redb writes, to recover from a
-/// crash for instance, stays in memory, so a file that turns out to be damaged or foreign is left as it was.
+/// Brings a file of an older format to the present one, in one transaction.
+fn migrate(database: &Database, origin: &Origin) -> Result<(), Fault> {
+    if let Origin::Older(_) = origin {
+        let txn = database.begin_write()?;
+        tables::migrate(&txn)?;
+        txn.commit()?;
+    }
+    Ok(())
+}
+
+/// Opens the file for reading alone, with every page's checksum verified. What is written, to recover from a
+/// crash or to bring an older format up to date, stays in memory, so a file that turns out to be damaged or foreign is left as it was.
 pub(super) fn inspect(file: &Path) -> Result<(Database, Identity), Error> {
     let (raw, writable) = open_raw(file)?;
     let result = guarded(|| {
@@ -186,10 +201,11 @@ pub(super) fn inspect(file: &Path) -> Result<(Database, Identity), Error> {
         builder.set_check_integrity_on_open(true);
         let database = builder.create_with_backend(Overlay::new(raw, writable)?)?;
         let origin = tables::origin(&database.begin_read()?)?;
+        migrate(&database, &origin)?;
         Ok((database, origin))
     });
     match result.map_err(|fault| fault.at(file))? {
-        (database, Origin::Keytide(identity)) => Ok((database, identity)),
+        (database, Origin::Keytide(identity) | Origin::Older(identity)) => Ok((database, identity)),
         (_, Origin::Foreign) => Err(Error::Foreign(file.to_owned())),
         (_, Origin::Broken(detail)) => Err(Error::corrupt(file, detail)),
         (_, Origin::Newer(found)) => {

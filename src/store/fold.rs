@@ -1,15 +1,20 @@
 //! Moving the journal into the totals, in one transaction: either all of it has moved or none.
+//!
+//! Where a provider replicates, what moves into a total moves into what is open for the hub too.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{ReadableTable, WriteTransaction};
 
 use super::{
     codec::{self, Record},
+    desk::Desk,
     error::Fault,
-    tables::{self, HEALTH, HOURS, JOURNAL, KEY_USAGE, KEYS, MODELS, TOKEN_USAGE, TOTALS},
+    kept::Kept,
+    shelf::Inflight,
+    tables::{self, CounterKey, HOUR, JOURNAL, counter_at},
 };
-use crate::model::{Delta, Hour, KeyUsage, ProviderDelta, Timestamp, Usage};
+use crate::model::{CounterId, Delta, Hour, KeyUsage, ProviderDelta, Tally, Timestamp, Usage};
 
 /// How long single hours are kept; the totals of models keep them for good.
 pub(super) const HOURS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -23,39 +28,47 @@ pub(super) fn fold(txn: &WriteTransaction, now: Timestamp) -> Result<(), Fault> 
         sum.add(tables::read(value.value(), || format!("journal entry {}", seq.value()))?);
     }
     journal.retain(|_, _| false)?;
+    // Nothing to be taken back: a fold that reported an error is done again, or found to be done.
+    let mut desk = Desk::new(txn, false);
     for (provider, delta) in &sum.providers {
-        apply(txn, provider, delta)?;
+        apply(&mut desk, provider, delta)?;
     }
-    forget_old_hours(txn, now)
+    forget_old_hours(&mut desk, now)
 }
 
-fn apply(txn: &WriteTransaction, provider: &str, delta: &ProviderDelta) -> Result<(), Fault> {
-    let mut rows = txn.open_table(KEY_USAGE)?;
+fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(), Fault> {
+    let replicates = desk.replicates(provider)?;
     for (id, more) in in_order(&delta.keys) {
-        bump(&mut rows, (provider, id.0), more, KeyUsage::add)?;
+        bump(&mut desk.key_usage, (provider, id.0), more, KeyUsage::add)?;
+        if replicates {
+            open(&mut desk.open, provider, &CounterId::Key(*id), &more.into())?;
+        }
     }
-    let mut rows = txn.open_table(TOKEN_USAGE)?;
     for (id, more) in in_order(&delta.tokens) {
-        bump(&mut rows, (provider, id.0), more, Usage::add)?;
+        bump(&mut desk.token_usage, (provider, id.0), more, Usage::add)?;
+        if replicates {
+            open(&mut desk.open, provider, &CounterId::Token(*id), &more.into())?;
+        }
     }
     // Models and the total are the sums over the hours, kept up together with them.
-    let mut hours = txn.open_table(HOURS)?;
-    let mut models = txn.open_table(MODELS)?;
     let mut total = Usage::default();
     for ((hour, model), more) in in_order(&delta.hours) {
-        bump(&mut hours, (provider, hour.0, model.as_ref()), more, Usage::add)?;
-        bump(&mut models, (provider, model.as_ref()), more, Usage::add)?;
+        bump(&mut desk.hours, (provider, hour.0, model.as_ref()), more, Usage::add)?;
+        bump(&mut desk.models, (provider, model.as_ref()), more, Usage::add)?;
         total.add(more);
+        if replicates {
+            open(&mut desk.open, provider, &CounterId::Hour(*hour, model.clone()), &more.into())?;
+            open(&mut desk.open, provider, &CounterId::Model(model.clone()), &more.into())?;
+        }
     }
     if !delta.hours.is_empty() {
-        bump(&mut txn.open_table(TOTALS)?, provider, &total, Usage::add)?;
-    }
-    // A key that was deleted while its last outcomes were on their way has no health any more.
-    let (keys, mut healths) = (txn.open_table(KEYS)?, txn.open_table(HEALTH)?);
-    for (id, health) in in_order(&delta.health) {
-        if keys.get((provider, id.0))?.is_some() {
-            healths.insert((provider, id.0), codec::encode(health).as_slice())?;
+        bump(&mut desk.totals, provider, &total, Usage::add)?;
+        if replicates {
+            open(&mut desk.open, provider, &CounterId::Total, &(&total).into())?;
         }
+    }
+    for (id, health) in in_order(&delta.health) {
+        desk.merge_health(provider, *id, health)?;
     }
     Ok(())
 }
@@ -68,13 +81,13 @@ fn in_order<K: Ord, V>(map: &std::collections::HashMap<K, V>) -> Vec<(&K, &V)> {
 }
 
 fn bump<'k, K, T>(
-    rows: &mut Table<'_, K, &'static [u8]>,
+    rows: &mut Kept<'_, K>,
     at: K::SelfType<'k>,
     more: &T,
     add: fn(&mut T, &T),
 ) -> Result<(), Fault>
 where
-    K: redb::Key + 'static,
+    K: redb::Key + Send + 'static,
     K::SelfType<'k>: Clone,
     T: Record + Default,
 {
@@ -83,23 +96,62 @@ where
         None => T::default(),
     };
     add(&mut sum, more);
-    rows.insert(at, codec::encode(&sum).as_slice())?;
+    rows.put(at, &codec::encode(&sum))?;
     Ok(())
 }
 
-fn forget_old_hours(txn: &WriteTransaction, now: Timestamp) -> Result<(), Fault> {
+fn open(rows: &mut Kept<'_, CounterKey>, provider: &str, id: &CounterId, more: &Tally) -> Result<(), Fault> {
+    bump(rows, counter_at(provider, id), more, Tally::add)
+}
+
+/// The hub drops hours as old as these: nothing is owed to it for them, and no such row will come back.
+fn forget_old_hours(desk: &mut Desk<'_>, now: Timestamp) -> Result<(), Fault> {
     let kept = i64::try_from(HOURS_KEPT.as_millis()).unwrap_or(i64::MAX);
     let oldest = Hour::of(Timestamp(now.0.saturating_sub(kept))).0;
-    let totals = txn.open_table(TOTALS)?;
-    let mut hours = txn.open_table(HOURS)?;
-    for row in totals.iter()? {
-        let (provider, _) = row?;
-        let provider = provider.value();
-        let old = (provider, 0, "")..(provider, oldest, "");
+    for provider in providers_with_hours(desk)? {
+        let old = (&*provider, 0, "")..(&*provider, oldest, "");
         // Most folds find nothing: a look is cheaper than a walk that may write.
-        if hours.range(old.clone())?.next().is_some() {
-            hours.retain_in(old, |_, _| false)?;
+        if desk.hours.rows()?.range(old.clone())?.next().is_some() {
+            desk.hours.drop_range(old)?;
+        }
+        let old = (&*provider, HOUR, 0, "")..(&*provider, HOUR, oldest.into(), "");
+        if desk.open.rows()?.range(old.clone())?.next().is_some() {
+            desk.open.drop_range(old.clone())?;
+        }
+        let mut settled = Vec::new();
+        for row in desk.inflight.rows()?.range(old)? {
+            let (at, value) = row?;
+            let inflight: Inflight = tables::read(value.value(), || "deltas under way".to_owned())?;
+            if inflight.confirmed.is_some() {
+                let (_, _, hour, model) = at.value();
+                settled.push((hour, Box::<str>::from(model), inflight));
+            }
+        }
+        for (hour, model, inflight) in settled {
+            let at = (&*provider, HOUR, hour, &*model);
+            let left = Inflight { confirmed: None, ..inflight };
+            if left.is_empty() {
+                desk.inflight.remove(at)?;
+            } else {
+                desk.inflight.put(at, &codec::encode(&left))?;
+            }
         }
     }
     Ok(())
+}
+
+/// Those that replicate, and the others from one to the next without a walk over the hours themselves.
+fn providers_with_hours(desk: &Desk<'_>) -> Result<BTreeSet<Box<str>>, Fault> {
+    let mut found = BTreeSet::new();
+    for row in desk.replicated.rows()?.iter()? {
+        found.insert(Box::from(row?.0.value()));
+    }
+    let hours = desk.hours.rows()?;
+    let mut next = hours.first()?.map(|(at, _)| Box::<str>::from(at.value().0));
+    while let Some(provider) = next {
+        let rest = (&*provider, u32::MAX, "\u{10ffff}")..;
+        next = hours.range(rest)?.next().transpose()?.map(|(at, _)| at.value().0.into());
+        found.insert(provider);
+    }
+    Ok(found)
 }

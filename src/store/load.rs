@@ -2,20 +2,33 @@
 
 use std::collections::HashMap;
 
-use redb::{ReadTransaction, ReadableTable};
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable};
 use uuid::Uuid;
 
 use super::{
+    CLOCK_OFFSET,
+    desk::{GoneRecord, health_since, read_packed},
     error::{Fault, guarded},
-    tables::{self, HEALTH, HOURS, KEY_USAGE, KEYS, MODELS, TOKEN_USAGE, TOKENS, TOTALS},
+    shelf::Gone,
+    tables::{
+        self, GONE, HEALTH, HOURS, Id, KEY_USAGE, KEY_VERSIONS, KEYS, MODELS, NOTES, TOKEN_USAGE,
+        TOKEN_VERSIONS, TOKENS, TOTALS,
+    },
 };
-use crate::model::{Health, Hour, KeyId, KeyRecord, KeyUsage, TokenId, TokenRecord, Usage};
+use crate::model::{
+    Health, Hour, KeyId, KeyRecord, KeyUsage, KeyVersions, TokenId, TokenRecord, TokenVersions, Usage,
+    Version,
+};
 
 /// What the store held when it was opened, with nothing left in the journal.
 #[derive(Debug, PartialEq)]
 pub struct Contents {
     pub instance: Uuid,
     pub providers: HashMap<Box<str>, ProviderContents>,
+    /// The latest of all versions, and what the hub's clock was ahead of this machine's by, in milliseconds: what
+    /// [`Store::stamps`](super::Store::stamps) begin with.
+    pub last_version: Version,
+    pub clock_offset_ms: i64,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -47,7 +60,7 @@ pub(super) fn contents(txn: &ReadTransaction, instance: Uuid) -> Result<Contents
         let usage = scope.spawn(|| guarded(|| key_usage(txn)));
         (keys(txn), usage.join().unwrap_or(Err(Fault::Panic)))
     });
-    let mut providers = keys?;
+    let (mut providers, mut last_version) = keys?;
     for (name, usage) in usage? {
         provider(&mut providers, &name).key_usage = usage;
     }
@@ -85,7 +98,22 @@ pub(super) fn contents(txn: &ReadTransaction, instance: Uuid) -> Result<Contents
         let total = tables::read(value.value(), || format!("total of {}", at.value()))?;
         provider(&mut providers, at.value()).total = total;
     }
-    Ok(Contents { instance, providers })
+    for row in txn.open_table(TOKEN_VERSIONS)?.iter()? {
+        let (at, value) = row?;
+        let (name, id) = at.value();
+        let versions: TokenVersions = read_packed(value.value(), || place("versions of token", name, id))?;
+        last_version = last_version.max(versions.latest());
+    }
+    for row in txn.open_table(GONE)?.iter()? {
+        let (at, value) = row?;
+        let (name, _, id) = at.value();
+        let gone: GoneRecord = tables::read(value.value(), || place("deletion of", name, id))?;
+        last_version = last_version.max(Gone::from(gone).version);
+    }
+    let notes = txn.open_table(NOTES)?;
+    let offset = ReadableTable::get(&notes, CLOCK_OFFSET)?;
+    let offset = offset.and_then(|note| std::str::from_utf8(note.value()).ok()?.trim().parse().ok());
+    Ok(Contents { instance, providers, last_version, clock_offset_ms: offset.unwrap_or(0) })
 }
 
 fn key_usage(txn: &ReadTransaction) -> Result<HashMap<Box<str>, HashMap<KeyId, KeyUsage>>, Fault> {
@@ -103,30 +131,57 @@ fn key_usage(txn: &ReadTransaction) -> Result<HashMap<Box<str>, HashMap<KeyId, K
     Ok(found)
 }
 
-/// Both tables are in the order of the same ids, so one walk over each is enough.
-fn keys(txn: &ReadTransaction) -> Result<Providers, Fault> {
-    let mut providers = Providers::new();
+/// All tables are in the order of the same ids, so one walk over each is enough.
+fn keys(txn: &ReadTransaction) -> Result<(Providers, Version), Fault> {
+    let (mut providers, mut last) = (Providers::new(), Version::ZERO);
     let (keys, healths) = (txn.open_table(KEYS)?, txn.open_table(HEALTH)?);
-    let mut healths = healths.iter()?;
-    let mut next = healths.next().transpose()?;
+    let versions = txn.open_table(KEY_VERSIONS)?;
+    let (mut healths, mut versions) = (Walk::new(&healths)?, Walk::new(&versions)?);
     for row in keys.iter()? {
         let (at, value) = row?;
         let (name, id) = at.value();
         let record: KeyRecord = tables::read(value.value(), || place("key", name, id))?;
-        while let Some((of, _)) = &next
-            && of.value() < (name, id)
-        {
-            next = healths.next().transpose()?;
-        }
-        let health = match &next {
-            Some((of, value)) if of.value() == (name, id) => {
-                tables::read(value.value(), || place("health of key", name, id))?
+        let added = match versions.at((name, id))? {
+            Some(value) => {
+                let versions: KeyVersions = read_packed(value, || place("versions of key", name, id))?;
+                last = last.max(versions.latest());
+                versions.added
             }
-            _ => Health::default(),
+            None => Version::at(record.created_at),
         };
+        let health = match healths.at((name, id))? {
+            Some(value) => Some(tables::read::<Health>(value, || place("health of key", name, id))?),
+            None => None,
+        };
+        let health = health_since(added, health);
+        last = last.max(health.epoch);
         provider(&mut providers, name).keys.push((KeyId(id), record, health));
     }
-    Ok(providers)
+    Ok((providers, last))
+}
+
+/// Goes through a table beside another one that has its ids and more.
+struct Walk<'a> {
+    rows: redb::Range<'a, Id, &'static [u8]>,
+    next: Option<(AccessGuard<'a, Id>, AccessGuard<'a, &'static [u8]>)>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(table: &'a ReadOnlyTable<Id, &'static [u8]>) -> Result<Self, Fault> {
+        let mut rows = table.iter()?;
+        let next = rows.next().transpose()?;
+        Ok(Self { rows, next })
+    }
+
+    /// Asked for in the order of the ids.
+    fn at(&mut self, id: (&str, u128)) -> Result<Option<&[u8]>, Fault> {
+        while let Some((of, _)) = &self.next
+            && of.value() < id
+        {
+            self.next = self.rows.next().transpose()?;
+        }
+        Ok(self.next.as_ref().filter(|(of, _)| of.value() == id).map(|(_, value)| value.value()))
+    }
 }
 
 pub(super) fn place(what: &str, provider: &str, id: u128) -> String {

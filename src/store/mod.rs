@@ -3,7 +3,8 @@
 //! - `file` makes, looks at and opens it; `overlay` lets it be looked at without being changed;
 //! - `tables` and `codec` say how it is laid out; `load` reads it whole at a start;
 //! - `writer` commits: deltas to the journal, `change` for what people decide, `fold` for the journal's way into
-//!   the totals;
+//!   the totals, and edits: `shelf` is what replication may do, `on_disk` does it;
+//! - `desk` has the tables of one transaction, each of them `kept` so that what was written can be taken back;
 //! - `backup` and `size` work beside a running writer, `offline` on a store that nobody uses.
 //!
 //! Deliberately absent: queries. Whoever needs a number keeps it in memory from [`Contents`] on.
@@ -11,11 +12,15 @@
 mod backup;
 mod change;
 mod codec;
+mod desk;
+mod edit;
 mod error;
 mod file;
 mod fold;
+mod kept;
 mod load;
 pub mod offline;
+mod on_disk;
 mod options;
 mod overlay;
 pub mod shelf;
@@ -41,8 +46,14 @@ pub use load::{Contents, ProviderContents};
 pub use options::{Durability, Options};
 pub use size::{Sizes, TableSize};
 
-use crate::model::{Delta, Timestamp};
+use crate::model::{Clock, Delta, Stamps, Version};
+use edit::Asked;
+use shelf::Shelf;
 use writer::{Opener, Problem, Request, Writer};
+
+/// The note that holds what has to be added to this machine's clock to get the hub's: whole milliseconds in
+/// decimal. The stamps of the next start begin with it.
+pub const CLOCK_OFFSET: &str = "replica/clock_offset";
 
 /// A handle to the open store; clones share it.
 #[derive(Clone)]
@@ -50,6 +61,7 @@ pub struct Store {
     file: PathBuf,
     requests: mpsc::Sender<Request>,
     problem: Problem,
+    stamps: Arc<Stamps>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -59,24 +71,27 @@ impl Store {
     ///
     /// # Errors
     /// A file that is in use, damaged, foreign, empty, newer or not accessible. It is left as it was.
-    pub fn open(options: &Options, now: Timestamp) -> Result<(Self, Contents), Error> {
+    pub fn open(options: &Options, clock: impl Into<Clock>) -> Result<(Self, Contents), Error> {
+        let clock = clock.into();
         file::prepare_dir(&options.dir)?;
         let path = options.dir.join(FILE_NAME);
-        file::create_if_missing(&path, now)?;
+        file::create_if_missing(&path, clock.now())?;
         let again = path.clone();
-        let opened = Self::start(path.clone(), Box::new(move || file::open(&again)), now)?;
+        let opened = Self::start(path.clone(), Box::new(move || file::open(&again)), clock)?;
         file::sweep_drafts(&path);
         Ok(opened)
     }
 
-    fn start(file: PathBuf, open: Opener, now: Timestamp) -> Result<(Self, Contents), Error> {
-        let mut writer = Writer::open(file.clone(), open, now)?;
+    fn start(file: PathBuf, open: Opener, clock: Clock) -> Result<(Self, Contents), Error> {
+        let mut writer = Writer::open(file.clone(), open, clock)?;
         let instance = writer.identity().instance;
         let snapshot = writer.snapshot()?;
         let contents =
             error::guarded(|| load::contents(&snapshot, instance)).map_err(|fault| fault.at(&file))?;
         drop(snapshot);
-        let problem = writer.problem();
+        let (problem, stamps) = (writer.problem(), writer.stamps().clone());
+        stamps.observe(contents.last_version);
+        stamps.set_offset_ms(contents.clock_offset_ms);
         let (requests, inbox) = mpsc::channel(writer::GROUP);
         let failed = |error: std::io::Error| Error::io(&file, &error);
         // Only its timer is used: redb blocks, so it stays off every runtime that serves.
@@ -86,7 +101,7 @@ impl Store {
             .spawn(move || writer.run(&timer, inbox))
             .map_err(failed)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok((Self { file, requests, problem, thread }, contents))
+        Ok((Self { file, requests, problem, stamps, thread }, contents))
     }
 
     /// The file itself.
@@ -96,7 +111,7 @@ impl Store {
 
     /// Adds a delta to the books; it is on disk when this returns.
     ///
-    /// Health in it replaces what was appended or put before. Cancelling leaves it open whether the delta was
+    /// Health in it replaces what was appended before, and is merged into what is known. Cancelling leaves it open whether the delta was
     /// taken in, so do not.
     ///
     /// # Errors
@@ -109,15 +124,43 @@ impl Store {
         self.ask(|done| Request::Append(entry, done)).await
     }
 
-    /// Makes the changes, all or none, in their order; they are on disk when this returns.
+    /// Makes the changes, all or none, in their order; they are on disk when this returns. What they set has
+    /// the version that is returned: also the epoch in which the health of a new key begins.
     ///
     /// # Errors
     /// None of them was made.
-    pub async fn change(&self, changes: Vec<Change>) -> Result<(), Error> {
+    pub async fn change(&self, changes: Vec<Change>) -> Result<Version, Error> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Version::ZERO);
         }
         self.ask(|done| Request::Change(changes, done)).await
+    }
+
+    /// Does `work` as one transaction, with all that was appended so far in the totals and in what is open. What
+    /// it wrote is on disk when this returns; nothing of it is there when it, or the store, gives an error.
+    ///
+    /// Everything else waits meanwhile, so `work` neither blocks nor takes long. Cancelling leaves it open
+    /// whether it was done.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the store.
+    pub async fn edit<T, E>(
+        &self,
+        work: impl FnOnce(&mut dyn Shelf) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let asked = Request::Edit(Box::new(Asked::new(work, reply)));
+        self.requests.send(asked).await.map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+
+    /// What makes the versions of this instance's changes, for all who make any.
+    pub fn stamps(&self) -> &Arc<Stamps> {
+        &self.stamps
     }
 
     /// What keeps the store from being written right now, in words for an operator.

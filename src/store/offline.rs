@@ -1,7 +1,9 @@
 //! What can be done with a store that no keytide is using.
 
+mod owed;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::{self, Write},
     path::Path,
@@ -17,7 +19,7 @@ use super::{
     file::{self, Draft},
     load::{self, Contents, place},
     size,
-    tables::{self, HEALTH, JOURNAL, KEYS},
+    tables::{self, HEALTH, JOURNAL, KEYS, REPLICATED},
 };
 use crate::model::{Delta, Health, Usage};
 
@@ -117,7 +119,8 @@ pub(super) fn check_file(file: &Path) -> Result<Report, Error> {
         let mut problems = Vec::new();
         ids(&contents, &mut problems);
         healths(&txn, &mut problems)?;
-        sums(&contents, &mut problems);
+        owed::check(&txn, &mut problems)?;
+        sums(&contents, &replicated(&txn)?, &mut problems);
         let providers = contents.providers.values();
         Ok(Report {
             file_bytes,
@@ -167,9 +170,15 @@ fn journal(txn: &ReadTransaction) -> Result<u64, Fault> {
     Ok(table.len()?)
 }
 
+fn replicated(txn: &ReadTransaction) -> Result<HashSet<Box<str>>, Fault> {
+    txn.open_table(REPLICATED)?.iter()?.map(|row| Ok(row?.0.value().into())).collect()
+}
+
 /// A provider's total is the sum of its models; a model's hours, of which old ones are gone, exceed it nowhere.
-fn sums(contents: &Contents, problems: &mut Vec<String>) {
-    for (provider, found) in &contents.providers {
+/// Not so where a hub has a say: others may reset or lower single rows there.
+fn sums(contents: &Contents, replicated: &HashSet<Box<str>>, problems: &mut Vec<String>) {
+    let ours = contents.providers.iter().filter(|(name, _)| !replicated.contains(*name));
+    for (provider, found) in ours {
         let mut total = Usage::default();
         found.models.values().for_each(|usage| total.add(usage));
         if total != found.total {

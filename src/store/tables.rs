@@ -6,31 +6,102 @@ use uuid::Uuid;
 use super::{
     codec::{self, Record},
     error::Fault,
+    shelf::Row,
 };
-use crate::model::Timestamp;
+use crate::model::{CounterId, Hour, KeyId, Timestamp, TokenId};
 
-type ById = TableDefinition<'static, (&'static str, u128), &'static [u8]>;
+/// Provider and id.
+pub(super) type Id = (&'static str, u128);
+/// Provider, kind of row and id: see [`row_at`].
+pub(super) type RowKey = (&'static str, u8, u128);
+/// Provider and counter: see [`counter_at`].
+pub(super) type CounterKey = (&'static str, u8, u128, &'static str);
 
-pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-pub(super) const KEYS: ById = TableDefinition::new("keys");
-pub(super) const HEALTH: ById = TableDefinition::new("health");
+pub(super) type Of<K> = TableDefinition<'static, K, &'static [u8]>;
+
+pub(super) const META: Of<&str> = TableDefinition::new("meta");
+pub(super) const KEYS: Of<Id> = TableDefinition::new("keys");
+/// Of keys that were changed since files have versions; the others' fields are as old as the key.
+pub(super) const KEY_VERSIONS: Of<Id> = TableDefinition::new("key_versions");
+/// Of keys about which there is something to say.
+pub(super) const HEALTH: Of<Id> = TableDefinition::new("health");
 /// Outlives its key: a key that is added again goes on from its old counts.
-pub(super) const KEY_USAGE: ById = TableDefinition::new("key_usage");
-pub(super) const TOKENS: ById = TableDefinition::new("tokens");
-pub(super) const TOKEN_USAGE: ById = TableDefinition::new("token_usage");
-pub(super) const MODELS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("models");
-pub(super) const HOURS: TableDefinition<(&str, u32, &str), &[u8]> = TableDefinition::new("hours");
-pub(super) const TOTALS: TableDefinition<&str, &[u8]> = TableDefinition::new("totals");
+pub(super) const KEY_USAGE: Of<Id> = TableDefinition::new("key_usage");
+pub(super) const TOKENS: Of<Id> = TableDefinition::new("tokens");
+pub(super) const TOKEN_VERSIONS: Of<Id> = TableDefinition::new("token_versions");
+pub(super) const TOKEN_USAGE: Of<Id> = TableDefinition::new("token_usage");
+pub(super) const MODELS: Of<(&str, &str)> = TableDefinition::new("models");
+pub(super) const HOURS: Of<(&str, u32, &str)> = TableDefinition::new("hours");
+pub(super) const TOTALS: Of<&str> = TableDefinition::new("totals");
 /// Deltas in the order they came, not yet folded into the other tables.
-pub(super) const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("journal");
+pub(super) const JOURNAL: Of<u64> = TableDefinition::new("journal");
+/// Keys and tokens that were deleted.
+pub(super) const GONE: Of<RowKey> = TableDefinition::new("gone");
+
+// What follows has rows for providers that replicate only.
+
+/// The providers that do.
+pub(super) const REPLICATED: Of<&str> = TableDefinition::new("replicated");
+/// The ids of keys and tokens by the digest of their text.
+pub(super) const DIGESTS: Of<RowKey> = TableDefinition::new("digests");
+pub(super) const DIRTY: Of<RowKey> = TableDefinition::new("dirty");
+pub(super) const OPEN: Of<CounterKey> = TableDefinition::new("open");
+pub(super) const INFLIGHT: Of<CounterKey> = TableDefinition::new("inflight");
+pub(super) const BATCHES: Of<(&str, u64)> = TableDefinition::new("batches");
+pub(super) const SEEN: Of<CounterKey> = TableDefinition::new("seen");
+pub(super) const NOTES: Of<&str> = TableDefinition::new("notes");
+
+/// Where a key or token stands in tables of both; in the order of [`Row`].
+pub(super) fn row_at(provider: &str, row: Row) -> (&str, u8, u128) {
+    match row {
+        Row::Key(id) => (provider, 0, id.0),
+        Row::Token(id) => (provider, 1, id.0),
+    }
+}
+
+pub(super) fn row_of(kind: u8, id: u128) -> Option<Row> {
+    match kind {
+        0 => Some(Row::Key(KeyId(id))),
+        1 => Some(Row::Token(TokenId(id))),
+        _ => None,
+    }
+}
+
+/// Where a counter stands in tables of all kinds of them; in the order of [`CounterId`].
+pub(super) fn counter_at<'a>(provider: &'a str, id: &'a CounterId) -> (&'a str, u8, u128, &'a str) {
+    match id {
+        CounterId::Key(id) => (provider, 0, id.0, ""),
+        CounterId::Token(id) => (provider, 1, id.0, ""),
+        CounterId::Model(name) => (provider, 2, 0, name),
+        CounterId::Hour(hour, name) => (provider, HOUR, hour.0.into(), name),
+        CounterId::Total => (provider, 4, 0, ""),
+    }
+}
+
+/// The kind of hours in [`counter_at`].
+pub(super) const HOUR: u8 = 3;
+
+pub(super) fn counter_of(kind: u8, number: u128, name: &str) -> Option<CounterId> {
+    match kind {
+        0 => Some(CounterId::Key(KeyId(number))),
+        1 => Some(CounterId::Token(TokenId(number))),
+        2 => Some(CounterId::Model(name.into())),
+        HOUR => Some(CounterId::Hour(Hour(u32::try_from(number).ok()?), name.into())),
+        4 => Some(CounterId::Total),
+        _ => None,
+    }
+}
 
 /// The layout of the file as a whole; a record's own layout has its own version in `codec`.
-pub(super) const FORMAT: u8 = 1;
+///
+/// 2: the tables of replication. Whoever does not know them would lose what is open.
+pub(super) const FORMAT: u8 = 2;
 const MAGIC: &[u8] = b"keytide";
 
 /// Who the file belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
+    /// Who writes it, until it takes another id.
     pub(super) instance: Uuid,
     pub(super) created_at: Timestamp,
 }
@@ -46,9 +117,27 @@ pub(super) fn create(txn: &WriteTransaction, identity: &Identity) -> Result<(), 
     txn.open_table(JOURNAL)?;
     let mut meta = txn.open_table(META)?;
     meta.insert("magic", MAGIC)?;
-    meta.insert("format", [FORMAT].as_slice())?;
     meta.insert("instance", identity.instance.as_bytes().as_slice())?;
     meta.insert("created_at", identity.created_at.0.to_le_bytes().as_slice())?;
+    drop(meta);
+    migrate(txn)
+}
+
+/// Makes a file of any older format one of this format.
+pub(super) fn migrate(txn: &WriteTransaction) -> Result<(), Fault> {
+    for table in [KEY_VERSIONS, TOKEN_VERSIONS] {
+        txn.open_table(table)?;
+    }
+    for table in [GONE, DIGESTS, DIRTY] {
+        txn.open_table(table)?;
+    }
+    for table in [OPEN, INFLIGHT, SEEN] {
+        txn.open_table(table)?;
+    }
+    txn.open_table(REPLICATED)?;
+    txn.open_table(NOTES)?;
+    txn.open_table(BATCHES)?;
+    txn.open_table(META)?.insert("format", [FORMAT].as_slice())?;
     Ok(())
 }
 
@@ -56,6 +145,8 @@ pub(super) fn create(txn: &WriteTransaction, identity: &Identity) -> Result<(), 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     Keytide(Identity),
+    /// Of a format that has to be migrated first.
+    Older(Identity),
     Foreign,
     Newer(u8),
     Broken(&'static str),
@@ -73,16 +164,17 @@ pub(super) fn origin(txn: &ReadTransaction) -> Result<Origin, Fault> {
     if row("magic")?.as_deref() != Some(MAGIC) {
         return Ok(Origin::Foreign);
     }
-    match row("format")?.as_deref() {
-        Some([FORMAT]) => {}
+    let format = match row("format")?.as_deref() {
+        Some([format @ 1..=FORMAT]) => *format,
         Some([newer, ..]) if *newer > FORMAT => return Ok(Origin::Newer(*newer)),
         _ => return Ok(Origin::Broken("its format row cannot be read")),
-    }
+    };
     let instance = row("instance")?.and_then(|bytes| Uuid::from_slice(&bytes).ok());
     let created_at = row("created_at")?.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
     Ok(match (instance, created_at) {
         (Some(instance), Some(at)) => {
-            Origin::Keytide(Identity { instance, created_at: Timestamp(i64::from_le_bytes(at)) })
+            let identity = Identity { instance, created_at: Timestamp(i64::from_le_bytes(at)) };
+            if format == FORMAT { Origin::Keytide(identity) } else { Origin::Older(identity) }
         }
         _ => Origin::Broken("its identity row cannot be read"),
     })

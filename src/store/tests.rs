@@ -1,15 +1,19 @@
 //! The room as a whole: what goes in comes out, also after stops of every kind.
 
 mod disk;
+mod edits;
 mod faults;
 mod layout;
+mod older;
 mod refusals;
+mod versions;
 
 use std::{path::Path, time::Duration};
 
 use super::{offline, *};
 use crate::model::{
-    Cause, Counts, Health, Hour, KeyId, KeyRecord, KeyUsage, ProviderDelta, Secret, TokenRecord, Usage,
+    Cause, Counts, Health, Hour, KeyId, KeyRecord, KeyUsage, ProviderDelta, Secret, Timestamp, TokenRecord,
+    Usage,
 };
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -88,6 +92,11 @@ fn killed_copy(dir: &Path) -> tempfile::TempDir {
     copy
 }
 
+/// A health as it is known since its key was added.
+fn since(added: Version, health: Health) -> Health {
+    Health { epoch: health.epoch.max(added), ..health }
+}
+
 fn provider(contents: &Contents) -> &ProviderContents {
     &contents.providers[P]
 }
@@ -99,7 +108,7 @@ async fn what_went_in_comes_out() {
     let (store, contents) = open(&data);
     assert!(contents.providers.is_empty());
     let other = Change::PutKey { provider: "openrouter".into(), record: record(1) };
-    store
+    let added = store
         .change(vec![put(1), put(2), other, Change::PutToken { provider: P.into(), record: token() }])
         .await
         .unwrap();
@@ -107,7 +116,7 @@ async fn what_went_in_comes_out() {
     store.append(&delta(hour, 2)).await.unwrap();
     store.append(&delta(hour, 3)).await.unwrap();
     store.append(&delta(Hour(hour.0 - 1), 4)).await.unwrap();
-    store.append(&health_delta(2, failed(5))).await.unwrap();
+    store.append(&health_delta(2, since(added, failed(5)))).await.unwrap();
     assert_eq!(store.healthy(), None);
     store.close().await.unwrap();
 
@@ -115,7 +124,8 @@ async fn what_went_in_comes_out() {
     assert_eq!(again.instance, contents.instance);
     assert_eq!(again.providers.len(), 2);
     let found = provider(&again);
-    let mut keys = vec![(key(1), record(1), Health::default()), (key(2), record(2), failed(5))];
+    let well = since(added, Health::default());
+    let mut keys = vec![(key(1), record(1), well), (key(2), record(2), since(added, failed(5)))];
     keys.sort_by_key(|(id, ..)| *id);
     assert_eq!(found.keys, keys);
     assert_eq!(found.key_usage[&key(1)].counts.success, 9);
@@ -210,20 +220,23 @@ async fn hours_are_forgotten_after_thirty_days_and_totals_keep_them() {
 async fn a_deleted_key_takes_its_health_along_and_leaves_its_counts() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    store.change(vec![put(1)]).await.unwrap();
+    let added = store.change(vec![put(1)]).await.unwrap();
     store.append(&delta(Hour::of(NOW), 2)).await.unwrap();
-    store.append(&health_delta(1, failed(9))).await.unwrap();
+    store.append(&health_delta(1, since(added, failed(9)))).await.unwrap();
     store.change(vec![Change::DeleteKey { provider: P.into(), id: key(1) }]).await.unwrap();
     // What was under way when the key went.
     store.append(&delta(Hour::of(NOW), 3)).await.unwrap();
-    store.append(&health_delta(1, failed(99))).await.unwrap();
+    store.append(&health_delta(1, since(added, failed(99)))).await.unwrap();
     store.close().await.unwrap();
     let (store, contents) = open(dir.path());
     assert!(provider(&contents).keys.is_empty());
-    store.change(vec![put(1)]).await.unwrap();
+    let again = store.change(vec![put(1)]).await.unwrap();
+    assert!(again > added);
+    // What was longer under way.
+    store.append(&health_delta(1, since(added, failed(999)))).await.unwrap();
     store.close().await.unwrap();
     let (store, contents) = open(dir.path());
-    assert_eq!(provider(&contents).keys, [(key(1), record(1), Health::default())]);
+    assert_eq!(provider(&contents).keys, [(key(1), record(1), since(again, Health::default()))]);
     assert_eq!(provider(&contents).key_usage[&key(1)].counts.success, 5);
     store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
@@ -233,9 +246,9 @@ async fn a_deleted_key_takes_its_health_along_and_leaves_its_counts() {
 async fn a_persons_word_stands_over_health_that_was_appended_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    store.change(vec![put(1)]).await.unwrap();
-    store.append(&health_delta(1, failed(9))).await.unwrap();
-    let cleared = Health { epoch: crate::model::Version::at(NOW), ..Health::default() };
+    let added = store.change(vec![put(1)]).await.unwrap();
+    store.append(&health_delta(1, since(added, failed(9)))).await.unwrap();
+    let cleared = Health { epoch: store.stamps().next(NOW), ..Health::default() };
     let word = Change::PutHealth { provider: P.into(), id: key(1), health: cleared.clone() };
     let nobody = Change::PutHealth { provider: P.into(), id: key(2), health: failed(1) };
     store.change(vec![word, nobody]).await.unwrap();

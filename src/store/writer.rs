@@ -16,12 +16,15 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    change::{self, Change, Undo},
+    change::{self, Change},
+    edit::Edit,
     error::{Error, Fault, guarded},
     fold,
+    kept::Undo,
+    on_disk::OnDisk,
     tables::{Identity, JOURNAL, META},
 };
-use crate::model::Timestamp;
+use crate::model::{Clock, Stamps, Version};
 
 /// How long an entry may lie in the journal: short enough for a quick start, long enough for folds to be rare.
 pub(super) const FOLD_EVERY: Duration = Duration::from_secs(2);
@@ -34,20 +37,22 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Written and removed after a failure: a disk that cannot take this much is not well yet.
 const PROBE_BYTES: usize = 256 << 10;
 
-pub(super) type Done = oneshot::Sender<Result<(), Error>>;
+pub(super) type Done<T = ()> = oneshot::Sender<Result<T, Error>>;
 pub(super) type Opener = Box<dyn Fn() -> Result<(Database, Identity), Error> + Send>;
 
 pub(super) enum Request {
     /// One encoded delta.
     Append(Vec<u8>, Done),
-    Change(Vec<Change>, Done),
+    Change(Vec<Change>, Done<Version>),
+    Edit(Box<dyn Edit>),
     Read(oneshot::Sender<Result<ReadTransaction, Error>>),
     Close(Done),
 }
 
+/// Requests that are committed together.
 enum Work {
-    Append(Vec<u8>),
-    Change(Vec<Change>),
+    Append(Vec<u8>, Done),
+    Change(Vec<Change>, Version, Done<Version>),
 }
 
 /// The last problem, until a write has succeeded again.
@@ -104,12 +109,15 @@ pub(super) struct Writer {
     retry_at: Instant,
     pause: Duration,
     problem: Problem,
-    started: (Timestamp, Instant),
+    /// An instance id that a failed commit may have left in the file.
+    unsure: Option<uuid::Uuid>,
+    clock: Clock,
+    stamps: Arc<Stamps>,
 }
 
 impl Writer {
     /// Opens the file and folds what an earlier run left.
-    pub(super) fn open(file: PathBuf, open: Opener, now: Timestamp) -> Result<Self, Error> {
+    pub(super) fn open(file: PathBuf, open: Opener, clock: Clock) -> Result<Self, Error> {
         let (database, identity) = open()?;
         let journal = guarded(|| Journal::read(&database)).map_err(|fault| fault.at(&file))?;
         let mut writer = Self {
@@ -123,7 +131,9 @@ impl Writer {
             retry_at: Instant::now(),
             pause: RETRY_FIRST,
             problem: Problem::default(),
-            started: (now, Instant::now()),
+            unsure: None,
+            clock,
+            stamps: Arc::new(Stamps::new(identity.instance.as_u128(), 0, Version::ZERO)),
         };
         writer.fold()?;
         Ok(writer)
@@ -131,6 +141,10 @@ impl Writer {
 
     pub(super) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    pub(super) fn stamps(&self) -> &Arc<Stamps> {
+        &self.stamps
     }
 
     pub(super) fn problem(&self) -> Problem {
@@ -195,7 +209,7 @@ impl Writer {
         let mut group = Vec::new();
         for request in batch {
             match request {
-                Request::Append(entry, done) => group.push((Work::Append(entry), done)),
+                Request::Append(entry, done) => group.push(Work::Append(entry, done)),
                 Request::Change(changes, done) => {
                     if changes.iter().any(Change::settles_health) {
                         self.commit(std::mem::take(&mut group));
@@ -204,7 +218,12 @@ impl Writer {
                             continue;
                         }
                     }
-                    group.push((Work::Change(changes), done));
+                    let version = self.stamps.next(self.clock.now());
+                    group.push(Work::Change(changes, version, done));
+                }
+                Request::Edit(edit) => {
+                    self.commit(std::mem::take(&mut group));
+                    self.edit(edit);
                 }
                 Request::Read(reply) => {
                     self.commit(std::mem::take(&mut group));
@@ -228,17 +247,21 @@ impl Writer {
     }
 
     /// Commits all of it as one, then tells everybody.
-    fn commit(&mut self, group: Vec<(Work, Done)>) {
+    fn commit(&mut self, group: Vec<Work>) {
         if group.is_empty() {
             return;
         }
         let (mut undo, mut journal) = (Vec::new(), None);
         let result = self.transact(|txn, before| {
             let mut after = before;
-            for (work, _) in &group {
+            for work in &group {
                 match work {
-                    Work::Append(entry) => undo.push(Undo::Entry(after.append(txn, entry)?)),
-                    Work::Change(changes) => change::apply(txn, changes, &mut undo)?,
+                    Work::Append(entry, _) => {
+                        undo.push(Undo::insertion(JOURNAL, &after.append(txn, entry)?));
+                    }
+                    Work::Change(changes, version, _) => {
+                        undo.append(&mut change::apply(txn, changes, *version)?);
+                    }
                 }
             }
             journal = Some(after);
@@ -253,8 +276,52 @@ impl Writer {
             }
             _ => self.undo.append(&mut undo),
         }
-        for (_, done) in group {
-            let _ = done.send(result.clone());
+        for work in group {
+            let result = result.clone();
+            match work {
+                Work::Append(_, done) => drop(done.send(result)),
+                Work::Change(_, version, done) => drop(done.send(result.map(|()| version))),
+            }
+        }
+    }
+
+    /// With nothing left in the journal, so that the edit sees all that was counted.
+    fn edit(&mut self, mut edit: Box<dyn Edit>) {
+        let stored = self.fold().and_then(|()| self.work(&mut *edit));
+        edit.done(stored);
+    }
+
+    fn work(&mut self, edit: &mut dyn Edit) -> Result<(), Error> {
+        let before = self.identity.instance;
+        let (mut undo, mut instance) = (Vec::new(), before);
+        self.ready()?;
+        let Some(database) = &self.database else { return Err(Error::Closed) };
+        let result = guarded(|| {
+            let txn = database.begin_write()?;
+            let mut shelf = OnDisk::new(&txn, &self.file, before);
+            let keep = edit.work(&mut shelf);
+            let (after, written) = shelf.close()?;
+            if !keep || written.is_empty() {
+                return Ok(txn.abort()?);
+            }
+            (instance, undo) = (after, written);
+            Ok(txn.commit()?)
+        });
+        match result.map_err(|fault| fault.at(&self.file)) {
+            Ok(()) => {
+                if instance != before {
+                    self.identity.instance = instance;
+                    self.stamps.set_writer(instance.as_u128());
+                }
+                self.pause = RETRY_FIRST;
+                self.recovered();
+                Ok(())
+            }
+            Err(error) => {
+                self.undo.append(&mut undo);
+                self.unsure = Some(instance);
+                Err(self.failed(error))
+            }
         }
     }
 
@@ -262,7 +329,7 @@ impl Writer {
         if self.database.is_some() && self.journal.entries == 0 {
             return Ok(());
         }
-        let now = self.started.0.saturating_add(self.started.1.elapsed());
+        let now = self.clock.now();
         self.transact(|txn, _| fold::fold(txn, now))?;
         // The numbers go on: an entry to take back can never be mistaken for a later one.
         self.journal = Journal { next: self.journal.next, ..Journal::default() };
@@ -314,7 +381,9 @@ impl Writer {
 
     fn reopen(&mut self) -> Result<(), Error> {
         let reopened = (self.open)().and_then(|(database, identity)| {
-            if identity != self.identity {
+            let is_ours = identity.created_at == self.identity.created_at
+                && (identity.instance == self.identity.instance || Some(identity.instance) == self.unsure);
+            if !is_ours {
                 return Err(Error::Replaced(self.file.clone()));
             }
             self.database = Some(database);
@@ -337,6 +406,7 @@ impl Writer {
         match read {
             Ok(found) => {
                 self.undo.clear();
+                self.unsure = None;
                 self.journal = Journal { next: self.journal.next.max(found.next), ..found };
                 self.recovered();
                 Ok(())

@@ -91,15 +91,24 @@ fn flush(c: &mut Criterion) {
     let runtime = runtime();
     let ids = ids(KEYS);
     let (ledger, provider, model) = ledger(&ids);
-    let dir = tempfile::tempdir().expect("a folder for the store");
-    let (store, _) = Store::open(&store::Options::new(dir.path()), NOW).expect("a new store");
-    let keys = (0..KEYS).map(|n| Change::PutKey {
-        provider: "ollama".into(),
-        record: KeyRecord::new(Secret::new(format!("sk-or-v1-{n:064x}")), NOW),
-    });
-    runtime.block_on(store.change(keys.collect())).expect("the store takes the keys");
+    let dir = tempfile::tempdir().expect("a folder for the stores");
+    let open = |name: &str| {
+        let (store, _) = Store::open(&store::Options::new(dir.path().join(name)), NOW).expect("a new store");
+        let keys = (0..KEYS).map(|n| Change::PutKey {
+            provider: "ollama".into(),
+            record: KeyRecord::new(Secret::new(format!("sk-or-v1-{n:064x}")), NOW),
+        });
+        runtime.block_on(store.change(keys.collect())).expect("the store takes the keys");
+        store
+    };
+    let (alone, with_hub) = (open("alone"), open("with-hub"));
+    let switched_on = with_hub.edit(|shelf| shelf.set_replicated("ollama", true));
+    runtime.block_on(switched_on).expect("the store takes the switch");
     let collected = Arc::new(Flusher::new(ledger.clone(), Nowhere, store::Options::FLUSH_INTERVAL));
-    let stored = Arc::new(Flusher::new(ledger, File(store.clone()), store::Options::FLUSH_INTERVAL));
+    let to = |store: &Store| {
+        Arc::new(Flusher::new(ledger.clone(), File(store.clone()), store::Options::FLUSH_INTERVAL))
+    };
+    let (stored, replicated) = (to(&alone), to(&with_hub));
     // Scattered over all keys.
     let mut next = ids.iter().step_by(KEYS / CHANGED - 1).cycle();
     let mut flush_after = |bencher: &mut criterion::Bencher<'_>, flush: &dyn Fn()| {
@@ -124,8 +133,23 @@ fn flush(c: &mut Criterion) {
     group.bench_function("collect_and_commit", |bencher| {
         flush_after(bencher, &|| runtime.block_on(stored.flush()).expect("the store takes the delta"));
     });
+    group.bench_function("collect_and_commit_with_a_hub", |bencher| {
+        flush_after(bencher, &|| runtime.block_on(replicated.flush()).expect("the store takes the delta"));
+    });
+    // A fold is due with every edit; what it moves is one flush.
+    for (name, store, flusher) in [("fold", &alone, &stored), ("fold_with_a_hub", &with_hub, &replicated)] {
+        group.bench_function(name, |bencher| {
+            flush_after(bencher, &|| {
+                runtime.block_on(flusher.flush()).expect("the store takes the delta");
+                let read = store.edit(|shelf| shelf.note("none"));
+                runtime.block_on(read).expect("the store reads");
+            });
+        });
+    }
     group.finish();
-    runtime.block_on(store.close()).expect("the store closes");
+    for store in [alone, with_hub] {
+        runtime.block_on(store.close()).expect("the store closes");
+    }
 }
 
 fn runtime() -> Runtime {

@@ -6,8 +6,10 @@ use super::{
     disk::{Disk, Failure},
     *,
 };
+use crate::model::CounterId;
 use crate::store::{
     error::{Fault, guarded},
+    shelf::Shelf,
     tables::{self, Identity, Origin},
     writer::Opener,
 };
@@ -36,7 +38,7 @@ fn new_disk() -> Disk {
 fn start(disk: &Disk) -> Result<(Store, Contents), Error> {
     let disk = disk.clone();
     let open: Opener = Box::new(move || mount(&disk));
-    Store::start("disk".into(), open, NOW)
+    Store::start("disk".into(), open, NOW.into())
 }
 
 /// A disk that is full may be so for a few attempts.
@@ -54,6 +56,27 @@ struct Told {
 
 const ROUNDS: usize = 12;
 
+/// Also takes another id in the middle, as a copied file does.
+fn seal(shelf: &mut dyn Shelf, seq: u64) -> Result<(), Error> {
+    shelf.set_replicated(P, true)?;
+    let (sealed, open) = (sealed(shelf)?, shelf.open(P, &CounterId::Total)?.unwrap_or_default());
+    shelf.set_note("sealed", Some((sealed + open.success).to_string().as_bytes()))?;
+    shelf.set_open(P, &CounterId::Total, None)?;
+    shelf.set_batch(P, seq, Some(b"batch"))?;
+    let mut entry = shelf.key(P, key(seq as usize))?.expect("it was put before");
+    entry.record.weight = 3;
+    shelf.put_key(P, key(seq as usize), &entry)?;
+    if seq == 5 {
+        shelf.set_instance(uuid::Uuid::from_u128(5))?;
+    }
+    Ok(())
+}
+
+fn sealed(shelf: &dyn Shelf) -> Result<i64, Error> {
+    let note = shelf.note("sealed")?.unwrap_or_default();
+    Ok(std::str::from_utf8(&note).unwrap().parse().unwrap_or(0))
+}
+
 /// Appends, changes and closes, trying again whatever fails.
 async fn work(store: Store) -> Told {
     let mut told = Told::default();
@@ -69,6 +92,11 @@ async fn work(store: Store) -> Told {
             changes.push(Change::DeleteKey { provider: P.into(), id: key(round - 1) });
         }
         while store.change(changes.clone()).await.is_err() {
+            told.failures += 1;
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        // What is open moves into a batch, which counts it.
+        while store.edit(move |shelf| seal(shelf, round as u64)).await.is_err() {
             told.failures += 1;
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
@@ -111,6 +139,17 @@ async fn one_failure_anywhere_loses_and_doubles_nothing() {
             assert!(disk.has_failed(), "{what}");
             let (again, contents) = start_at_last(&disk, &what);
             assert_as_told(&contents, &told, &what);
+            assert_eq!(contents.instance, uuid::Uuid::from_u128(5), "{what}");
+            let (batches, counted) = again
+                .edit(|shelf| {
+                    let open = shelf.open(P, &CounterId::Total)?.unwrap_or_default();
+                    Ok::<_, Error>((shelf.batches(P, 0)?, sealed(shelf)? + open.success))
+                })
+                .await
+                .unwrap();
+            assert_eq!(batches, (0..ROUNDS as u64).collect::<Vec<_>>(), "{what}");
+            // All but what was counted before the first round's edit.
+            assert_eq!(counted as u64, told.appended - 1, "{what}");
             assert_eq!(again.healthy(), None);
             again.close().await.unwrap();
             told.failures

@@ -2,14 +2,20 @@
 //! an arm that reads the old bytes, and a fixture of its own. A pinned line is never edited.
 
 use super::*;
-use crate::model::Version;
-use crate::store::codec::{self, Record};
+use crate::{
+    model::{KeyVersions, Tally, TokenVersions, Version},
+    store::{
+        codec::{self, Packed, Record},
+        desk::GoneRecord,
+        shelf::{Dirty, Gone, Inflight},
+    },
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(super) fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
@@ -83,6 +89,36 @@ fn layouts() {
 }
 
 #[test]
+fn layouts_of_replication() {
+    let v = |n: i64| Version(n);
+    let same = KeyVersions::all(v(1));
+    pinned(&Packed::from(same), "010002");
+    let each = KeyVersions { weight: v(1 << 60), disabled_until: v(300), ..same };
+    pinned(&Packed::from(each), "010102020202fd000000000000002002fb5802");
+    let same = TokenVersions::all(v(1));
+    pinned(&Packed::from(same), "010002");
+    pinned(&Packed::from(TokenVersions { allowed_models: v(300), ..same }), "0101020202fb580202");
+    let gone = Gone { version: v(300), digest: *b"0123456789abcdef", text: None };
+    pinned(&GoneRecord::from(&gone), "01fb58023031323334353637383961626364656600");
+    let gone = Gone { text: Some(Secret::new("sk-1")), ..gone };
+    pinned(&GoneRecord::from(&gone), "01fb5802303132333435363738396162636465660104736b2d31");
+    pinned(&Dirty { added: true, gone: false, changed: true }, "01010001");
+    let tally = Tally {
+        success: 1,
+        failure: -2,
+        other: 300,
+        prompt_tokens: 70_000,
+        completion_tokens: 4,
+        last_used: Some(Timestamp(9)),
+        last_success: None,
+        last_failure: Some(Timestamp(4)),
+    };
+    pinned(&tally, "010203fb5802fce0220200080112000108");
+    let inflight = Inflight { sealed: vec![(7, tally)], confirmed: Some((6, Tally::default())) };
+    pinned(&inflight, "0101070203fb5802fce022020008011200010801060000000000000000");
+}
+
+#[test]
 fn newer_and_broken_records_are_told_apart() {
     let mut bytes = codec::encode(&usage(1));
     assert!(matches!(codec::decode::<Usage>(&[]), Err(codec::Error::Broken(_))));
@@ -112,5 +148,8 @@ proptest::proptest! {
         let _ = codec::decode::<KeyRecord>(&bytes);
         let _ = codec::decode::<TokenRecord>(&bytes);
         let _ = codec::decode::<Health>(&bytes);
+        let _ = codec::decode::<Packed<KeyVersions>>(&bytes);
+        let _ = codec::decode::<GoneRecord>(&bytes);
+        let _ = codec::decode::<Inflight>(&bytes);
     }
 }

@@ -1,0 +1,530 @@
+//! The shelf over the tables of the file.
+
+use std::{cell::RefCell, ops::Bound, path::Path};
+
+use redb::{AccessGuard, WriteTransaction};
+use uuid::Uuid;
+
+use super::{
+    codec::{self, Record},
+    desk::{self, Desk, GoneRecord, digest, optional},
+    error::{Error, Fault},
+    kept::{Kept, Undo},
+    shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
+    tables::{CounterKey, RowKey, counter_at, counter_of, read, row_at, row_of},
+};
+use crate::model::{CounterId, Hour, KeyId, KeyRecord, KeyUsage, Tally, TokenId, TokenRecord, Usage};
+
+/// One transaction's view of the file, for one edit.
+pub(super) struct OnDisk<'txn> {
+    file: &'txn Path,
+    instance: Uuid,
+    desk: Desk<'txn>,
+    /// Why the file cannot be used any further, if so: whatever comes of the edit, it is not kept.
+    broken: RefCell<Option<Error>>,
+}
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl<'txn> OnDisk<'txn> {
+    pub(super) fn new(txn: &'txn WriteTransaction, file: &'txn Path, instance: Uuid) -> Self {
+        Self { file, instance, desk: Desk::new(txn, true), broken: RefCell::new(None) }
+    }
+
+    /// Closes all tables; returns whose file it is now, and what takes back what was written.
+    ///
+    /// # Errors
+    /// The transaction cannot be committed.
+    pub(super) fn close(self) -> Result<(Uuid, Vec<Undo>)> {
+        match self.broken.into_inner() {
+            Some(error) => Err(error),
+            None => Ok((self.instance, self.desk.close())),
+        }
+    }
+
+    fn told<T>(&self, result: Result<T, Fault>) -> Result<T> {
+        result.map_err(|fault| {
+            // A row that cannot be read is no reason to let go of the file.
+            let breaks = matches!(fault, Fault::Redb(_) | Fault::Panic);
+            let error = fault.at(self.file);
+            if breaks {
+                *self.broken.borrow_mut() = Some(error.clone());
+            }
+            error
+        })
+    }
+
+    fn write<T>(&mut self, work: impl FnOnce(&mut Desk<'txn>) -> Result<T, Fault>) -> Result<T> {
+        let result = work(&mut self.desk);
+        self.told(result)
+    }
+
+    fn by_digest(&self, provider: &str, kind: u8, digest: [u8; 16]) -> Result<Option<u128>> {
+        let at = (provider, kind, u128::from_be_bytes(digest));
+        let found = self.desk.digests.get(at).and_then(|found| match found {
+            Some(id) => <[u8; 16]>::try_from(id.value())
+                .map(|bytes| Some(u128::from_be_bytes(bytes)))
+                .map_err(|_| Fault::Row(codec::Error::Broken("no id".to_owned()), "a digest".to_owned())),
+            None => Ok(None),
+        });
+        self.told(found)
+    }
+}
+
+/// Reads at most `max` rows of a provider from `start` on.
+fn list<K: redb::Key + Send + 'static, T>(
+    table: &Kept<'_, K>,
+    start: Bound<K::SelfType<'_>>,
+    max: usize,
+    mut row: impl FnMut(K::SelfType<'_>, &[u8]) -> Result<Option<T>, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let mut found = Vec::new();
+    if max == 0 {
+        return Ok(found);
+    }
+    for next in table.from(start)? {
+        let (at, value): (AccessGuard<'_, K>, AccessGuard<'_, &'static [u8]>) = next?;
+        match row(at.value(), value.value())? {
+            Some(row) => found.push(row),
+            None => break,
+        }
+        if found.len() == max {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn start<T>(after: Option<T>, first: T) -> Bound<T> {
+    after.map_or(Bound::Included(first), Bound::Excluded)
+}
+
+fn unknown_kind<T>() -> Result<T, Fault> {
+    Err(Fault::Row(codec::Error::Broken("an unknown kind of row".to_owned()), "a row".to_owned()))
+}
+
+fn counters<T: Record>(
+    table: &Kept<'_, CounterKey>,
+    provider: &str,
+    after: Option<&CounterId>,
+    max: usize,
+) -> Result<Vec<(CounterId, T)>, Fault> {
+    let start = start(after.map(|id| counter_at(provider, id)), (provider, 0, 0, ""));
+    list(table, start, max, |(of, kind, number, name), value| {
+        if of != provider {
+            return Ok(None);
+        }
+        match counter_of(kind, number, name) {
+            Some(id) => Ok(Some((id, read(value, || "a counter".to_owned())?))),
+            None => unknown_kind(),
+        }
+    })
+}
+
+fn rows<T: Record>(
+    table: &Kept<'_, RowKey>,
+    provider: &str,
+    after: Option<Row>,
+    max: usize,
+) -> Result<Vec<(Row, T)>, Fault> {
+    let start = start(after.map(|row| row_at(provider, row)), (provider, 0, 0));
+    list(table, start, max, |(of, kind, id), value| {
+        if of != provider {
+            return Ok(None);
+        }
+        match row_of(kind, id) {
+            Some(row) => Ok(Some((row, read(value, || "a row".to_owned())?))),
+            None => unknown_kind(),
+        }
+    })
+}
+
+fn count<K: redb::Key + Send + 'static>(
+    table: &Kept<'_, K>,
+    start: K::SelfType<'_>,
+    is_theirs: impl Fn(K::SelfType<'_>) -> bool,
+) -> Result<u64, Fault> {
+    let mut count = 0;
+    for row in table.from(Bound::Included(start))? {
+        if !is_theirs(row?.0.value()) {
+            break;
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Nothing at all is no row.
+fn set<K: redb::Key + Send + 'static>(
+    table: &mut Kept<'_, K>,
+    at: K::SelfType<'_>,
+    value: Option<Vec<u8>>,
+) -> Result<(), Fault> {
+    match value {
+        Some(bytes) => table.put(at, &bytes).map(drop),
+        None => table.remove(at).map(drop),
+    }
+}
+
+fn seen_at<'a>(provider: &'a str, mark: &'a Seen) -> (&'a str, u8, u128, &'a str) {
+    /// Behind the kinds of counters.
+    const ROWS: u8 = 16;
+    match mark {
+        Seen::Counter(id) => counter_at(provider, id),
+        Seen::Row(row) => {
+            let (provider, kind, id) = row_at(provider, *row);
+            (provider, ROWS + kind, id, "")
+        }
+    }
+}
+
+impl Desk<'_> {
+    fn view(&self, provider: &str, id: &CounterId) -> Result<Tally, Fault> {
+        let usage = |value: Option<AccessGuard<'_, &'static [u8]>>| {
+            Ok(optional::<Usage>(value, "a statistic")?.map(|usage| Tally::from(&usage)).unwrap_or_default())
+        };
+        match id {
+            CounterId::Key(id) => {
+                let found: Option<KeyUsage> = optional(self.key_usage.get((provider, id.0))?, "a statistic")?;
+                Ok(found.map(|usage| Tally::from(&usage)).unwrap_or_default())
+            }
+            CounterId::Token(id) => usage(self.token_usage.get((provider, id.0))?),
+            CounterId::Model(model) => usage(self.models.get((provider, &**model))?),
+            CounterId::Hour(hour, model) => usage(self.hours.get((provider, hour.0, &**model))?),
+            CounterId::Total => usage(self.totals.get(provider)?),
+        }
+    }
+
+    fn set_view(&mut self, provider: &str, id: &CounterId, value: &Tally) -> Result<(), Fault> {
+        let is_something = *value != Tally::default();
+        let usage = is_something.then(|| codec::encode(&Usage::from(value)));
+        match id {
+            CounterId::Key(id) => {
+                let usage = is_something.then(|| codec::encode(&KeyUsage::from(value)));
+                set(&mut self.key_usage, (provider, id.0), usage)
+            }
+            CounterId::Token(id) => set(&mut self.token_usage, (provider, id.0), usage),
+            CounterId::Model(model) => set(&mut self.models, (provider, &**model), usage),
+            CounterId::Hour(hour, model) => set(&mut self.hours, (provider, hour.0, &**model), usage),
+            CounterId::Total => set(&mut self.totals, provider, usage),
+        }
+    }
+
+    /// From one table to the next, in the order of [`CounterId`].
+    fn views(
+        &self,
+        provider: &str,
+        after: Option<&CounterId>,
+        max: usize,
+    ) -> Result<Vec<(CounterId, Tally)>, Fault> {
+        let mut found = Vec::new();
+        if after.is_none_or(|after| matches!(after, CounterId::Key(_))) {
+            let from = match after {
+                Some(CounterId::Key(id)) => Some((provider, id.0)),
+                _ => None,
+            };
+            found.append(&mut list(&self.key_usage, start(from, (provider, 0)), max, |(of, id), value| {
+                let read = || read::<KeyUsage>(value, || "a statistic".to_owned());
+                (of == provider).then(|| Ok((CounterId::Key(KeyId(id)), (&read()?).into()))).transpose()
+            })?);
+        }
+        let tally = |value: &[u8]| -> Result<Tally, Fault> {
+            Ok(Tally::from(&read::<Usage>(value, || "a statistic".to_owned())?))
+        };
+        if after.is_none_or(|after| matches!(after, CounterId::Key(_) | CounterId::Token(_))) {
+            let from = match after {
+                Some(CounterId::Token(id)) => Some((provider, id.0)),
+                _ => None,
+            };
+            let left = max - found.len();
+            found.append(&mut list(
+                &self.token_usage,
+                start(from, (provider, 0)),
+                left,
+                |(of, id), value| {
+                    (of == provider).then(|| Ok((CounterId::Token(TokenId(id)), tally(value)?))).transpose()
+                },
+            )?);
+        }
+        if after.is_none_or(|after| !matches!(after, CounterId::Hour(..) | CounterId::Total)) {
+            let from = match after {
+                Some(CounterId::Model(model)) => Some((provider, &**model)),
+                _ => None,
+            };
+            let left = max - found.len();
+            found.append(&mut list(
+                &self.models,
+                start(from, (provider, "")),
+                left,
+                |(of, model), value| {
+                    (of == provider).then(|| Ok((CounterId::Model(model.into()), tally(value)?))).transpose()
+                },
+            )?);
+        }
+        if after.is_none_or(|after| *after != CounterId::Total) {
+            let from = match after {
+                Some(CounterId::Hour(hour, model)) => Some((provider, hour.0, &**model)),
+                _ => None,
+            };
+            let left = max - found.len();
+            found.append(&mut list(
+                &self.hours,
+                start(from, (provider, 0, "")),
+                left,
+                |(of, hour, model), value| {
+                    let id = || CounterId::Hour(Hour(hour), model.into());
+                    (of == provider).then(|| Ok((id(), tally(value)?))).transpose()
+                },
+            )?);
+            if found.len() < max
+                && let Some(value) = self.totals.get(provider)?
+            {
+                found.push((CounterId::Total, tally(value.value())?));
+            }
+        }
+        Ok(found)
+    }
+
+    fn set_replicated(&mut self, provider: &str, on: bool) -> Result<(), Fault> {
+        if self.replicates(provider)? == on {
+            return Ok(());
+        }
+        if !on {
+            self.replicated.remove(provider)?;
+            let theirs = |(of, kind, digest): (&str, u8, u128), _: &[u8]| {
+                Ok((of == provider).then_some((kind, digest)))
+            };
+            for (kind, digest) in list(&self.digests, Bound::Included((provider, 0, 0)), usize::MAX, theirs)?
+            {
+                self.digests.remove((provider, kind, digest))?;
+            }
+            return Ok(());
+        }
+        self.replicated.put(provider, &[])?;
+        let mut digests: Vec<(u8, u128, u128)> = Vec::new();
+        list(&self.keys, Bound::Included((provider, 0)), usize::MAX, |(of, id), value| {
+            if of != provider {
+                return Ok(None);
+            }
+            let entry = read::<KeyRecord>(value, || "a key".to_owned())?;
+            digests.push((desk::KEY, u128::from_be_bytes(digest(&entry.secret)), id));
+            Ok(Some(()))
+        })?;
+        list(&self.tokens, Bound::Included((provider, 0)), usize::MAX, |(of, id), value| {
+            if of != provider {
+                return Ok(None);
+            }
+            let entry = read::<TokenRecord>(value, || "a token".to_owned())?;
+            digests.push((desk::TOKEN, u128::from_be_bytes(digest(&entry.secret)), id));
+            Ok(Some(()))
+        })?;
+        digests.sort_unstable();
+        for (kind, digest, id) in digests {
+            self.digests.put((provider, kind, digest), &id.to_be_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl Shelf for OnDisk<'_> {
+    fn instance(&self) -> Uuid {
+        self.instance
+    }
+
+    fn set_instance(&mut self, id: Uuid) -> Result<()> {
+        self.write(|desk| desk.meta.put("instance", id.as_bytes()))?;
+        self.instance = id;
+        Ok(())
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.told(self.desk.notes.get(name).map(|value| value.map(|value| value.value().to_vec())))
+    }
+
+    fn set_note(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
+        self.write(|desk| set(&mut desk.notes, name, value.map(<[u8]>::to_vec)))
+    }
+
+    fn set_replicated(&mut self, provider: &str, on: bool) -> Result<()> {
+        self.write(|desk| desk.set_replicated(provider, on))
+    }
+
+    fn key(&self, provider: &str, id: KeyId) -> Result<Option<KeyEntry>> {
+        self.told(self.desk.key(provider, id))
+    }
+
+    fn put_key(&mut self, provider: &str, id: KeyId, entry: &KeyEntry) -> Result<()> {
+        self.write(|desk| desk.put_key(provider, id, entry))
+    }
+
+    fn remove_key(&mut self, provider: &str, id: KeyId) -> Result<()> {
+        self.write(|desk| desk.remove_key(provider, id).map(drop))
+    }
+
+    fn keys(&self, provider: &str, after: Option<KeyId>, max: usize) -> Result<Vec<(KeyId, KeyEntry)>> {
+        let start = start(after.map(|id| (provider, id.0)), (provider, 0));
+        self.told(list(&self.desk.keys, start, max, |(of, id), value| {
+            let entry = || Ok((KeyId(id), self.desk.key_entry(provider, KeyId(id), value)?));
+            (of == provider).then(entry).transpose()
+        }))
+    }
+
+    fn token(&self, provider: &str, id: TokenId) -> Result<Option<TokenEntry>> {
+        self.told(self.desk.token(provider, id))
+    }
+
+    fn put_token(&mut self, provider: &str, id: TokenId, entry: &TokenEntry) -> Result<()> {
+        self.write(|desk| desk.put_token(provider, id, entry))
+    }
+
+    fn remove_token(&mut self, provider: &str, id: TokenId) -> Result<()> {
+        self.write(|desk| desk.remove_token(provider, id).map(drop))
+    }
+
+    fn tokens(
+        &self,
+        provider: &str,
+        after: Option<TokenId>,
+        max: usize,
+    ) -> Result<Vec<(TokenId, TokenEntry)>> {
+        let start = start(after.map(|id| (provider, id.0)), (provider, 0));
+        self.told(list(&self.desk.tokens, start, max, |(of, id), value| {
+            let entry = || Ok((TokenId(id), self.desk.token_entry(provider, TokenId(id), value)?));
+            (of == provider).then(entry).transpose()
+        }))
+    }
+
+    fn gone(&self, provider: &str, row: Row) -> Result<Option<Gone>> {
+        self.told(self.desk.gone(provider, row))
+    }
+
+    fn set_gone(&mut self, provider: &str, row: Row, gone: Option<Gone>) -> Result<()> {
+        self.write(|desk| desk.set_gone(provider, row, gone.as_ref()))
+    }
+
+    fn all_gone(&self, provider: &str, after: Option<Row>, max: usize) -> Result<Vec<(Row, Gone)>> {
+        let found = self.told(rows::<GoneRecord>(&self.desk.gone, provider, after, max))?;
+        Ok(found.into_iter().map(|(row, gone)| (row, gone.into())).collect())
+    }
+
+    fn key_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<KeyId>> {
+        Ok(self.by_digest(provider, desk::KEY, digest)?.map(KeyId))
+    }
+
+    fn token_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<TokenId>> {
+        Ok(self.by_digest(provider, desk::TOKEN, digest)?.map(TokenId))
+    }
+
+    fn dirty(&self, provider: &str, after: Option<Row>, max: usize) -> Result<Vec<(Row, Dirty)>> {
+        self.told(rows(&self.desk.dirty, provider, after, max))
+    }
+
+    fn dirty_row(&self, provider: &str, row: Row) -> Result<Option<Dirty>> {
+        self.told(self.desk.dirty(provider, row))
+    }
+
+    fn set_dirty(&mut self, provider: &str, row: Row, dirty: Option<Dirty>) -> Result<()> {
+        self.write(|desk| desk.set_dirty(provider, row, dirty))
+    }
+
+    fn dirty_len(&self, provider: &str) -> Result<u64> {
+        self.told(count(&self.desk.dirty, (provider, 0, 0), |(of, ..)| of == provider))
+    }
+
+    fn view(&self, provider: &str, id: &CounterId) -> Result<Tally> {
+        self.told(self.desk.view(provider, id))
+    }
+
+    fn set_view(&mut self, provider: &str, id: &CounterId, value: &Tally) -> Result<()> {
+        self.write(|desk| desk.set_view(provider, id, value))
+    }
+
+    fn views(
+        &self,
+        provider: &str,
+        after: Option<&CounterId>,
+        max: usize,
+    ) -> Result<Vec<(CounterId, Tally)>> {
+        self.told(self.desk.views(provider, after, max))
+    }
+
+    fn open(&self, provider: &str, id: &CounterId) -> Result<Option<Tally>> {
+        let found = self.desk.open.get(counter_at(provider, id));
+        self.told(found.and_then(|value| optional(value, "what is open")))
+    }
+
+    fn set_open(&mut self, provider: &str, id: &CounterId, value: Option<&Tally>) -> Result<()> {
+        self.write(|desk| set(&mut desk.open, counter_at(provider, id), value.map(codec::encode)))
+    }
+
+    fn opens(
+        &self,
+        provider: &str,
+        after: Option<&CounterId>,
+        max: usize,
+    ) -> Result<Vec<(CounterId, Tally)>> {
+        self.told(counters(&self.desk.open, provider, after, max))
+    }
+
+    fn open_len(&self, provider: &str) -> Result<u64> {
+        self.told(count(&self.desk.open, (provider, 0, 0, ""), |(of, ..)| of == provider))
+    }
+
+    fn inflight(&self, provider: &str, id: &CounterId) -> Result<Option<Inflight>> {
+        let found = self.desk.inflight.get(counter_at(provider, id));
+        self.told(found.and_then(|value| optional(value, "deltas under way")))
+    }
+
+    fn set_inflight(&mut self, provider: &str, id: &CounterId, value: Option<&Inflight>) -> Result<()> {
+        self.write(|desk| {
+            let value = value.filter(|value| !value.is_empty());
+            set(&mut desk.inflight, counter_at(provider, id), value.map(codec::encode))
+        })
+    }
+
+    fn inflights(
+        &self,
+        provider: &str,
+        after: Option<&CounterId>,
+        max: usize,
+    ) -> Result<Vec<(CounterId, Inflight)>> {
+        self.told(counters(&self.desk.inflight, provider, after, max))
+    }
+
+    fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>> {
+        let found = self.desk.batches.get((provider, seq));
+        self.told(found.map(|value| value.map(|value| value.value().to_vec())))
+    }
+
+    fn set_batch(&mut self, provider: &str, seq: u64, batch: Option<&[u8]>) -> Result<()> {
+        self.write(|desk| set(&mut desk.batches, (provider, seq), batch.map(<[u8]>::to_vec)))
+    }
+
+    fn batches(&self, provider: &str, from: u64) -> Result<Vec<u64>> {
+        let start = Bound::Included((provider, from));
+        self.told(list(&self.desk.batches, start, usize::MAX, |(of, seq), _| {
+            Ok((of == provider).then_some(seq))
+        }))
+    }
+
+    fn mark_seen(&mut self, provider: &str, mark: &Seen) -> Result<()> {
+        self.write(|desk| desk.seen.put(seen_at(provider, mark), &[]).map(drop))
+    }
+
+    fn was_seen(&self, provider: &str, mark: &Seen) -> Result<bool> {
+        self.told(self.desk.seen.has(seen_at(provider, mark)))
+    }
+
+    fn forget_seen(&mut self, provider: &str) -> Result<()> {
+        self.write(|desk| {
+            let start = Bound::Included((provider, 0, 0, ""));
+            let marks = list(&desk.seen, start, usize::MAX, |(of, kind, number, name), _| {
+                Ok((of == provider).then(|| (kind, number, Box::<str>::from(name))))
+            })?;
+            for (kind, number, name) in marks {
+                desk.seen.remove((provider, kind, number, &*name))?;
+            }
+            Ok(())
+        })
+    }
+}

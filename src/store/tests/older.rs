@@ -1,0 +1,100 @@
+//! Files of format 1, as keytide 0.1 made them before it could replicate.
+
+use redb::{Database, TableDefinition};
+
+use super::{layout::unhex, *};
+use crate::{
+    model::KeyVersions,
+    store::{shelf::Row, tables},
+};
+
+type ById = TableDefinition<'static, (&'static str, u128), &'static [u8]>;
+
+/// `sk-1` of the account `u`, added at 1 ms, in the layout of `layout::layouts`.
+const RECORD: &str = "0104736b2d31010175000201fb580202010101";
+/// Failed until 5 ms, cleared at 7 ms, as health was written first.
+const HEALTH: &str = "01010a04010203010e";
+const USAGE: &str = "010102fb2c01fc70110100040112";
+const KEY_USAGE: &str = "010102fb2c010112000108";
+
+fn make(dir: &Path) -> KeyId {
+    let id = KeyId::derive(P, "sk-1");
+    let database = Database::create(dir.join(FILE_NAME)).unwrap();
+    let txn = database.begin_write().unwrap();
+    let put = |name: &'static str, bytes: &str| {
+        let mut rows = txn.open_table(ById::new(name)).unwrap();
+        if !bytes.is_empty() {
+            rows.insert((P, id.0), unhex(bytes).as_slice()).unwrap();
+        }
+    };
+    put("keys", RECORD);
+    put("health", HEALTH);
+    put("key_usage", KEY_USAGE);
+    put("tokens", "");
+    put("token_usage", "");
+    let usage = unhex(USAGE);
+    let models = TableDefinition::<(&str, &str), &[u8]>::new("models");
+    txn.open_table(models).unwrap().insert((P, "m"), usage.as_slice()).unwrap();
+    txn.open_table(TableDefinition::<(&str, u32, &str), &[u8]>::new("hours")).unwrap();
+    let totals = TableDefinition::<&str, &[u8]>::new("totals");
+    txn.open_table(totals).unwrap().insert(P, usage.as_slice()).unwrap();
+    txn.open_table(TableDefinition::<u64, &[u8]>::new("journal")).unwrap();
+    let mut meta = txn.open_table(TableDefinition::<&str, &[u8]>::new("meta")).unwrap();
+    meta.insert("magic", b"keytide".as_slice()).unwrap();
+    meta.insert("format", [1].as_slice()).unwrap();
+    meta.insert("instance", uuid::Uuid::from_u128(7).as_bytes().as_slice()).unwrap();
+    meta.insert("created_at", 1_i64.to_le_bytes().as_slice()).unwrap();
+    drop(meta);
+    txn.commit().unwrap();
+    id
+}
+
+fn format(dir: &Path) -> Vec<u8> {
+    let database = Database::open(dir.join(FILE_NAME)).unwrap();
+    let txn = redb::ReadableDatabase::begin_read(&database).unwrap();
+    let meta = txn.open_table(tables::META).unwrap();
+    let format = redb::ReadableTable::get(&meta, "format").unwrap().unwrap();
+    format.value().to_vec()
+}
+
+#[tokio::test]
+async fn a_file_from_before_replication_opens_with_everything_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = make(dir.path());
+    // Looking changes nothing.
+    assert!(offline::check(dir.path()).unwrap().is_sound());
+    offline::size_of(dir.path()).unwrap();
+    assert_eq!(format(dir.path()), [1]);
+    let (store, contents) = open(dir.path());
+    let found = provider(&contents);
+    let (found_id, record, health) = &found.keys[0];
+    assert_eq!((*found_id, record.secret.expose(), found.keys.len()), (id, "sk-1", 1));
+    let added = Version::at(Timestamp(1));
+    assert_eq!((health.failed_until, health.epoch), (Some(Timestamp(5)), Version::at(Timestamp(7))));
+    assert_eq!((found.total.counts.other, found.key_usage[&id].counts.other), (300, 300));
+    assert_eq!(contents.instance, uuid::Uuid::from_u128(7));
+    let versions = store.edit(move |shelf| shelf.key(P, id)).await.unwrap().unwrap().versions;
+    assert_eq!(versions, KeyVersions::all(added));
+    // And is worked with as any other.
+    let edited = KeyRecord { weight: 9, ..record.clone() };
+    let at = store.change(vec![Change::PutKey { provider: P.into(), record: edited }]).await.unwrap();
+    let entry = store.edit(move |shelf| shelf.key(P, id)).await.unwrap().unwrap();
+    assert_eq!(entry.versions, KeyVersions { weight: at, ..KeyVersions::all(added) });
+    assert_eq!(&entry.health, health, "an edit leaves the health alone");
+    store.change(vec![Change::DeleteKey { provider: P.into(), id }]).await.unwrap();
+    let gone = store.edit(move |shelf| shelf.gone(P, Row::Key(id))).await.unwrap();
+    assert!(gone.is_some_and(|gone| gone.version > at));
+    store.close().await.unwrap();
+    assert_eq!(format(dir.path()), [2]);
+    assert!(offline::check(dir.path()).unwrap().is_sound());
+}
+
+#[test]
+fn a_backup_from_before_replication_can_be_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let data = dir.path().join("data");
+    assert!(offline::restore(&dir.path().join(FILE_NAME), &data).unwrap().is_sound());
+    let (_store, contents) = open(&data);
+    assert_eq!(provider(&contents).keys.len(), 1);
+}
