@@ -2,7 +2,8 @@
 //! behind it, and ends them in the order that loses nothing.
 //!
 //! Shutdown: no new connections; open requests end, or are cut after `shutdown_timeout` and counted as such;
-//! the ledger's last delta is written; the store folds its journal and closes.
+//! the ledger's last delta is written; what the hubs have not heard is sealed and, if that is quick, sent; the store
+//! folds its journal and closes.
 
 mod admin_token;
 mod operator;
@@ -21,7 +22,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 use tracing::{info, warn};
 
 pub use admin_token::{AdminToken, FILE_NAME as ADMIN_TOKEN_FILE, generate as new_admin_token};
@@ -37,6 +42,7 @@ use crate::{
 };
 use operator::Operator;
 use providers::Registry;
+use replication::{Hubs, Memory};
 
 /// A running keytide.
 pub struct App {
@@ -59,6 +65,7 @@ pub(crate) struct Shared {
     gateway: Arc<Gateway>,
     ledger: Arc<Ledger>,
     flusher: Arc<Flusher<StoreSink>>,
+    hubs: Arc<Hubs>,
     store: Store,
     clock: Clock,
 }
@@ -67,12 +74,22 @@ pub(crate) struct Shared {
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// The store as the ledger's sink.
-pub(crate) struct StoreSink(Store);
+pub(crate) struct StoreSink {
+    store: Store,
+    /// Told of what other instances should know soon.
+    changes: watch::Sender<()>,
+}
 
 impl Sink for StoreSink {
     async fn append(&self, delta: Delta) -> Result<(), (Delta, String)> {
-        match self.0.append(&delta).await {
-            Ok(()) => Ok(()),
+        let of_state = delta.providers.values().any(|of| !of.health.is_empty());
+        match self.store.append(&delta).await {
+            Ok(()) => {
+                if of_state {
+                    self.changes.send_replace(());
+                }
+                Ok(())
+            }
             Err(error) => Err((delta, error.to_string())),
         }
     }
@@ -112,15 +129,27 @@ impl App {
             Registry::new(contents, ledger.clone(), clock.clone(), cores, store.stamps().clone());
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         let live = Arc::new(ArcSwap::from_pointee(live));
+        let changes = watch::Sender::new(());
+        let sink = StoreSink { store: store.clone(), changes: changes.clone() };
         let flusher =
-            Arc::new(Flusher::new(ledger.clone(), StoreSink(store.clone()), config.store.flush_interval));
+            Arc::new(Flusher::new(ledger.clone(), sink, config.store.flush_interval));
         let edits = Arc::<tokio::sync::Mutex<()>>::default();
+        let memory = Memory {
+            live: live.clone(),
+            ledger: ledger.clone(),
+            flusher: flusher.clone(),
+            edits: edits.clone(),
+            clock: clock.clone(),
+        };
+        // Before anything is counted: what the last process left is told as its own.
+        let hubs = Arc::new(replication::start(&config, &store, memory, changes).await?);
         let operator = Operator::new(operator::Parts {
             config: &config,
             live: &live,
             store: &store,
             ledger: &ledger,
             flusher: &flusher,
+            hubs: &hubs,
             clock: &clock,
             admin_token: &admin_token.secret,
             core: workers,
@@ -144,6 +173,7 @@ impl App {
             gateway,
             ledger,
             flusher,
+            hubs,
             store,
             clock,
         });
@@ -224,6 +254,7 @@ impl App {
         self.shared.flusher.stop();
         self.flushing.await.context("the flusher failed")?;
         let lost = self.shared.flusher.failing();
+        self.shared.hubs.stop().await;
         self.shared.store.clone().close().await?;
         if lost {
             return Err(anyhow!("the store did not take the last statistics, see the log"));

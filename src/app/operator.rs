@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 
-use super::{StoreSink, verify};
+use super::{StoreSink, replication::Hubs, verify};
 use crate::{
     admin::{self, ProbeReport},
     config::Config,
@@ -28,6 +28,7 @@ pub(super) struct Parts<'a> {
     pub store: &'a Store,
     pub ledger: &'a Arc<Ledger>,
     pub flusher: &'a Arc<Flusher<StoreSink>>,
+    pub hubs: &'a Arc<Hubs>,
     pub clock: &'a Clock,
     pub admin_token: &'a Secret,
     /// The core of keytide's own calls.
@@ -38,14 +39,14 @@ pub(super) struct Parts<'a> {
 
 impl Operator {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { config, live, store, ledger, flusher, clock, admin_token, core, edits } = parts;
+        let Parts { config, live, store, ledger, flusher, hubs, clock, admin_token, core, edits } = parts;
         let admin = admin::State::new(admin::Parts {
             providers: administered(config, &live.load()),
             store: store.clone(),
             ledger: ledger.clone(),
-            flush: Arc::new(Flush(flusher.clone())),
+            flush: Arc::new(Flush { flusher: flusher.clone(), hubs: hubs.clone() }),
             probe: Arc::new(Probe { live: live.clone(), core }),
-            sync: Arc::new(super::replication::Hubs::default()),
+            sync: hubs.clone(),
             clock: clock.clone(),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,
@@ -108,11 +109,21 @@ fn observed(live: &Live) -> Vec<observe::ProviderEntry> {
     entries
 }
 
-struct Flush(Arc<Flusher<StoreSink>>);
+struct Flush {
+    flusher: Arc<Flusher<StoreSink>>,
+    hubs: Arc<Hubs>,
+}
 
 impl admin::Flush for Flush {
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(self.0.flush())
+        Box::pin(self.flusher.flush())
+    }
+
+    fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            self.flusher.flush().await?;
+            self.hubs.seal().await
+        })
     }
 }
 

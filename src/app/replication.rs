@@ -1,30 +1,204 @@
-//! Replication as the control API and the shutdown see it: the replicators of all hubs.
+//! Replication as the rest of keytide sees it: the replicators of all hubs, and the memory that they keep up.
 
-use futures_util::future::BoxFuture;
+use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tracing::warn;
+
+use super::StoreSink;
 use crate::{
     admin::{self, Refusal},
-    replica::status::HubStatus,
+    gateway::Live,
+    ledger::{Flusher, Ledger},
+    model::Clock,
+    pool::InsertError,
+    replica::{
+        protocol::Effect,
+        replicator::{Mirror, Replicator},
+        status::HubStatus,
+    },
 };
 
+/// How long a shutdown waits for the hub.
+const LAST_PUSH: Duration = Duration::from_secs(5);
+
 /// One replicator for each hub; none when nothing replicates.
-#[derive(Default)]
-pub(super) struct Hubs {}
+pub(super) struct Hubs {
+    pub(super) replicators: Vec<Replicator>,
+    pub(super) changes: watch::Sender<()>,
+}
+
+impl Hubs {
+    /// Those of that name, or all.
+    fn named(&self, name: Option<&str>) -> Result<Vec<&Replicator>, Refusal> {
+        if self.replicators.is_empty() {
+            return Err(Refusal::Off);
+        }
+        let found: Vec<_> =
+            self.replicators.iter().filter(|hub| name.is_none_or(|name| hub.name() == name)).collect();
+        if found.is_empty() {
+            return Err(Refusal::UnknownHub(
+                self.replicators.iter().map(|hub| hub.name().to_owned()).collect(),
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Seals what is open, so that a copy of the file holds nothing that two could claim.
+    pub(super) async fn seal(&self) -> Result<(), String> {
+        for hub in &self.replicators {
+            hub.seal().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop(&self) {
+        join_all(self.replicators.iter().map(|hub| hub.stop(LAST_PUSH))).await;
+    }
+}
 
 impl admin::Replication for Hubs {
     fn status(&self) -> BoxFuture<'_, Vec<HubStatus>> {
-        Box::pin(async { Vec::new() })
+        Box::pin(async { self.replicators.iter().map(Replicator::status).collect() })
     }
 
-    fn look(&self) {}
-
-    fn changed(&self) {}
-
-    fn now(&self, _hub: Option<String>) -> BoxFuture<'_, Result<Vec<HubStatus>, Refusal>> {
-        Box::pin(async { Err(Refusal::Off) })
+    fn look(&self) {
+        self.replicators.iter().for_each(Replicator::look);
     }
 
-    fn adopt(&self, _hub: Option<String>) -> BoxFuture<'_, Result<Vec<String>, Refusal>> {
-        Box::pin(async { Err(Refusal::Off) })
+    fn changed(&self) {
+        self.changes.send_replace(());
     }
+
+    fn now(&self, hub: Option<String>) -> BoxFuture<'_, Result<Vec<HubStatus>, Refusal>> {
+        Box::pin(async move {
+            let hubs = self.named(hub.as_deref())?;
+            join_all(hubs.iter().map(|hub| hub.now())).await;
+            Ok(hubs.into_iter().map(Replicator::status).collect())
+        })
+    }
+
+    fn adopt(&self, hub: Option<String>) -> BoxFuture<'_, Result<Vec<String>, Refusal>> {
+        Box::pin(async move {
+            match self.named(hub.as_deref())?.as_slice() {
+                [hub] => hub.adopt().await.map_err(Refusal::Failed),
+                several => {
+                    let names: Vec<_> = several.iter().map(|hub| hub.name()).collect();
+                    Err(Refusal::Failed(format!(
+                        "there are several hubs ({}): name the one that is meant",
+                        names.join(", ")
+                    )))
+                }
+            }
+        })
+    }
+}
+
+/// What replication changes in memory, when the store has it already.
+pub(super) struct Memory {
+    pub(super) live: Arc<ArcSwap<Live>>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) flusher: Arc<Flusher<StoreSink>>,
+    pub(super) edits: Arc<Mutex<()>>,
+    pub(super) clock: Clock,
+}
+
+impl Mirror for Memory {
+    fn lock(&self) -> BoxFuture<'_, OwnedMutexGuard<()>> {
+        Box::pin(self.edits.clone().lock_owned())
+    }
+
+    fn apply(&self, effects: Vec<Effect>) {
+        let (live, now) = (self.live.load_full(), self.clock.now());
+        for effect in effects {
+            match effect {
+                Effect::KeyPut { provider, id, entry } => {
+                    let Some(of) = live.providers.get(Some(&provider)) else { continue };
+                    let entry = *entry;
+                    if of.pool.contains(id) {
+                        // Only an operator could have removed it, and operators are kept out.
+                        let _there = of.pool.apply_remote(id, entry.record, &entry.health, now);
+                    } else if let Err(InsertError::NotAHeaderValue) =
+                        of.pool.insert_as(id, entry.record, entry.health, now)
+                    {
+                        warn!(provider, key = id.short(), "a key from the hub cannot be sent in a header");
+                    }
+                }
+                Effect::KeyRemoved { provider, id } => {
+                    if let Some(of) = live.providers.get(Some(&provider)) {
+                        of.pool.remove(id);
+                    }
+                }
+                Effect::TokenPut { provider, entry, .. } => {
+                    if let Some(of) = live.providers.get(Some(&provider)) {
+                        of.tokens.insert(&provider, entry.record);
+                    }
+                }
+                Effect::TokenRemoved { provider, id } => {
+                    if let Some(of) = live.providers.get(Some(&provider)) {
+                        of.tokens.remove(id);
+                    }
+                }
+                Effect::Counter { provider, id, from, to } => self.ledger.shift(&provider, &id, &from, &to),
+            }
+        }
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.flusher.flush())
+    }
+}
+
+/// Starts a replicator for every hub that the configuration names.
+///
+/// # Errors
+/// One sentence: settings that cannot be used, or a store that cannot be written.
+pub(super) async fn start(
+    config: &Config,
+    store: &Store,
+    memory: Memory,
+    changes: watch::Sender<()>,
+) -> anyhow::Result<Hubs> {
+    let (clock, mirror) = (memory.clock.clone(), Arc::new(memory));
+    let mut replicators = Vec::new();
+    for hub in config.hubs() {
+        let name = hub.name.clone();
+        let route = route::choose(&route_of(&hub.sync))
+            .map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
+        let Some(Route { transport, warnings }) = route else { continue };
+        for warning in warnings {
+            warn!(hub = name, "{warning}");
+        }
+        info!(hub = name, transport = transport.kind(), target = transport.target(), "replicates");
+        let bounds = Bounds { rows: hub.sync.batch_rows, bytes: hub.sync.batch_bytes, ..Bounds::default() };
+        let streams = hub.providers.iter().map(|(provider, prefix)| StreamOf {
+            provider: provider.clone(),
+            stream: prefix.clone(),
+        });
+        let options = replicator::Options {
+            hub: Hub {
+                name: name.clone(),
+                streams: streams.collect(),
+                bounds,
+                instance_name: hub.sync.instance.clone().unwrap_or_else(machine_name),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                keeps_time: replicators.is_empty(),
+            },
+            transport,
+            interval: hub.sync.interval,
+            egress: config.budget.egress,
+        };
+        let parts = Parts {
+            store: store.clone(),
+            mirror: mirror.clone(),
+            stamps: store.stamps().clone(),
+            clock: clock.clone(),
+            changes: changes.subscribe(),
+        };
+        let started = Replicator::start(options, parts).await;
+        replicators.push(started.with_context(|| format!("the hub \"{name}\" cannot be replicated with"))?);
+    }
+    Ok(Hubs { replicators, changes })
 }

@@ -73,6 +73,7 @@ pub struct Parts {
 enum Command {
     Now(oneshot::Sender<()>),
     Adopt(oneshot::Sender<Result<Vec<String>, String>>),
+    Seal(oneshot::Sender<Result<(), String>>),
     Stop(Duration, oneshot::Sender<()>),
 }
 
@@ -180,6 +181,19 @@ impl Replicator {
         over.await.unwrap_or_else(|_| Err(stopping()))
     }
 
+    /// Seals everything open, for a copy of the file that is about to be made.
+    ///
+    /// # Errors
+    /// One sentence; nothing is sealed then.
+    pub async fn seal(&self) -> Result<(), String> {
+        let (done, over) = oneshot::channel();
+        // One that has ended has sealed.
+        match self.commands.send(Command::Seal(done)).await {
+            Ok(()) => over.await.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
     /// is sent by the next run.
     pub async fn stop(&self, patience: Duration) {
@@ -270,6 +284,12 @@ impl Task {
                     let adopted = self.adopt().await;
                     next = Instant::now();
                     let _gone = done.send(adopted);
+                }
+                Some(Command::Seal(done)) => {
+                    let next_run = Some(uuid::Uuid::new_v4());
+                    let sealed =
+                        self.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
+                    let _gone = done.send(sealed.map(drop).map_err(|error| error.to_string()));
                 }
                 Some(Command::Stop(patience, done)) => {
                     self.last(patience).await;
