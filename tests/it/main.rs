@@ -12,6 +12,7 @@ mod limits;
 mod lists;
 mod load;
 mod outcomes;
+mod pg;
 mod process;
 mod reaching;
 mod scripted;
