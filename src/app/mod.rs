@@ -131,8 +131,7 @@ impl App {
         let live = Arc::new(ArcSwap::from_pointee(live));
         let changes = watch::Sender::new(());
         let sink = StoreSink { store: store.clone(), changes: changes.clone() };
-        let flusher =
-            Arc::new(Flusher::new(ledger.clone(), sink, config.store.flush_interval));
+        let flusher = Arc::new(Flusher::new(ledger.clone(), sink, config.store.flush_interval));
         let edits = Arc::<tokio::sync::Mutex<()>>::default();
         let memory = Memory {
             live: live.clone(),

@@ -2,23 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::StoreSink;
 use crate::{
     admin::{self, Refusal},
+    config::Config,
     gateway::Live,
     ledger::{Flusher, Ledger},
     model::Clock,
     pool::InsertError,
     replica::{
-        protocol::Effect,
-        replicator::{Mirror, Replicator},
+        protocol::{Bounds, Effect, Hub, StreamOf},
+        replicator::{self, Mirror, Parts, Replicator},
+        route::{self, Route},
         status::HubStatus,
     },
+    store::Store,
 };
 
 /// How long a shutdown waits for the hub.
@@ -163,7 +167,7 @@ pub(super) async fn start(
 ) -> anyhow::Result<Hubs> {
     let (clock, mirror) = (memory.clock.clone(), Arc::new(memory));
     let mut replicators = Vec::new();
-    for hub in config.hubs() {
+    for hub in hubs_of(config) {
         let name = hub.name.clone();
         let route = route::choose(&route_of(&hub.sync))
             .map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
@@ -172,23 +176,23 @@ pub(super) async fn start(
             warn!(hub = name, "{warning}");
         }
         info!(hub = name, transport = transport.kind(), target = transport.target(), "replicates");
-        let bounds = Bounds { rows: hub.sync.batch_rows, bytes: hub.sync.batch_bytes, ..Bounds::default() };
-        let streams = hub.providers.iter().map(|(provider, prefix)| StreamOf {
-            provider: provider.clone(),
-            stream: prefix.clone(),
-        });
+        let bounds = Bounds { ..Bounds::default() };
+        let streams = hub
+            .providers
+            .iter()
+            .map(|(provider, prefix)| StreamOf { provider: provider.clone(), stream: prefix.clone() });
         let options = replicator::Options {
             hub: Hub {
                 name: name.clone(),
                 streams: streams.collect(),
                 bounds,
-                instance_name: hub.sync.instance.clone().unwrap_or_else(machine_name),
+                instance_name: machine_name(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 keeps_time: replicators.is_empty(),
             },
             transport,
             interval: hub.sync.interval,
-            egress: config.budget.egress,
+            egress: None,
         };
         let parts = Parts {
             store: store.clone(),
@@ -201,4 +205,38 @@ pub(super) async fn start(
         replicators.push(started.with_context(|| format!("the hub \"{name}\" cannot be replicated with"))?);
     }
     Ok(Hubs { replicators, changes })
+}
+
+struct HubConfig {
+    name: String,
+    sync: crate::config::SyncConfig,
+    providers: Vec<(String, String)>,
+}
+fn hubs_of(config: &Config) -> Vec<HubConfig> {
+    let providers = config
+        .providers
+        .iter()
+        .filter(|(_, p)| p.enabled())
+        .map(|(name, p)| (name.clone(), p.table_prefix.clone()))
+        .collect();
+    vec![HubConfig { name: "default".to_owned(), sync: config.sync.clone(), providers }]
+}
+fn machine_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+fn route_of(sync: &crate::config::SyncConfig) -> route::Options {
+    use crate::config::Transport as T;
+    let choice = match sync.transport {
+        T::Auto => route::Choice::Auto,
+        T::Postgres => route::Choice::Postgres,
+        T::Rest => route::Choice::Rest,
+        T::Off => route::Choice::Off,
+    };
+    route::Options {
+        choice,
+        database_url: sync.database_url.clone(),
+        rest_url: sync.rest_url.clone(),
+        service_key: sync.service_key.clone(),
+    }
 }

@@ -69,7 +69,9 @@ pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
 
 fn pending_rows(shelf: &dyn Shelf, provider: &str, note: &StreamNote) -> Result<u64> {
     let mut rows = 0;
-    for seq in shelf.batches(provider, note.confirmed.seq + 1)?.into_iter().filter(|seq| *seq <= note.sealed.seq) {
+    for seq in
+        shelf.batches(provider, note.confirmed.seq + 1)?.into_iter().filter(|seq| *seq <= note.sealed.seq)
+    {
         if let Some(bytes) = shelf.batch(provider, seq)? {
             rows += document::decode::<Batch>(&bytes)?.rows.count();
         }

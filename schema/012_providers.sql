@@ -1,0 +1,184 @@
+-- Setting up the tables of one provider, and telling what is missing of them.
+
+SET client_min_messages = warning;
+
+-- The columns that replication needs, and the types that each may have.
+CREATE OR REPLACE FUNCTION public.keytide_columns() RETURNS TABLE (part text, name text, types text[])
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT c.part, n.name, c.types
+    FROM (VALUES
+        ('_keys', 'api_key username status note fail_cause', '{text,character varying}'::text[]),
+        ('_keys', 'created_at expires_at failed_until disabled_until', '{timestamp with time zone}'),
+        ('_keys', 'consecutive_failures weight auth_failures server_failures', '{integer,bigint}'),
+        ('_keys', 'health_epoch added_v username_v note_v expires_v weight_v enabled_v disabled_v', '{bigint}'),
+        ('_keys', 'enabled needs_verification', '{boolean}'),
+        ('_keys', 'state_xid', '{xid8}'),
+        ('_key_stats', 'api_key', '{text,character varying}'),
+        ('_key_stats', 'total_requests success_count failure_count', '{bigint}'),
+        ('_key_stats', 'success_rate', '{numeric,double precision,real}'),
+        ('_key_stats', 'last_used last_success last_failure', '{timestamp with time zone}'),
+        ('_key_stats', 'consecutive_failures', '{integer,bigint}'),
+        ('_key_stats', 'stats_xid', '{xid8}'),
+        ('_client_tokens', 'token name', '{text,character varying}'),
+        ('_client_tokens', 'created_at expires_at last_used', '{timestamp with time zone}'),
+        ('_client_tokens', 'request_count success_count failure_count prompt_tokens completion_tokens', '{bigint}'),
+        ('_client_tokens', 'added_v name_v expires_v models_v rpm_v', '{bigint}'),
+        ('_client_tokens', 'allowed_models', '{jsonb}'),
+        ('_client_tokens', 'requests_per_minute', '{integer,bigint}'),
+        ('_client_tokens', 'state_xid stats_xid', '{xid8}'),
+        ('_global_stats', 'id', '{text,character varying}'),
+        ('_global_stats', 'total_requests success_count failure_count prompt_tokens completion_tokens', '{bigint}'),
+        ('_global_stats', 'updated_at last_used', '{timestamp with time zone}'),
+        ('_global_stats', 'stats_xid', '{xid8}'),
+        ('_model_stats', 'id', '{integer,bigint}'),
+        ('_model_stats', 'provider model', '{text,character varying}'),
+        ('_model_stats', 'total_requests success_count failure_count prompt_tokens completion_tokens', '{bigint}'),
+        ('_model_stats', 'last_used', '{timestamp with time zone}'),
+        ('_model_stats', 'stats_xid', '{xid8}'),
+        ('_model_hourly', 'id', '{integer,bigint}'),
+        ('_model_hourly', 'provider model', '{text,character varying}'),
+        ('_model_hourly', 'hour created_at', '{timestamp with time zone}'),
+        ('_model_hourly', 'requests success failure prompt_tokens completion_tokens', '{bigint}'),
+        ('_model_hourly', 'stats_xid', '{xid8}')
+    ) AS c (part, names, types)
+    CROSS JOIN LATERAL unnest(string_to_array(c.names, ' ')) AS n (name)
+$$;
+
+-- The columns that have to be told apart without doubt.
+CREATE OR REPLACE FUNCTION public.keytide_uniques() RETURNS TABLE (part text, columns text[]) LANGUAGE sql IMMUTABLE AS $$
+    VALUES ('_keys', '{api_key}'::text[]), ('_key_stats', '{api_key}'), ('_client_tokens', '{token}'),
+           ('_global_stats', '{id}'), ('_model_stats', '{model,provider}'), ('_model_hourly', '{hour,model,provider}')
+$$;
+
+CREATE OR REPLACE FUNCTION public.keytide_triggers() RETURNS TABLE (part text, name text, event text, call text)
+LANGUAGE sql IMMUTABLE AS $$
+    VALUES
+        ('_keys', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_keys_write'),
+        ('_keys', 'keytide_added', 'AFTER INSERT OR UPDATE OF api_key', 'keytide_keys_added'),
+        ('_keys', 'keytide_delete', 'BEFORE DELETE', 'keytide_keys_delete'),
+        ('_keys', 'keytide_truncate', 'BEFORE TRUNCATE', 'keytide_keys_delete'),
+        ('_key_stats', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_key_stats_write'),
+        ('_key_stats', 'keytide_added', 'AFTER INSERT', 'keytide_stats_added:key_stats'),
+        ('_key_stats', 'keytide_delete', 'BEFORE DELETE', 'keytide_stats_delete:key_stats'),
+        ('_key_stats', 'keytide_truncate', 'BEFORE TRUNCATE', 'keytide_stats_delete:key_stats'),
+        ('_client_tokens', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_tokens_write'),
+        ('_client_tokens', 'keytide_added', 'AFTER INSERT OR UPDATE OF token', 'keytide_tokens_added'),
+        ('_client_tokens', 'keytide_delete', 'BEFORE DELETE', 'keytide_tokens_delete'),
+        ('_client_tokens', 'keytide_truncate', 'BEFORE TRUNCATE', 'keytide_tokens_delete'),
+        ('_global_stats', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_totals_write'),
+        ('_global_stats', 'keytide_added', 'AFTER INSERT', 'keytide_stats_added:global'),
+        ('_global_stats', 'keytide_delete', 'BEFORE DELETE', 'keytide_stats_delete:global'),
+        ('_global_stats', 'keytide_truncate', 'BEFORE TRUNCATE', 'keytide_stats_delete:global'),
+        ('_model_stats', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_totals_write'),
+        ('_model_stats', 'keytide_added', 'AFTER INSERT', 'keytide_stats_added:model'),
+        ('_model_stats', 'keytide_delete', 'BEFORE DELETE', 'keytide_stats_delete:model'),
+        ('_model_stats', 'keytide_truncate', 'BEFORE TRUNCATE', 'keytide_stats_delete:model'),
+        ('_model_hourly', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_hours_write')
+$$;
+
+-- What keeps a provider from being replicated; empty if nothing does.
+CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LANGUAGE sql STABLE AS $$
+    WITH tables AS (
+        SELECT u.part, u.columns, to_regclass(format('public.%I', prefix || u.part)) AS rel FROM public.keytide_uniques() u
+    ), attributes AS (
+        SELECT t.part, a.attname::text AS name, split_part(format_type(a.atttypid, NULL), '(', 1) AS type
+        FROM tables t JOIN pg_attribute a ON a.attrelid = t.rel AND a.attnum > 0 AND NOT a.attisdropped
+    ), uniques AS (
+        SELECT t.part, ARRAY(SELECT a.attname::text FROM pg_attribute a
+                             WHERE a.attrelid = t.rel AND a.attnum = ANY (i.indkey::smallint[]) ORDER BY 1) AS columns
+        FROM tables t JOIN pg_index i ON i.indrelid = t.rel
+        WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+    ), problems AS (
+        SELECT 1 AS o, 'table ' || prefix || t.part AS what FROM tables t WHERE t.rel IS NULL
+        UNION ALL
+        SELECT 2, CASE WHEN a.name IS NULL THEN format('column %s%s.%s', prefix, c.part, c.name)
+                       ELSE format('column %s%s.%s of type %s instead of %s', prefix, c.part, c.name, a.type, c.types[1]) END
+        FROM public.keytide_columns() c JOIN tables t ON t.part = c.part AND t.rel IS NOT NULL
+        LEFT JOIN attributes a ON a.part = c.part AND a.name = c.name
+        WHERE a.name IS NULL OR a.type <> ALL (c.types)
+        UNION ALL
+        SELECT 3, format('unique index on %s%s (%s)', prefix, t.part, array_to_string(t.columns, ', '))
+        FROM tables t WHERE t.rel IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM uniques u WHERE u.part = t.part AND u.columns = t.columns)
+        UNION ALL
+        SELECT 4, format('trigger %s on %s%s', g.name, prefix, g.part)
+        FROM public.keytide_triggers() g JOIN tables t ON t.part = g.part AND t.rel IS NOT NULL
+        WHERE NOT EXISTS (SELECT 1 FROM pg_trigger p
+                          WHERE p.tgrelid = t.rel AND p.tgname = g.name AND p.tgenabled IN ('O', 'A'))
+    )
+    SELECT coalesce(array_agg(what ORDER BY o, what), '{}') FROM problems
+$$;
+
+-- Closes a table to the roles that Supabase serves to anybody.
+CREATE OR REPLACE FUNCTION public.keytide_close(relation regclass) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    who text;
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+    EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC', relation);
+    FOR who IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM %I', relation, who);
+    END LOOP;
+END $$;
+
+-- Makes what depends on what is there already: unique indexes, columns that may be empty, triggers, rights.
+CREATE OR REPLACE FUNCTION public.keytide_install(prefix text, provider text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    one record;
+    twice bigint;
+    tail text;
+BEGIN
+    FOR one IN
+        SELECT u.part, u.columns, to_regclass(format('public.%I', prefix || u.part)) AS rel
+        FROM public.keytide_uniques() u
+    LOOP
+        PERFORM public.keytide_close(one.rel);
+        CONTINUE WHEN EXISTS (
+            SELECT 1 FROM pg_index i
+            WHERE i.indrelid = one.rel AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+              AND one.columns = ARRAY(SELECT a.attname::text FROM pg_attribute a
+                  WHERE a.attrelid = one.rel AND a.attnum = ANY (i.indkey::smallint[]) ORDER BY 1));
+        EXECUTE format('SELECT count(*) FROM (SELECT 1 FROM %s GROUP BY %s HAVING count(*) > 1) d', one.rel,
+                       array_to_string(one.columns, ', ')) INTO twice;
+        IF twice > 0 THEN
+            RAISE WARNING '% (%) holds % values more than once: merge those rows, then run this again; until then the provider % is not replicated',
+                one.rel, array_to_string(one.columns, ', '), twice, provider;
+        ELSE
+            EXECUTE format('CREATE UNIQUE INDEX %I ON %s (%s)', prefix || one.part || '_unique', one.rel,
+                           array_to_string(one.columns, ', '));
+        END IF;
+    END LOOP;
+
+    -- keytide leaves empty what it does not know.
+    FOR one IN
+        SELECT a.attrelid::regclass AS rel, a.attname
+        FROM public.keytide_columns() c
+        JOIN pg_attribute a ON a.attrelid = to_regclass(format('public.%I', prefix || c.part)) AND a.attname = c.name
+        WHERE a.attnotnull AND c.name IN ('username', 'name', 'expires_at', 'failed_until', 'disabled_until', 'last_used',
+                                          'last_success', 'last_failure')
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', one.rel, one.attname);
+    END LOOP;
+
+    FOR one IN SELECT * FROM public.keytide_triggers() LOOP
+        tail := CASE WHEN one.event LIKE '%TRUNCATE' THEN 'FOR EACH STATEMENT' ELSE 'FOR EACH ROW' END;
+        IF one.event LIKE 'AFTER INSERT OR UPDATE OF%' THEN
+            -- One for each, since only one of them may look at what was.
+            EXECUTE format('DROP TRIGGER IF EXISTS %I ON public.%I', one.name || '_anew', prefix || one.part);
+            EXECUTE format(
+                'CREATE TRIGGER %I AFTER UPDATE ON public.%I FOR EACH ROW WHEN (old.%3$I IS DISTINCT FROM new.%3$I AND '
+                'pg_catalog.current_setting(''keytide.writer'', true) IS DISTINCT FROM ''on'') EXECUTE FUNCTION public.%I(%L)',
+                one.name || '_anew', prefix || one.part, split_part(one.event, ' OF ', 2), one.call, prefix);
+            one.event := 'AFTER INSERT';
+        END IF;
+        EXECUTE format('DROP TRIGGER IF EXISTS %I ON public.%I', one.name, prefix || one.part);
+        EXECUTE format(
+            'CREATE TRIGGER %I %s ON public.%I %s WHEN (pg_catalog.current_setting(''keytide.writer'', true) '
+            'IS DISTINCT FROM ''on'') EXECUTE FUNCTION public.%I(%L, %L)',
+            one.name, one.event, prefix || one.part, tail, split_part(one.call, ':', 1), prefix, split_part(one.call, ':', 2));
+    END LOOP;
+
+    INSERT INTO public.keytide_reports (kind, table_name)
+    SELECT k.kind, prefix || u.part FROM public.keytide_uniques() u, (VALUES ('counter_lowered'), ('unreadable')) k (kind)
+    ON CONFLICT DO NOTHING;
+END $$;

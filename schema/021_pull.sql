@@ -1,0 +1,172 @@
+-- What has changed: keytide_pull reads, in one snapshot, and writes nothing.
+
+SET client_min_messages = warning;
+
+-- One list of a page: rows as JSON in order of their `place`, a text that orders bytewise.
+-- A row belongs to it unless the cursor's snapshot saw its last change; for rows in the state lane the index on
+-- state_xid helps, since all that a snapshot did not see is at or above its xmin.
+CREATE OR REPLACE FUNCTION public.keytide_page(
+    list text, stream text, provider text, cursor pg_snapshot, after text, most integer, installed timestamptz,
+    OUT rows jsonb, OUT found bigint, OUT last text
+) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    source text;
+    lane text := CASE WHEN list IN ('gone', 'keys', 'tokens') THEN 'state_xid' ELSE 'stats_xid' END;
+BEGIN
+    source := CASE list
+    WHEN 'gone' THEN $q$
+        SELECT t.kind || ':' || t.id AS place, t.state_xid AS xid,
+            jsonb_build_object('t', t.kind, 'id', t.id, 'v', t.version) AS j
+        FROM public.keytide_tombstones t WHERE t.stream = $1$q$
+    WHEN 'keys' THEN format($q$
+        SELECT t.api_key AS place, t.state_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
+            'k', t.api_key, 'a', t.added_v, 'c', public.keytide_ms(coalesce(t.created_at, $6)),
+            'u', CASE WHEN t.username NOT IN ('', 'N/A') THEN t.username END, 'uv', t.username_v,
+            'n', nullif(t.note, ''), 'nv', t.note_v, 'x', public.keytide_ms(p.x), 'xv', t.expires_v,
+            'w', CASE WHEN t.weight <> 1 THEN least(greatest(t.weight, 1), 65535) END, 'wv', t.weight_v,
+            'e', CASE WHEN NOT p.e THEN false END, 'ev', t.enabled_v,
+            'd', public.keytide_ms(t.disabled_until), 'dv', t.disabled_v,
+            'h', CASE WHEN t.health_epoch IS NOT NULL OR p.f IS NOT NULL OR t.consecutive_failures > 0 OR t.auth_failures > 0
+                        OR t.server_failures > 0 OR t.needs_verification
+                 THEN jsonb_build_object(
+                    'e', coalesce(t.health_epoch, t.added_v), 'f', public.keytide_ms(p.f), 'c', t.fail_cause,
+                    'n', CASE WHEN t.consecutive_failures > 0 THEN t.consecutive_failures END,
+                    'a', CASE WHEN t.auth_failures > 0 THEN t.auth_failures END,
+                    's', CASE WHEN t.server_failures > 0 THEN t.server_failures END,
+                    'v', CASE WHEN t.needs_verification THEN true END) END)) AS j
+        FROM public.%I t
+        -- What the row means: of one that nobody has touched since the schema came, its status says so.
+        CROSS JOIN LATERAL (SELECT
+            coalesce(t.enabled, NOT coalesce(t.status = 'disabled' AND t.disabled_until IS NULL, false)) AS e,
+            CASE WHEN t.enabled IS NULL AND t.status = 'expired' THEN coalesce(t.expires_at, $6) ELSE t.expires_at END AS x,
+            CASE WHEN t.enabled IS NULL AND t.status = 'failed' THEN coalesce(t.failed_until, $6 + '1 hour'::interval)
+                 ELSE t.failed_until END AS f) p$q$, stream || '_keys')
+    WHEN 'tokens' THEN format($q$
+        SELECT t.token AS place, t.state_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
+            'k', t.token, 'a', t.added_v, 'c', public.keytide_ms(coalesce(t.created_at, $6)), 'n', nullif(t.name, ''),
+            'nv', t.name_v, 'x', public.keytide_ms(t.expires_at), 'xv', t.expires_v,
+            'm', public.keytide_names(t.allowed_models), 'mv', t.models_v,
+            'r', CASE WHEN t.requests_per_minute >= 0 THEN t.requests_per_minute END, 'rv', t.rpm_v)) AS j
+        FROM public.%I t$q$, stream || '_client_tokens')
+    WHEN 'key_stats' THEN format($q$
+        SELECT t.api_key AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
+            'k', t.api_key, 's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
+            'o', nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0),
+            'lu', public.keytide_ms(t.last_used), 'ls', public.keytide_ms(t.last_success),
+            'lf', public.keytide_ms(t.last_failure))) AS j
+        FROM public.%I t$q$, stream || '_key_stats')
+    WHEN 'token_stats' THEN format($q$
+        SELECT t.token AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
+            'k', t.token, 's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
+            'o', nullif(greatest(t.request_count - t.success_count - t.failure_count, 0), 0),
+            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0), 'lu', public.keytide_ms(t.last_used))) AS j
+        FROM public.%I t$q$, stream || '_client_tokens')
+    WHEN 'models' THEN format($q$
+        SELECT t.model AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
+            'm', t.model, 's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
+            'o', nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0),
+            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0), 'lu', public.keytide_ms(t.last_used))) AS j
+        FROM public.%I t WHERE t.provider = $2$q$, stream || '_model_stats')
+    WHEN 'hours' THEN format($q$
+        SELECT lpad(p.h::text, 10, '0') || ':' || t.model AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
+            'h', p.h, 'm', t.model, 's', nullif(t.success, 0), 'f', nullif(t.failure, 0),
+            'o', nullif(greatest(t.requests - coalesce(t.success, 0) - coalesce(t.failure, 0), 0), 0),
+            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0))) AS j
+        FROM public.%I t
+        CROSS JOIN LATERAL (SELECT public.keytide_ms(t.hour) / 3600000 AS h) p
+        WHERE t.provider = $2 AND t.model IS NOT NULL AND p.h BETWEEN 0 AND 4294967295$q$, stream || '_model_hourly')
+    WHEN 'global' THEN format($q$
+        SELECT t.id AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
+            's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
+            'o', nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0),
+            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0), 'lu', public.keytide_ms(t.last_used))) AS j
+        FROM public.%I t WHERE t.id = 'global'$q$, stream || '_global_stats')
+    WHEN 'streams' THEN $q$
+        SELECT t.instance::text AS place, t.stats_xid AS xid,
+            jsonb_build_object('i', t.instance, 's', t.last_seq, 'g', t.digest) AS j
+        FROM public.keytide_streams t WHERE t.stream = $1 AND t.last_seq > 0$q$
+    END;
+    -- The conditions go in where the planner can use them.
+    source := source || CASE WHEN source LIKE '%WHERE%' AND list NOT IN ('keys') THEN ' AND ' ELSE ' WHERE ' END
+        || format('($3 IS NULL OR NOT pg_visible_in_snapshot(t.%1$I, $3) AND t.%1$I >= pg_snapshot_xmin($3))', lane);
+    EXECUTE format($q$
+        SELECT coalesce(jsonb_agg(j ORDER BY place COLLATE "C"), '[]'), count(*), max(place COLLATE "C")
+        FROM (SELECT place, j FROM (%s) r WHERE $4 IS NULL OR place COLLATE "C" > $4 ORDER BY place COLLATE "C" LIMIT $5) p$q$, source)
+    INTO rows, found, last USING stream, provider, cursor, after, most, installed;
+END $$;
+
+-- The texts of a list, if it is one; NULL for none, which means all.
+CREATE OR REPLACE FUNCTION public.keytide_names(list jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN jsonb_typeof(list) = 'array' THEN
+        (SELECT jsonb_agg(v) FROM jsonb_array_elements(list) v WHERE jsonb_typeof(v) = 'string') END
+$$;
+
+CREATE OR REPLACE FUNCTION public.keytide_pull(request jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    me uuid;
+    settings record;
+    held record;
+    ask jsonb;
+    page jsonb;
+    pages jsonb := '[]';
+    lists text[];
+    rows jsonb;
+    next jsonb;
+    part record;
+    missing jsonb := '{}';
+    lefts integer;
+    from_list integer;
+    after text;
+    cursor pg_snapshot;
+    of_stream text;
+BEGIN
+    IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
+        RETURN public.keytide_greeting() || jsonb_build_object(
+            'status', 'unsupported', 'snapshot', pg_current_snapshot()::text, 'pages', '[]'::jsonb);
+    END IF;
+    me := (request ->> 'instance')::uuid;
+    SELECT installed_at, swept INTO settings FROM public.keytide_settings;
+    FOR ask IN SELECT v FROM public.keytide_list(request -> 'asks') ORDER BY pos LOOP
+        of_stream := ask ->> 'stream';
+        page := jsonb_build_object('stream', of_stream, 'lane', ask -> 'lane', 'swept', settings.swept);
+        IF NOT missing ? of_stream THEN
+            missing := missing || jsonb_build_object(of_stream,
+                of_stream !~ '^[a-z][a-z0-9_]{0,40}$' OR public.keytide_missing(of_stream) <> '{}');
+        END IF;
+        IF missing -> of_stream = 'true' THEN
+            pages := pages || (page || '{"missing": true}');
+            CONTINUE;
+        END IF;
+        SELECT s.last_seq, s.digest, s.answer INTO held
+        FROM public.keytide_streams s WHERE s.instance = me AND s.stream = of_stream;
+        page := page || jsonb_build_object(
+            'seq', coalesce(held.last_seq, 0), 'digest', coalesce(held.digest, ''), 'answer', coalesce(held.answer, '{}'));
+
+        lists := CASE WHEN ask ->> 'lane' = 'state' THEN '{gone,keys,tokens}'
+                      ELSE '{key_stats,token_stats,models,hours,global,streams}' END;
+        cursor := (ask ->> 'cursor')::pg_snapshot;
+        lefts := coalesce(public.keytide_int(ask -> 'limit', 1, 10000), 1000);
+        from_list := coalesce(public.keytide_int(ask -> 'after' -> 0, 1, cardinality(lists)), 1);
+        after := ask -> 'after' ->> 1;
+        rows := '{}';
+        next := 'null';
+        FOR at IN from_list .. cardinality(lists) LOOP
+            part := public.keytide_page(lists[at], of_stream, ask ->> 'provider', cursor, after, lefts, settings.installed_at);
+            after := NULL;
+            IF part.found > 0 THEN
+                rows := rows || jsonb_build_object(
+                    lists[at], CASE WHEN lists[at] = 'global' THEN part.rows -> 0 ELSE part.rows END);
+            END IF;
+            lefts := lefts - part.found;
+            IF lefts <= 0 THEN
+                -- Perhaps there is more; the next page says so.
+                IF at < cardinality(lists) OR lists[at] = 'streams' THEN next := jsonb_build_array(at, part.last); END IF;
+                EXIT;
+            END IF;
+        END LOOP;
+        pages := pages || (page || jsonb_build_object('rows', rows, 'next', next));
+    END LOOP;
+    RETURN public.keytide_greeting() || jsonb_build_object(
+        'status', 'ok', 'snapshot', pg_current_snapshot()::text, 'pages', pages);
+END $$;

@@ -1,0 +1,191 @@
+-- Greeting, sizes, retention, and making another database the hub.
+
+SET client_min_messages = warning;
+
+CREATE OR REPLACE FUNCTION public.keytide_hello(request jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    missing jsonb;
+BEGIN
+    IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
+        RETURN public.keytide_greeting() || '{"status": "unsupported", "speaks": [1]}';
+    END IF;
+    IF current_setting('transaction_read_only') = 'off' THEN
+        INSERT INTO public.keytide_instances AS i (id, name, version, clock_offset)
+        VALUES ((request ->> 'instance')::uuid, coalesce(public.keytide_text(request -> 'name', 200), ''),
+                coalesce(public.keytide_text(request -> 'version', 50), ''),
+                coalesce(public.keytide_int(request -> 'now', 0, 253402300799000) - public.keytide_ms(clock_timestamp()), 0))
+        ON CONFLICT (id) DO UPDATE
+        SET name = excluded.name, version = excluded.version, clock_offset = excluded.clock_offset, last_seen = now();
+    END IF;
+    SELECT coalesce(jsonb_agg(jsonb_build_object('stream', m.stream, 'what', m.what) ORDER BY m.pos), '[]') INTO missing
+    FROM (
+        SELECT l.pos, l.v #>> '{}' AS stream,
+            CASE WHEN l.v #>> '{}' ~ '^[a-z][a-z0-9_]{0,40}$' THEN public.keytide_missing(l.v #>> '{}')
+                 ELSE ARRAY['a table prefix'] END AS what
+        FROM public.keytide_list(request -> 'streams') l
+    ) m WHERE m.what <> '{}';
+    RETURN public.keytide_greeting() || jsonb_build_object(
+        'status', 'ok', 'speaks', '[1]'::jsonb, 'missing', missing,
+        'instances', coalesce((
+            SELECT jsonb_agg(jsonb_build_object(
+                'id', i.id, 'name', i.name, 'version', i.version, 'first_seen', public.keytide_ms(i.first_seen),
+                'last_seen', public.keytide_ms(i.last_seen), 'clock_offset', i.clock_offset) ORDER BY i.last_seen DESC, i.id)
+            FROM (SELECT * FROM public.keytide_instances ORDER BY last_seen DESC, id LIMIT 1000) i), '[]'));
+END $$;
+
+-- Bytes of every table of the database, since all of them count.
+CREATE OR REPLACE FUNCTION public.keytide_sizes(request jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
+        RETURN public.keytide_greeting() || '{"status": "unsupported"}';
+    END IF;
+    RETURN public.keytide_greeting() || jsonb_build_object(
+        'status', 'ok', 'database', pg_database_size(current_database()),
+        'tables', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'schema', t.nspname, 'name', t.relname, 'rows', greatest(t.reltuples, 0)::bigint, 'heap', t.heap,
+                'index', t.index, 'toast', t.toast, 'dead', t.dead) ORDER BY t.heap + t.index + t.toast DESC, t.relname), '[]')
+            FROM (
+                SELECT n.nspname, c.relname, c.reltuples, pg_relation_size(c.oid) AS heap, pg_indexes_size(c.oid) AS index,
+                    coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast,
+                    coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead
+                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+                ORDER BY pg_total_relation_size(c.oid) DESC LIMIT 200
+            ) t),
+        'reports', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'kind', r.kind, 'table', r.table_name, 'count', r.count, 'last_at', public.keytide_ms(r.last_at))
+                ORDER BY r.table_name, r.kind), '[]')
+            FROM public.keytide_reports r WHERE r.count > 0));
+END $$;
+
+-- Forgets what is kept for 30 days and older, some rows at a time, one caller at a time.
+CREATE OR REPLACE FUNCTION public.keytide_retain(request jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    horizon timestamptz := now() - '30 days'::interval;
+    most constant integer := 5000;
+    buried bigint;
+    hours bigint := 0;
+    moved bigint;
+    one record;
+BEGIN
+    IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
+        RETURN public.keytide_greeting() || '{"status": "unsupported"}';
+    ELSIF current_setting('transaction_read_only') = 'on' THEN
+        RETURN public.keytide_greeting() || '{"status": "read_only"}';
+    ELSIF NOT pg_try_advisory_xact_lock(hashtextextended('keytide retain', 0)) THEN
+        RETURN public.keytide_greeting() || '{"status": "busy"}';
+    END IF;
+    -- Revoked tokens are remembered for good.
+    DELETE FROM public.keytide_tombstones t USING (
+        SELECT stream, kind, id FROM public.keytide_tombstones WHERE kind <> 'token' AND deleted_at < horizon LIMIT most
+    ) d WHERE (t.stream, t.kind, t.id) = (d.stream, d.kind, d.id);
+    GET DIAGNOSTICS buried = ROW_COUNT;
+    IF buried > 0 THEN
+        UPDATE public.keytide_settings SET swept = greatest(swept, (public.keytide_ms(horizon) * 1000) << 10);
+    END IF;
+    PERFORM set_config('keytide.writer', 'on', true);
+    FOR one IN SELECT p.stream FROM public.keytide_providers p ORDER BY p.stream LOOP
+        CONTINUE WHEN to_regclass(format('public.%I', one.stream || '_model_hourly')) IS NULL;
+        EXECUTE format($q$DELETE FROM public.%1$I WHERE id IN (
+            SELECT id FROM public.%1$I WHERE hour < $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)$q$, one.stream || '_model_hourly')
+        USING horizon, most;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        hours := hours + moved;
+    END LOOP;
+    PERFORM set_config('keytide.writer', '', true);
+    RETURN public.keytide_greeting() || jsonb_build_object(
+        'status', 'ok', 'tombstones', buried, 'hours', hours, 'more', buried = most OR hours >= most);
+END $$;
+
+-- Stamps that lie ahead of this cluster's transactions: after a dump and a restore nobody would see those rows change.
+-- Some at a time; returns how many are left.
+CREATE OR REPLACE FUNCTION public.keytide_restamp(most integer) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    one record;
+    moved bigint;
+    missed bigint := 0;
+    present xid8 := pg_current_xact_id();
+BEGIN
+    FOR one IN
+        SELECT a.attrelid::regclass AS rel, a.attname AS name
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attname IN ('state_xid', 'stats_xid')
+          AND NOT a.attisdropped AND (c.relname IN ('keytide_streams', 'keytide_tombstones') OR EXISTS (
+              SELECT 1 FROM public.keytide_providers p, public.keytide_uniques() u WHERE c.relname = p.stream || u.part))
+        ORDER BY 1, 2
+    LOOP
+        moved := 0;
+        IF most > 0 THEN
+            EXECUTE format('UPDATE %1$s SET %2$I = $1 WHERE ctid = ANY (ARRAY(SELECT ctid FROM %1$s WHERE %2$I > $1 LIMIT $2 FOR UPDATE))',
+                           one.rel, one.name) USING present, most;
+            GET DIAGNOSTICS moved = ROW_COUNT;
+            most := most - moved;
+        END IF;
+        EXECUTE format('SELECT count(*) FROM %s WHERE %I > $1', one.rel, one.name) INTO moved USING present;
+        missed := missed + moved;
+    END LOOP;
+    RETURN missed;
+END $$;
+
+-- Makes this database the hub that an instance knew before: see AdoptRequest in src/replica/wire.rs.
+CREATE OR REPLACE FUNCTION public.keytide_adopt(request jsonb) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    me uuid := (request ->> 'instance')::uuid;
+    step text := request ->> 'step';
+    was jsonb := request -> 'was';
+    to_stream text := coalesce(request ->> 'stream', '');
+    greeting jsonb := public.keytide_greeting();
+    lock record;
+    batch jsonb := coalesce(request -> 'rows', '{}');
+    missing text[];
+    unstamped bigint := 0;
+BEGIN
+    IF current_setting('transaction_read_only') = 'on' THEN
+        RETURN greeting || '{"status": "read_only"}';
+    END IF;
+    SELECT adopter, adopt_until INTO lock FROM public.keytide_settings FOR UPDATE;
+    IF EXISTS (SELECT 1 FROM public.keytide_lineage l WHERE l.hub_id = (was ->> 'id')::uuid AND l.system = was ->> 'system'
+                   AND l.timeline = (was ->> 'timeline')::bigint)
+        OR greeting -> 'hub' @> was THEN
+        RETURN greeting || '{"status": "adopted"}';
+    END IF;
+    IF lock.adopter IS DISTINCT FROM me AND (lock.adopt_until > clock_timestamp() OR step IS DISTINCT FROM 'begin') THEN
+        RETURN greeting || jsonb_build_object('status', 'busy', 'by', lock.adopter, 'until', public.keytide_ms(lock.adopt_until));
+    END IF;
+    UPDATE public.keytide_settings SET adopter = me, adopt_until = clock_timestamp() + '10 minutes'::interval;
+
+    IF step = 'rows' OR step = 'end' AND to_stream <> '' THEN
+        missing := CASE WHEN to_stream ~ '^[a-z][a-z0-9_]{0,40}$' THEN public.keytide_missing(to_stream) ELSE ARRAY['a table prefix'] END;
+        IF missing <> '{}' THEN
+            RETURN greeting || jsonb_build_object('status', 'missing',
+                'missing', jsonb_build_array(jsonb_build_object('stream', to_stream, 'what', missing)));
+        END IF;
+        -- What the instance knows is to be there again.
+        batch := batch || jsonb_build_object(
+            'keys', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'keys')),
+            'tokens', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'tokens')));
+        PERFORM set_config('keytide.writer', 'on', true);
+        PERFORM public.keytide_apply(to_stream, request ->> 'provider', batch, true);
+        PERFORM set_config('keytide.writer', '', true);
+        INSERT INTO public.keytide_streams AS s (instance, stream, last_seq, digest, answer, stats_xid)
+        SELECT (v ->> 'i')::uuid, to_stream, public.keytide_int(v -> 's', 0, 9223372036854775807), coalesce(v ->> 'g', ''),
+               '{}', pg_current_xact_id()
+        FROM public.keytide_list(batch -> 'streams')
+        ON CONFLICT (instance, stream) DO UPDATE
+        SET last_seq = excluded.last_seq, digest = excluded.digest, answer = '{}', stats_xid = excluded.stats_xid, updated_at = now()
+        WHERE s.last_seq < excluded.last_seq;
+    ELSIF step = 'restamp' THEN
+        unstamped := public.keytide_restamp(5000);
+    END IF;
+    IF step = 'end' THEN
+        INSERT INTO public.keytide_lineage (hub_id, system, timeline, adopted_by)
+        VALUES ((was ->> 'id')::uuid, was ->> 'system', (was ->> 'timeline')::bigint, me);
+        UPDATE public.keytide_settings SET adopter = NULL, adopt_until = NULL;
+    END IF;
+    RETURN greeting || jsonb_build_object('status', 'ok', 'left', unstamped);
+END $$;
