@@ -16,6 +16,7 @@ mod outcomes;
 mod pg;
 mod process;
 mod reaching;
+mod replication;
 mod scripted;
 mod sdk;
 mod signals;

@@ -71,12 +71,9 @@ impl Shared {
             let mut buffer = vec![0; 64 << 10];
             while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
                 let text = String::from_utf8_lossy(&buffer[..length]);
-                let mut wanted = this.doomed.lock().unwrap();
-                if wanted.as_ref().is_some_and(|wanted| text.contains(wanted.as_str())) {
-                    *wanted = None;
+                if this.doomed.lock().unwrap().take_if(|wanted| text.contains(wanted.as_str())).is_some() {
                     seen.store(true, Ordering::SeqCst);
                 }
-                drop(wanted);
                 if to_server.write_all(&buffer[..length]).await.is_err() {
                     break;
                 }
