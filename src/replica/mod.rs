@@ -5,5 +5,7 @@
 //! - `protocol` decides what is asked and what the answers mean, without I/O.
 
 pub mod protocol;
+#[cfg(test)]
+mod simulator;
 pub mod transport;
 pub mod wire;
