@@ -91,6 +91,8 @@ pub struct Instance {
     pub cut_off: bool,
     /// A call that is on its way, and its answer when that is.
     pub waiting: Option<(Call, Option<String>)>,
+    /// When it was sent.
+    sent: i64,
     pub notes: Vec<Note>,
 }
 
@@ -208,6 +210,7 @@ impl World {
             skew,
             cut_off: false,
             waiting: None,
+            sent: 0,
             notes: Vec::new(),
         };
         self.instances.push(instance);
@@ -311,10 +314,12 @@ impl World {
                 self.say(|| format!("{at} calls {} {}", call.function.name(), call.request));
             }
             self.instances[at].waiting = call.map(|call| (call, None));
+            self.instances[at].sent = self.now;
             return Ok(going);
         };
         if let Some(body) = answer {
-            let (fresh, took) = (self.uuid(), Duration::from_millis(20));
+            let took = u64::try_from(self.now - self.instances[at].sent).unwrap_or(0);
+            let (fresh, took) = (self.uuid(), Duration::from_millis(took));
             self.say(|| format!("{at} hears {body}"));
             self.work(at, |machine, shelf, now| {
                 machine.answered(shelf, call.id, &body, took, now, fresh).map(|outcome| ((), outcome))
