@@ -3,8 +3,10 @@
 //! - `wire` is the JSON of the hub's five functions;
 //! - `transport` carries one call to one of them and back: over Postgres's own protocol (`postgres`) or over its
 //!   REST API (`rest`); `route` chooses;
-//! - `protocol` decides what is asked and what the answers mean, without I/O;
+//! - `protocol` decides what is asked and what the answers mean, without I/O; a simulator runs it through crashes,
+//!   losses and partitions;
 //! - `replicator` is the task that goes through rounds, `pace` says when they are due;
+//! - `schema` is the hub's side, as SQL: printed, applied, checked;
 //! - `status` is what an operator is told, `words` how it is said.
 
 pub mod pace;
@@ -13,6 +15,9 @@ pub mod protocol;
 pub mod replicator;
 pub mod rest;
 pub mod route;
+pub mod schema;
+#[cfg(test)]
+mod simulator;
 mod sqlstate;
 pub mod status;
 mod tls;

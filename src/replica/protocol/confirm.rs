@@ -66,7 +66,11 @@ impl Stream<'_> {
         if told_off {
             // Counted, and in a row that will not come back.
             self.put_inflight(id, inflight)?;
-            let view = self.shelf.view(self.provider, id)?.minus(&tally);
+            let (mut view, own) = (self.shelf.view(self.provider, id)?.minus(&tally), self.own(id)?);
+            if view.minus(&own).counts_nothing() {
+                // Dates have no minus: without a base, what is left is this instance's.
+                view = own;
+            }
             return self.show(id, &view);
         }
         let mut sum = tally;
@@ -173,7 +177,9 @@ impl Stream<'_> {
             }
         }
         self.shelf.put_token(self.provider, id, &entry)?;
-        self.soil(Row::Token(id), Dirty { added: row.add, gone: false, changed: true })
+        self.soil(Row::Token(id), Dirty { added: row.add, gone: false, changed: true })?;
+        self.effect(|provider| Effect::TokenPut { provider, id, entry: Box::new(entry) });
+        Ok(())
     }
 
     fn restamp_gone(&mut self, row: &GoneRow) -> Result<()> {

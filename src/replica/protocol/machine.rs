@@ -130,7 +130,9 @@ impl Machine {
         round: &mut Round,
         out: &mut Outcome,
     ) -> Result<Option<Call>> {
-        if round.hello {
+        // Nothing is sealed before the hub's clock is known: dates in a batch are the hub's.
+        let met = shelf.note(&document::hub_name(&self.hub.name))?.is_some();
+        if round.hello || !met {
             round.hello = false;
             return self.hello(shelf, now).map(Some);
         }
@@ -404,7 +406,8 @@ impl Machine {
             self.stamps.set_offset_ms(offset);
         }
         // Written only when it matters: every round would otherwise be a commit.
-        if offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
+        let first = shelf.note(&document::hub_name(&self.hub.name))?.is_none();
+        if first || offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
             document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured })?;
         }
         Ok(())

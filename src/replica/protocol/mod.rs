@@ -31,7 +31,7 @@ mod seal;
 mod state;
 mod status;
 mod stream;
-mod text;
+pub(in crate::replica) mod text;
 
 use uuid::Uuid;
 

@@ -1,0 +1,95 @@
+//! Worlds of instances, a network and a hub, each made from a seed, in which everything goes wrong that can; and
+//! what has to be true when it has stopped.
+//!
+//! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full.
+
+mod hub;
+mod local;
+mod oracle;
+pub mod sabotage;
+mod shelf;
+mod story;
+mod world;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use sabotage::Sabotage;
+
+/// Lives one world through; what went wrong.
+fn live(seed: u64, traced: bool) -> (Result<(), String>, Vec<String>) {
+    let mut trace = Vec::new();
+    let lived = catch_unwind(AssertUnwindSafe(|| story::live(seed, traced, &mut trace)));
+    let result = lived.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(format!("panicked: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?")))
+    });
+    (result, trace)
+}
+
+fn tell(seed: u64, error: &str) -> String {
+    format!(
+        "seed {seed}: {error}\n  to see it: SIM_SEED={seed} cargo test --lib simulator::worlds -- --nocapture"
+    )
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn worlds() {
+    if let Some(seed) = number("SIM_SEED") {
+        let (result, trace) = live(seed, true);
+        trace.iter().for_each(|line| println!("{line}"));
+        assert_eq!(result, Ok(()), "seed {seed}");
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(1000);
+    let next = AtomicU64::new(1);
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut failed = Vec::new();
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed > seeds || failed.len() >= 3 {
+                            return failed;
+                        }
+                        if let (Err(error), _) = live(seed, false) {
+                            failed.push(tell(seed, &error));
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn every_broken_rule_is_noticed() {
+    let most = number("SIM_SABOTAGE_SEEDS").unwrap_or(300);
+    let mut unnoticed = Vec::new();
+    std::panic::set_hook(Box::new(|_| {}));
+    for rule in sabotage::ALL.iter().copied() {
+        let noticed = (1..=most).find(|seed| broken(rule, *seed));
+        match noticed {
+            Some(seed) => println!("{rule:?}: seed {seed}"),
+            None => unnoticed.push(rule),
+        }
+    }
+    drop(std::panic::take_hook());
+    assert!(unnoticed.is_empty(), "nobody noticed {unnoticed:?} in {most} worlds");
+}
+
+fn broken(rule: Sabotage, seed: u64) -> bool {
+    sabotage::set(Some(rule));
+    let noticed = live(seed, false).0.is_err();
+    sabotage::set(None);
+    noticed
+}

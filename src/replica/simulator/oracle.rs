@@ -1,0 +1,212 @@
+//! What has to be true in the end, worked out from what was recorded and not from what was replicated.
+
+use std::collections::BTreeMap;
+
+use super::{
+    hub::{Numbers, Tables},
+    shelf::{MemoryShelf, digest},
+    world::{KEYS, PROVIDERS, TOKENS, World},
+};
+use crate::{
+    model::{CounterId, Hour, KeyId, Tally, TokenId},
+    replica::{
+        protocol::{
+            Note, Outcome,
+            text::{self, Shift},
+        },
+        wire::GoneKind,
+    },
+    store::shelf::Shelf,
+};
+
+pub type Five = [i64; 5];
+
+#[derive(Default)]
+pub struct Oracle {
+    /// Every increment that was durable on some instance.
+    pub counted: BTreeMap<(String, CounterId), Five>,
+    /// What other programs did, and what is known to be lost.
+    pub adjusted: BTreeMap<(String, CounterId), Five>,
+}
+
+fn five(tally: &Tally) -> Five {
+    [tally.success, tally.failure, tally.other, tally.prompt_tokens, tally.completion_tokens]
+}
+
+fn five_of(numbers: &Numbers) -> Five {
+    let sums = &numbers.sums;
+    [sums.s, sums.f, sums.o, sums.p, sums.q]
+}
+
+pub fn add(to: &mut Five, more: &Five, sign: i64) {
+    for (to, more) in to.iter_mut().zip(more) {
+        *to += sign * more;
+    }
+}
+
+pub struct Before;
+
+impl Oracle {
+    pub fn recorded(&mut self, provider: &str, id: &CounterId, tally: &Tally) {
+        add(self.counted.entry((provider.to_owned(), id.clone())).or_default(), &five(tally), 1);
+    }
+
+    pub fn note(&mut self, _at: usize, _note: &Note) {}
+
+    pub fn before(&self, _at: usize, _shelf: &MemoryShelf, _providers: usize) -> Before {
+        Before
+    }
+
+    pub fn after(&mut self, _before: Before, _outcome: &Outcome) {}
+}
+
+/// The hub's numbers by this side's names; of deleted rows too.
+pub fn hub_counters(
+    provider: &str,
+    tables: &Tables,
+) -> (BTreeMap<CounterId, Numbers>, BTreeMap<CounterId, Numbers>) {
+    let mut live = BTreeMap::new();
+    let mut retired = BTreeMap::new();
+    for (k, row) in &tables.key_stats {
+        live.insert(CounterId::Key(KeyId::derive(provider, k)), row.row.clone());
+    }
+    for (k, row) in &tables.token_stats {
+        live.insert(CounterId::Token(TokenId::derive(provider, k)), row.row.clone());
+    }
+    for (m, row) in &tables.models {
+        live.insert(CounterId::Model(m.as_str().into()), row.row.clone());
+    }
+    for ((h, m), row) in &tables.hours {
+        live.insert(CounterId::Hour(Hour(*h), m.as_str().into()), row.row.clone());
+    }
+    for row in tables.global.values() {
+        live.insert(CounterId::Total, row.row.clone());
+    }
+    for ((kind, id), numbers) in &tables.retired {
+        let key = KEYS.iter().find(|key| *kind == GoneKind::Key && text::hex(&digest(key)) == *id);
+        let token = TOKENS.iter().find(|token| *kind == GoneKind::Token && text::hex(&digest(token)) == *id);
+        if let Some(key) = key {
+            retired.insert(CounterId::Key(KeyId::derive(provider, key)), numbers.clone());
+        }
+        if let Some(token) = token {
+            retired.insert(CounterId::Token(TokenId::derive(provider, token)), numbers.clone());
+        }
+    }
+    (live, retired)
+}
+
+impl World {
+    pub fn check(&self) -> Result<(), String> {
+        for (provider, stream) in &PROVIDERS[..self.providers] {
+            let tables = &self.hub.db.tables[*stream];
+            let (live, retired) = hub_counters(provider, tables);
+            self.check_totals(provider, &live, &retired)?;
+            for at in 0..self.instances.len() {
+                self.check_instance(at, provider, tables, &live)
+                    .map_err(|error| format!("instance {at}, {provider}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_totals(
+        &self,
+        provider: &str,
+        live: &BTreeMap<CounterId, Numbers>,
+        retired: &BTreeMap<CounterId, Numbers>,
+    ) -> Result<(), String> {
+        let mut expected: BTreeMap<CounterId, Five> = BTreeMap::new();
+        for ((of, id), five) in self.oracle.counted.iter().chain(&self.oracle.adjusted) {
+            if of == provider {
+                add(expected.entry(id.clone()).or_default(), five, 1);
+            }
+        }
+        let oldest = self.now / 3_600_000 - 30 * 24 + 24;
+        let kept = |id: &CounterId| match id {
+            CounterId::Hour(hour, _) => i64::from(hour.0) > oldest,
+            _ => true,
+        };
+        let mut there: BTreeMap<CounterId, Five> = BTreeMap::new();
+        for (id, numbers) in live.iter().chain(retired) {
+            add(there.entry(id.clone()).or_default(), &five_of(numbers), 1);
+        }
+        for id in expected.keys().chain(there.keys()).filter(|id| kept(id)) {
+            let (expected, there) = (expected.get(id).copied(), there.get(id).copied());
+            if expected.unwrap_or_default() != there.unwrap_or_default() {
+                return Err(format!(
+                    "{provider}: the hub has {there:?} of {id:?}, and {expected:?} were counted"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_instance(
+        &self,
+        at: usize,
+        provider: &str,
+        tables: &Tables,
+        live: &BTreeMap<CounterId, Numbers>,
+    ) -> Result<(), String> {
+        let it = &self.instances[at];
+        let shelf = &it.shelf;
+        let all = usize::MAX;
+        let open = shelf.opens(provider, None, all).map_err(|error| error.to_string())?;
+        if !open.is_empty() {
+            return Err(format!("open at the end: {open:?}"));
+        }
+        let dirty = shelf.dirty(provider, None, all).unwrap();
+        if !dirty.is_empty() {
+            return Err(format!("dirty at the end: {dirty:?}"));
+        }
+        let inflight = shelf.inflights(provider, None, all).unwrap();
+        if inflight.iter().any(|(_, inflight)| !inflight.sealed.is_empty()) {
+            return Err(format!("sealed at the end: {inflight:?}"));
+        }
+        // Of rows that are no more there may be confirmed deltas, which their return will end.
+        let shift = Shift(it.stamps.offset_ms());
+        let views: BTreeMap<CounterId, Tally> =
+            shelf.views(provider, None, all).unwrap().into_iter().collect();
+        let oldest = self.now / 3_600_000 - 30 * 24 + 24;
+        for id in views.keys().chain(live.keys()) {
+            if matches!(id, CounterId::Hour(hour, _) if i64::from(hour.0) <= oldest) {
+                continue;
+            }
+            let here = views.get(id).copied().unwrap_or_default();
+            let there = live.get(id).cloned().unwrap_or_default();
+            if five(&here) != five_of(&there) || shift.out(here.last_used) != there.sums.lu {
+                return Err(format!("{id:?} is {here:?} here and {there:?} on the hub"));
+            }
+        }
+        let keys = shelf.keys(provider, None, all).unwrap();
+        if keys.len() != tables.keys.len() {
+            return Err(format!("{} keys here and {} on the hub", keys.len(), tables.keys.len()));
+        }
+        for (_, here) in keys {
+            let here = text::key_row(&here, false, shift);
+            let there = tables.keys.get(here.k.expose()).map(|row| text::key_row(&row.row, false, Shift(0)));
+            if there.as_ref() != Some(&here) {
+                return Err(format!("key {} is {here:?} here and {there:?} on the hub", here.k.expose()));
+            }
+        }
+        let tokens = shelf.tokens(provider, None, all).unwrap();
+        if tokens.len() != tables.tokens.len() {
+            return Err(format!("{} tokens here and {} on the hub", tokens.len(), tables.tokens.len()));
+        }
+        for (_, here) in tokens {
+            let here = text::token_row(&here, false, shift);
+            let there =
+                tables.tokens.get(here.k.expose()).map(|row| text::token_row(&row.row, false, Shift(0)));
+            if there.as_ref() != Some(&here) {
+                return Err(format!("a token is {here:?} here and {there:?} on the hub"));
+            }
+        }
+        if it.memory != super::world::Memory::of(shelf) {
+            return Err("memory and shelf differ".to_owned());
+        }
+        if shelf.len() > 5000 {
+            return Err(format!("{} rows on the shelf", shelf.len()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! Rules broken on purpose, one at a time, to show that the simulator notices.
+
+use std::cell::Cell;
+
+macro_rules! sabotages {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Sabotage {
+            $($(#[$doc])* $name,)*
+        }
+
+        pub const ALL: &[Sabotage] = &[$(Sabotage::$name,)*];
+    };
+}
+
+sabotages! {
+    /// A batch that was applied is applied again.
+    HubAppliesTwice,
+    /// A number is taken for a content.
+    HubIgnoresDigest,
+    /// Rows behind an open transaction stay hidden, and the cursor passes them.
+    HubBoundsAtXmin,
+    HubBelievesAnyClock,
+    HubDropsRetired,
+    HubIgnoresTombstones,
+    StateCreatesRows,
+    HubTakesWholeRows,
+    HubIgnoresEpochs,
+    /// Open deltas go out without being sealed first: what is sent again differs.
+    SealsAfterSending,
+    /// A confirmed delta leaves the view at its confirmation.
+    DropsConfirmedAtOnce,
+    /// A sealed delta is not part of the view that a row makes.
+    ForgetsSealed,
+    /// The next cursor is the last page's snapshot.
+    CursorOfLastPage,
+    /// A fork makes everything open again.
+    ForkKeepsEverything,
+    /// A fork drops what it had sealed.
+    ForkDropsEverything,
+    ForkKeepsId,
+    IgnoresRollback,
+    /// What the hub does not have is taken for deleted.
+    AbsenceIsDeletion,
+    /// What the hub does not have is kept for ever.
+    AbsenceIsNothing,
+    IgnoresHorizon,
+    /// A page that shows a batch does not confirm it.
+    PagesConfirmNothing,
+    IgnoresAnswers,
+    TakesWholeRows,
+    IgnoresEpochs,
+    IgnoresDeletions,
+    AddIsNotTold,
+    StateIsNotToldAgain,
+    DatesAreNotShifted,
+    BelievesAnyHub,
+    TakesUnawaitedAnswers,
+    StartSealsAsItsOwn,
+}
+
+thread_local! {
+    static BROKEN: Cell<Option<Sabotage>> = const { Cell::new(None) };
+}
+
+pub fn on(rule: Sabotage) -> bool {
+    BROKEN.get() == Some(rule)
+}
+
+pub fn set(rule: Option<Sabotage>) {
+    BROKEN.set(rule);
+}
