@@ -42,6 +42,8 @@ CREATE ROLE authenticator NOINHERIT LOGIN PASSWORD 'letmein';
 GRANT service_role, visitor TO authenticator;
 CREATE TABLE public.written (what text UNIQUE DEFERRABLE INITIALLY DEFERRED);
 GRANT ALL ON public.written TO keytide, service_role;
+CREATE FUNCTION public.die() RETURNS void LANGUAGE sql SECURITY DEFINER
+    AS 'SELECT pg_terminate_backend(pg_backend_pid())';
 CREATE FUNCTION public.act(request jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
     IF request ? 'write' THEN
@@ -55,7 +57,7 @@ BEGIN
         PERFORM pg_sleep((request ->> 'sleep')::float8);
     END IF;
     IF request ? 'die' THEN
-        PERFORM pg_terminate_backend(pg_backend_pid());
+        PERFORM public.die();
     END IF;
     IF request ? 'show' THEN
         RETURN jsonb_build_object('is', current_setting(request ->> 'show'));
