@@ -268,7 +268,7 @@ fn with_passwords() -> Options {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_directly() {
-    if skipped() {
+    if skipped(&["HUB_TESTS"]) {
         return;
     }
     run(async {
@@ -301,7 +301,7 @@ async fn postgres_directly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_through_pgbouncer() {
-    if skipped() {
+    if skipped(&["HUB_TESTS", "HUB_PGBOUNCER"]) {
         return;
     }
     run(async {
@@ -322,7 +322,7 @@ async fn postgres_through_pgbouncer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_over_tls() {
-    if skipped() {
+    if skipped(&["HUB_TESTS"]) {
         return;
     }
     run(async {
@@ -340,7 +340,7 @@ async fn postgres_over_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rest() {
-    if skipped() {
+    if skipped(&["HUB_TESTS", "HUB_POSTRUST"]) {
         return;
     }
     run(async {

@@ -111,13 +111,14 @@ fn tool(name: &str, variable: &str) -> std::path::PathBuf {
         })
 }
 
-/// Whether the suite runs where its servers are not installed; says so where it does not.
-pub fn skipped() -> bool {
-    let skipped = std::env::var_os("HUB_TESTS").is_some_and(|value| value == "skip");
-    if skipped {
-        eprintln!("HUB_TESTS=skip: not run");
+/// Whether any of these variables says `skip`: `HUB_TESTS` for all that needs a Postgres, `HUB_PGBOUNCER` and
+/// `HUB_POSTRUST` for what needs these. Without it, a program that is missing fails the test.
+pub fn skipped(variables: &[&str]) -> bool {
+    let named = variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| value == "skip"));
+    if let Some(name) = named {
+        eprintln!("{name}=skip: not run");
     }
-    skipped
+    named.is_some()
 }
 
 /// A port that was free a moment ago.
