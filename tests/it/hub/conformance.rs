@@ -22,7 +22,7 @@ use super::{
     postrust::{self, Postrust},
     skipped, tls, url,
 };
-use crate::pg::{Cluster, Options};
+use crate::pg::{self, Cluster, Options};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -297,6 +297,23 @@ async fn postgres_directly() {
         assert_eq!(way.fails(json!({})).await.kind, ErrorKind::Settings, "another database");
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_of_postgres() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    for version in pg::installed() {
+        run(async {
+            let cluster = hub(Options { version: Some(version), ..with_passwords() }).await;
+            let way = Way::new(&[PASSWORD], |timeout| over_postgres(url(cluster.port, ""), timeout));
+            values_arrive_as_they_are(&way).await;
+            errors_have_their_kinds(&way).await;
+            functions_that_are_missing_or_forbidden(&way).await;
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
