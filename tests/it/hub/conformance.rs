@@ -9,6 +9,7 @@ use std::{
 use keytide::{
     model::Secret,
     replica::{
+        postgres::{self, Postgres},
         rest::{self, Rest},
         transport::{Error, ErrorKind, Transport},
         wire::Function,
@@ -277,6 +278,13 @@ async fn postgres_directly() {
         let way = Way::new(&[PASSWORD], |timeout| over_postgres(url(port, "sslmode=disable"), timeout));
         conforms(&way, &mut cluster).await;
         assert_eq!(way.transport.target(), format!("postgres://127.0.0.1:{port}/keytide"));
+
+        let postgres = Postgres::new(&postgres::Options::new(url(port, "sslmode=disable"))).unwrap();
+        let own = postgres.connect().await.unwrap();
+        own.batch_execute("CREATE TEMPORARY TABLE own (n int); INSERT INTO own VALUES (7)").await.unwrap();
+        assert_eq!(own.query_one("SELECT n FROM own", &[]).await.unwrap().get::<_, i32>(0), 7);
+        let failed = own.batch_execute("SELECT * FROM elsewhere").await.unwrap_err();
+        assert_eq!(postgres::explain(&failed).kind, ErrorKind::Missing);
 
         let socket =
             format!("postgres:///keytide?host={}&port={port}&user=keytide", cluster.socket().display());

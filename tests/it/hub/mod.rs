@@ -36,6 +36,7 @@ pub const ROW_SECRET: &str = "sk-or-v1-5ec4e7ab1e5ec4e7ab1e";
 /// Every one does what its request says.
 const FUNCTIONS: &str = "
 CREATE ROLE keytide LOGIN PASSWORD 'p@ss/w:rd #1?%';
+ALTER ROLE keytide SET default_transaction_isolation = 'repeatable read';
 CREATE ROLE service_role NOLOGIN;
 CREATE ROLE visitor NOLOGIN;
 CREATE ROLE authenticator NOINHERIT LOGIN PASSWORD 'letmein';
