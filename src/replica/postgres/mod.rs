@@ -13,7 +13,14 @@
 mod socket;
 mod url;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt,
@@ -145,10 +152,14 @@ impl Postgres {
 
     async fn connect_by(&self, deadline: Instant) -> Result<Client, Error> {
         let wire = socket::dial(&self.address, &self.tls, &self.meter, deadline).await?;
-        let (client, connection) =
+        let (client, mut connection) =
             self.config.connect_raw(wire, Handshaken).await.map_err(|error| explain(&error))?;
-        // What ends it, the calls on it learn by themselves.
-        tokio::spawn(connection.map(|_ended| ()));
+        // What ends it, the calls on it learn by themselves. Notices are not for our log: tokio-postgres would
+        // write them there, and they may quote rows.
+        tokio::spawn(poll_fn(move |cx| {
+            while let Some(Ok(_notice)) = ready!(connection.poll_message(cx)) {}
+            Poll::Ready(())
+        }));
         Ok(client)
     }
 

@@ -9,6 +9,7 @@ use std::{
 use keytide::{
     model::Secret,
     replica::{
+        postgres::{self, Postgres},
         rest::{self, Rest},
         transport::{Error, ErrorKind, Transport},
         wire::Function,
@@ -22,7 +23,7 @@ use super::{
     postrust::{self, Postrust},
     skipped, tls, url,
 };
-use crate::pg::{Cluster, Options};
+use crate::pg::{self, Cluster, Options};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -268,7 +269,7 @@ fn with_passwords() -> Options {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_directly() {
-    if skipped() {
+    if skipped(&["HUB_TESTS"]) {
         return;
     }
     run(async {
@@ -277,6 +278,13 @@ async fn postgres_directly() {
         let way = Way::new(&[PASSWORD], |timeout| over_postgres(url(port, "sslmode=disable"), timeout));
         conforms(&way, &mut cluster).await;
         assert_eq!(way.transport.target(), format!("postgres://127.0.0.1:{port}/keytide"));
+
+        let postgres = Postgres::new(&postgres::Options::new(url(port, "sslmode=disable"))).unwrap();
+        let own = postgres.connect().await.unwrap();
+        own.batch_execute("CREATE TEMPORARY TABLE own (n int); INSERT INTO own VALUES (7)").await.unwrap();
+        assert_eq!(own.query_one("SELECT n FROM own", &[]).await.unwrap().get::<_, i32>(0), 7);
+        let failed = own.batch_execute("SELECT * FROM elsewhere").await.unwrap_err();
+        assert_eq!(postgres::explain(&failed).kind, ErrorKind::Missing);
 
         let socket =
             format!("postgres:///keytide?host={}&port={port}&user=keytide", cluster.socket().display());
@@ -300,8 +308,25 @@ async fn postgres_directly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_version_of_postgres() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    for version in pg::installed() {
+        run(async {
+            let cluster = hub(Options { version: Some(version), ..with_passwords() }).await;
+            let way = Way::new(&[PASSWORD], |timeout| over_postgres(url(cluster.port, ""), timeout));
+            values_arrive_as_they_are(&way).await;
+            errors_have_their_kinds(&way).await;
+            functions_that_are_missing_or_forbidden(&way).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn postgres_through_pgbouncer() {
-    if skipped() {
+    if skipped(&["HUB_TESTS", "HUB_PGBOUNCER"]) {
         return;
     }
     run(async {
@@ -322,7 +347,7 @@ async fn postgres_through_pgbouncer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_over_tls() {
-    if skipped() {
+    if skipped(&["HUB_TESTS"]) {
         return;
     }
     run(async {
@@ -340,7 +365,7 @@ async fn postgres_over_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rest() {
-    if skipped() {
+    if skipped(&["HUB_TESTS", "HUB_POSTRUST"]) {
         return;
     }
     run(async {

@@ -36,12 +36,15 @@ pub const ROW_SECRET: &str = "sk-or-v1-5ec4e7ab1e5ec4e7ab1e";
 /// Every one does what its request says.
 const FUNCTIONS: &str = "
 CREATE ROLE keytide LOGIN PASSWORD 'p@ss/w:rd #1?%';
+ALTER ROLE keytide SET default_transaction_isolation = 'repeatable read';
 CREATE ROLE service_role NOLOGIN;
 CREATE ROLE visitor NOLOGIN;
 CREATE ROLE authenticator NOINHERIT LOGIN PASSWORD 'letmein';
 GRANT service_role, visitor TO authenticator;
 CREATE TABLE public.written (what text UNIQUE DEFERRABLE INITIALLY DEFERRED);
 GRANT ALL ON public.written TO keytide, service_role;
+CREATE FUNCTION public.die() RETURNS void LANGUAGE sql SECURITY DEFINER
+    AS 'SELECT pg_terminate_backend(pg_backend_pid())';
 CREATE FUNCTION public.act(request jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
     IF request ? 'write' THEN
@@ -55,7 +58,7 @@ BEGIN
         PERFORM pg_sleep((request ->> 'sleep')::float8);
     END IF;
     IF request ? 'die' THEN
-        PERFORM pg_terminate_backend(pg_backend_pid());
+        PERFORM public.die();
     END IF;
     IF request ? 'show' THEN
         RETURN jsonb_build_object('is', current_setting(request ->> 'show'));
@@ -109,13 +112,14 @@ fn tool(name: &str, variable: &str) -> std::path::PathBuf {
         })
 }
 
-/// Whether the suite runs where its servers are not installed; says so where it does not.
-pub fn skipped() -> bool {
-    let skipped = std::env::var_os("HUB_TESTS").is_some_and(|value| value == "skip");
-    if skipped {
-        eprintln!("HUB_TESTS=skip: not run");
+/// Whether any of these variables says `skip`: `HUB_TESTS` for all that needs a Postgres, `HUB_PGBOUNCER` and
+/// `HUB_POSTRUST` for what needs these. Without it, a program that is missing fails the test.
+pub fn skipped(variables: &[&str]) -> bool {
+    let named = variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| value == "skip"));
+    if let Some(name) = named {
+        eprintln!("{name}=skip: not run");
     }
-    skipped
+    named.is_some()
 }
 
 /// A port that was free a moment ago.

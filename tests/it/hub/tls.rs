@@ -118,7 +118,7 @@ async fn accepts(cluster: &Cluster, query: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_checked_as_far_as_the_url_says() {
-    if skipped() {
+    if skipped(&["HUB_TESTS"]) {
         return;
     }
     let test = async {
@@ -178,7 +178,7 @@ async fn certificates_are_checked_as_far_as_the_url_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_tls_is_not_used_in_the_open_by_mistake() {
-    if skipped() {
+    if skipped(&["HUB_TESTS"]) {
         return;
     }
     let cluster = hub(Options { passwords: true, ..Options::default() }).await;
