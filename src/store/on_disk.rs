@@ -176,7 +176,7 @@ fn set<K: redb::Key + Send + 'static>(
     value: Option<Vec<u8>>,
 ) -> Result<(), Fault> {
     match value {
-        Some(bytes) => table.put(at, &bytes).map(drop),
+        Some(bytes) => table.put(at, &bytes),
         None => table.remove(at).map(drop),
     }
 }
@@ -526,7 +526,7 @@ impl Shelf for OnDisk<'_> {
     }
 
     fn mark_seen(&mut self, provider: &str, mark: &Seen) -> Result<()> {
-        self.write(|desk| desk.seen.put(seen_at(provider, mark), &[]).map(drop))
+        self.write(|desk| desk.seen.put(seen_at(provider, mark), &[]))
     }
 
     fn was_seen(&self, provider: &str, mark: &Seen) -> Result<bool> {
