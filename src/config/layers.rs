@@ -298,18 +298,18 @@ fn insert(dict: &mut Dict, path: &[String], value: &str) -> bool {
     }
 }
 
-/// `KEYTIDE_SERVER__LISTEN` is `server.listen`. Variables cannot hold a dash, so in the two places where
+/// `KEYTIDE_SERVER__LISTEN` is `server.listen`. Variables cannot hold a dash, so in the places where
 /// names may have one and never an underscore, an underscore stands for it.
 fn variable_path(name: &str) -> KeyPath {
     let lower = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase();
     let mut path: KeyPath = lower.split("__").map(str::to_owned).collect();
-    if path[0] == "providers" {
-        if let Some(provider) = path.get_mut(1) {
-            *provider = provider.replace('_', "-");
-        }
-        if is_header_path(&path) {
-            path[3] = path[3].replace('_', "-");
-        }
+    if matches!(path[0].as_str(), "providers" | "hubs")
+        && let Some(name) = path.get_mut(1)
+    {
+        *name = name.replace('_', "-");
+    }
+    if is_header_path(&path) {
+        path[3] = path[3].replace('_', "-");
     }
     path
 }

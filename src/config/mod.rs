@@ -7,6 +7,7 @@
 //! Deliberately absent: defaults. They stand in the rooms' `Options`; only what tells the shipped providers
 //! apart from a new one is in `layers`.
 
+mod hubs;
 mod layers;
 mod provider;
 mod reader;
@@ -25,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+pub use hubs::{BudgetOptions, DEFAULT_HUB, HubConfig, SyncOptions, Transport};
 pub use provider::{KeyPattern, ProviderConfig};
 
 use crate::{
@@ -40,7 +42,13 @@ pub struct Config {
     pub server: ServerConfig,
     pub store: store::Options,
     pub providers: BTreeMap<String, ProviderConfig>,
-    pub sync: SyncConfig,
+    /// The hub of providers that name none.
+    pub sync: SyncOptions,
+    /// Those of `[hubs.NAME]`.
+    pub named_hubs: BTreeMap<String, SyncOptions>,
+    /// What this instance is called at the hubs; `None`: as its machine.
+    pub instance: Option<String>,
+    pub budget: BudgetOptions,
     pub log: LogOptions,
 }
 
@@ -53,39 +61,6 @@ pub struct ServerConfig {
     pub default_provider: String,
     /// Whether the statistics page is shown without a token.
     pub public_stats: bool,
-}
-
-/// Where this instance will replicate to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SyncConfig {
-    pub transport: Transport,
-    pub database_url: Option<Secret>,
-    /// Without a slash at its end.
-    pub rest_url: Option<String>,
-    pub service_key: Option<Secret>,
-    pub interval: Duration,
-}
-
-impl Default for SyncConfig {
-    fn default() -> Self {
-        Self {
-            transport: Transport::Auto,
-            database_url: None,
-            rest_url: None,
-            service_key: None,
-            interval: Duration::from_secs(30),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Transport {
-    /// The database where its URL is known, else REST, else nothing.
-    #[default]
-    Auto,
-    Postgres,
-    Rest,
-    Off,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,12 +211,12 @@ impl Config {
 
     fn notices(&self) -> Vec<String> {
         let mut notices = Vec::new();
-        let has_hub = self.sync.database_url.is_some() || self.sync.rest_url.is_some();
-        if has_hub && self.sync.transport != Transport::Off {
-            notices.push(
-                "[sync] is configured, but this version does not replicate yet; everything stays in the local store"
-                    .to_owned(),
-            );
+        for name in self.named_hubs.keys() {
+            if !self.providers.values().any(|provider| provider.hub.as_ref() == Some(name)) {
+                notices.push(format!(
+                    "no provider uses [hubs.{name}]; name it with hub = \"{name}\" under a provider"
+                ));
+            }
         }
         let default = &self.server.default_provider;
         if self.providers.get(default).is_some_and(|provider| !provider.enabled()) {
@@ -250,6 +225,11 @@ impl Config {
             ));
         }
         notices
+    }
+
+    /// The hubs that are switched on and have providers: the default one first.
+    pub fn hubs(&self) -> Vec<HubConfig> {
+        hubs::in_use(&self.sync, &self.named_hubs, &self.providers)
     }
 
     /// The settings that differ in `new` and that a running process keeps as they were at its start.
@@ -270,9 +250,22 @@ impl Config {
             ("sync.rest_url", sync.rest_url != new.sync.rest_url),
             ("sync.service_key", sync.service_key != new.sync.service_key),
             ("sync.interval", sync.interval != new.sync.interval),
+            ("sync.batch_rows", sync.batch_rows != new.sync.batch_rows),
+            ("sync.batch_bytes", sync.batch_bytes != new.sync.batch_bytes),
+            ("sync.instance", self.instance != new.instance),
+            ("hubs", self.named_hubs != new.named_hubs),
+            ("which provider replicates where", self.placed() != new.placed()),
+            ("budget.egress", self.budget != new.budget),
             ("log.format", log.format != new.log.format),
         ];
         all.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+    }
+}
+
+impl Config {
+    /// Which provider has which tables in which hub.
+    fn placed(&self) -> Vec<(String, Vec<(String, String)>)> {
+        self.hubs().into_iter().map(|hub| (hub.name, hub.providers)).collect()
     }
 }
 
@@ -287,13 +280,15 @@ impl Default for Config {
 
 fn read(layers: &Layers, findings: &RefCell<Findings>) -> Config {
     let mut top = Section::top(layers, findings);
-    let providers = provider::read_all(&mut top);
+    let named_hubs = hubs::read_hubs(&mut top);
+    let providers = provider::read_all(&mut top, &named_hubs);
     let server = read_server(&mut top, &providers);
     let store = read_store(&mut top);
-    let sync = read_sync(&mut top);
+    let (sync, instance) = hubs::read_sync(&mut top);
+    let budget = hubs::read_budget(&mut top);
     let log = read_log(&mut top);
     top.finish();
-    Config { server, store, providers, sync, log }
+    Config { server, store, providers, sync, named_hubs, instance, budget, log }
 }
 
 fn read_server(top: &mut Section<'_>, providers: &BTreeMap<String, ProviderConfig>) -> ServerConfig {
@@ -364,46 +359,6 @@ fn read_store(top: &mut Section<'_>) -> store::Options {
     };
     table.finish();
     options
-}
-
-fn read_sync(top: &mut Section<'_>) -> SyncConfig {
-    let mut table = top.child("sync");
-    let defaults = SyncConfig::default();
-    let transports = [
-        ("auto", Transport::Auto),
-        ("postgres", Transport::Postgres),
-        ("rest", Transport::Rest),
-        ("off", Transport::Off),
-    ];
-    let sync = SyncConfig {
-        transport: table.choice("transport", defaults.transport, &transports),
-        database_url: table.secret("database_url", urls::database_url),
-        rest_url: table
-            .optional("rest_url", String::clone, |text| Ok(urls::show_url(&urls::http_url(text)?))),
-        service_key: table.secret("service_key", |text| {
-            let usable = text.bytes().all(|b| b.is_ascii_graphic());
-            if usable { Ok(()) } else { Err("must be ASCII text without spaces".to_owned()) }
-        }),
-        interval: table.span("interval", defaults.interval, SECOND..=HOUR),
-    };
-    // A value that was given and found wrong has been reported already.
-    let missing = |table: &Section<'_>, key: &str, is_set: bool| !is_set && !table.has_problem(key);
-    if sync.transport == Transport::Postgres && missing(&table, "database_url", sync.database_url.is_some()) {
-        table.problem("database_url", "is missing; sync.transport = \"postgres\" needs it");
-    }
-    if sync.transport == Transport::Rest && missing(&table, "rest_url", sync.rest_url.is_some()) {
-        table.problem("rest_url", "is missing; sync.transport = \"rest\" needs it");
-    }
-    let uses_rest = match sync.transport {
-        Transport::Rest => true,
-        Transport::Auto => sync.database_url.is_none() && sync.rest_url.is_some(),
-        Transport::Postgres | Transport::Off => false,
-    };
-    if uses_rest && missing(&table, "service_key", sync.service_key.is_some()) {
-        table.problem("service_key", "is missing; sync.rest_url needs it");
-    }
-    table.finish();
-    sync
 }
 
 fn read_log(top: &mut Section<'_>) -> LogOptions {

@@ -9,7 +9,11 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Method, header};
 
-use super::{reader::Section, urls};
+use super::{
+    hubs::{self, SyncOptions},
+    reader::Section,
+    urls,
+};
 use crate::{
     gateway::{self, CacheOptions},
     model::Policy,
@@ -28,6 +32,8 @@ pub struct ProviderConfig {
     pub gateway: gateway::ProviderOptions,
     /// What the names of the provider's tables in a shared database begin with.
     pub table_prefix: String,
+    /// The hub it replicates to, where that is not the default one.
+    pub hub: Option<String>,
     /// The form of this provider's keys, by which an import notices those of another one.
     pub key_pattern: Option<KeyPattern>,
 }
@@ -105,10 +111,13 @@ const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 /// add to it.
 const MAX_PREFIX: usize = 40;
 
-pub(super) fn read_all(top: &mut Section<'_>) -> BTreeMap<String, ProviderConfig> {
+pub(super) fn read_all(
+    top: &mut Section<'_>,
+    hubs: &BTreeMap<String, SyncOptions>,
+) -> BTreeMap<String, ProviderConfig> {
     let mut section = top.child("providers");
     let mut providers = BTreeMap::new();
-    let mut prefixes: BTreeMap<String, String> = BTreeMap::new();
+    let mut tables: BTreeMap<(Option<String>, String), String> = BTreeMap::new();
     for name in section.keys() {
         if let Err(message) = check_name(&name) {
             section.problem(&name, message);
@@ -116,9 +125,11 @@ pub(super) fn read_all(top: &mut Section<'_>) -> BTreeMap<String, ProviderConfig
             continue;
         }
         let mut table = section.child(&name);
-        let provider = read(&name, &mut table);
-        if let Some(other) = prefixes.insert(provider.table_prefix.clone(), name.clone()) {
-            table.problem("table_prefix", format!("must not be the same as that of providers.{other}"));
+        let provider = read(&name, &mut table, hubs);
+        let place = (provider.hub.clone(), provider.table_prefix.clone());
+        if let Some(other) = tables.insert(place, name.clone()) {
+            let message = format!("must not be the same as that of providers.{other}, in the same hub");
+            table.problem("table_prefix", message);
         }
         table.finish();
         providers.insert(name, provider);
@@ -138,7 +149,7 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-fn read(name: &str, table: &mut Section<'_>) -> ProviderConfig {
+fn read(name: &str, table: &mut Section<'_>, hubs: &BTreeMap<String, SyncOptions>) -> ProviderConfig {
     let base = table.optional("base_url", urls::show_url, urls::http_url);
     let mut defaults = upstream::Options::default();
     match base {
@@ -164,7 +175,8 @@ fn read(name: &str, table: &mut Section<'_>) -> ProviderConfig {
         ))
     });
     let key_pattern = table.optional("key_pattern", |p: &KeyPattern| p.as_str().to_owned(), KeyPattern::new);
-    ProviderConfig { pool, upstream, gateway, table_prefix, key_pattern }
+    let hub = hubs::read_name(table, hubs);
+    ProviderConfig { pool, upstream, gateway, table_prefix, hub, key_pattern }
 }
 
 fn default_prefix(name: &str) -> String {

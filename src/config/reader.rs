@@ -45,10 +45,6 @@ impl Findings {
 
     fn nearest(&self, path: &[String]) -> Option<&KeyPath> {
         let (last, parent) = path.split_last()?;
-        let close = |a: &str, b: &str| {
-            let distance = strsim::damerau_levenshtein(a, b);
-            (distance <= 1 + a.chars().count().min(b.chars().count()) / 4).then_some(distance)
-        };
         // A name of any length is compared: the quadratic measure must not be fed a whole file.
         if last.len() > 64 {
             return None;
@@ -89,6 +85,19 @@ impl Findings {
             false => format!("is not a known setting; known here are {names}"),
         }
     }
+}
+
+/// How unlike two names are, unless they are beyond confusion.
+fn close(a: &str, b: &str) -> Option<usize> {
+    let distance = strsim::damerau_levenshtein(a, b);
+    (distance <= 1 + a.chars().count().min(b.chars().count()) / 4).then_some(distance)
+}
+
+/// The one of `names` that was perhaps meant.
+pub(super) fn nearest_name<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // As above: the measure is quadratic.
+    let names = names.filter(|_| text.len() <= 64);
+    names.filter_map(|name| Some((close(text, name)?, name))).min().map(|(_, name)| name)
 }
 
 /// How unlike two paths begin: settings of the same section come first.
@@ -244,6 +253,11 @@ impl<'a> Section<'a> {
         };
         findings.known.insert(path.clone());
         Section { layers: self.layers, findings: self.findings, path, dict, source, is_broken }
+    }
+
+    /// Dotted, as people write it.
+    pub(super) fn name(&self) -> String {
+        dotted(&self.path)
     }
 
     pub(super) fn keys(&self) -> Vec<String> {

@@ -53,7 +53,7 @@ fn the_shipped_providers() {
     assert_eq!(config.server.default_provider, "ollama");
     assert_eq!(config.server.gateway, gateway::Options::default());
     assert_eq!(config.store, store::Options::default());
-    assert_eq!(config.sync, SyncConfig::default());
+    assert_eq!(config.sync, SyncOptions::default());
     assert_eq!(config.log, LogOptions::default());
     assert!(config.server.public_stats && config.server.admin_token.is_none());
 
@@ -167,20 +167,13 @@ fn established_variables() {
     assert!(sync.database_url.is_some());
     assert_eq!(loaded.config.server.admin_token.as_ref().map(Secret::expose), Some("0123456789abcdef"));
     assert_eq!(loaded.sources["sync.database_url"], "environment variable DATABASE_URL");
-    assert_eq!(
-        loaded.notices,
-        [
-            "REDIS_URL is not needed: the local store takes its place",
-            "[sync] is configured, but this version does not replicate yet; everything stays in the local store",
-        ]
-    );
+    assert_eq!(loaded.notices, ["REDIS_URL is not needed: the local store takes its place"]);
     let shown = format!("{:?} {:?}", describe(&loaded), loaded.config);
     for hidden in ["hunter2", secret, "0123456789abcdef"] {
         assert!(!shown.contains(hidden), "{shown}");
     }
-    assert!(
-        load("sync.transport = \"off\"", &[("DATABASE_URL", "postgres://h")]).unwrap().notices.is_empty()
-    );
+    let off = load("sync.transport = \"off\"", &[("DATABASE_URL", "postgres://h")]).unwrap();
+    assert_eq!((loaded.config.hubs().len(), off.config.hubs().len()), (1, 0));
 
     let long =
         [("ADMIN_TOKEN", "the-short-name-loses"), ("KEYTIDE_SERVER__ADMIN_TOKEN", "the-long-name-wins")];
@@ -262,9 +255,8 @@ fn unknown_keys_name_the_nearest() {
         ("[providers.ollama.policy]\nauth_step = []", "did you mean providers.ollama.policy.auth_steps?"),
         ("[providers.ollama.status.429]\nx = \"1s\"", "known here are cooldown, treat_as"),
         ("[providers.ollama]\nttl = \"5m\"", "did you mean providers.ollama.cache.ttl?"),
-        ("[budget]\nhub = \"1GB\"", "known here are log, providers, server, store, sync"),
-        ("[hubs.eu]\nrest_url = \"x\"", "is not a known setting"),
-        ("[limits]", "is not a known setting"),
+        ("[budget]\nlocal = \"1GB\"", "known here are egress"),
+        ("[limits]", "known here are budget, hubs, log, providers, server, store, sync"),
         ("[monitor]", "is not a known setting"),
         ("\"a b\".c = 1", "\"a b\" (config.toml:1) is not a known setting"),
     ] {
@@ -336,6 +328,20 @@ fn values_of_the_wrong_kind_or_out_of_bounds() {
         ("sync.transport = \"postgres\"", "database_url"),
         ("sync.transport = \"rest\"\nsync.service_key = \"x\"", "sync.rest_url"),
         ("sync.rest_url = \"https://h\"", "service_key"),
+        ("sync.batch_rows = 1", "from 10 to 20000"),
+        ("sync.batch_bytes = \"1GB\"", "from 16KiB to 8MiB"),
+        ("hubs.eu.interval = \"1m\"", "hubs.eu.database_url (config.toml:1) is missing; a hub needs it"),
+        ("hubs.default.transport = \"off\"", "is the hub of [sync]"),
+        ("hubs.EU.transport = \"off\"", "is no hub's name"),
+        (
+            "hubs.eu.transport = \"rest\"\nhubs.eu.service_key = \"x\"",
+            "hubs.eu.transport = \"rest\" needs it",
+        ),
+        ("hubs.eu.transport = \"off\"\nhubs.eu.instance = \"x\"", "did you mean sync.instance?"),
+        ("hubs.europe.transport = \"off\"\nproviders.ollama.hub = \"europ\"", "did you mean \"europe\"?"),
+        ("providers.ollama.hub = \"asia\"", "must be the name of a hub, one of \"default\""),
+        ("budget.egress = \"5GB\"", "written like \"5GB/month\""),
+        ("budget.egress = \"1MB/month\"", "at least 10MB"),
     ] {
         let problem = one_problem(text);
         assert!(problem.contains(wrong), "{problem}");
@@ -453,6 +459,43 @@ fn what_a_reload_cannot_change() {
 }
 
 #[test]
+fn providers_choose_their_hub() {
+    let text = "[sync]\ndatabase_url = \"postgres://h\"\ninstance = \"edge-1\"\n\
+                [hubs.eu]\nrest_url = \"https://eu\"\nservice_key = \"k\"\ninterval = \"1m\"\nbatch_rows = 500\n\
+                [hubs.idle]\ntransport = \"off\"\n\
+                [providers.ollama]\nhub = \"eu\"\n\
+                [providers.twin]\nbase_url = \"https://h\"\ntable_prefix = \"ollama_api\"\nhub = \"default\"\n\
+                [budget]\negress = \"unlimited\"";
+    let loaded = load(text, &NO_ENV).unwrap();
+    let config = &loaded.config;
+    assert_eq!((config.instance.as_deref(), config.budget.egress), (Some("edge-1"), None));
+    let hubs = config.hubs();
+    let [default, eu] = &hubs[..] else { panic!("{hubs:?}") };
+    let of = |name: &str, prefix: &str| (name.to_owned(), prefix.to_owned());
+    assert_eq!(default.name, DEFAULT_HUB);
+    assert_eq!(default.providers, [of("openrouter", "openrouter_api"), of("twin", "ollama_api")]);
+    assert_eq!((eu.name.as_str(), &eu.providers[..]), ("eu", &[of("ollama", "ollama_api")][..]));
+    assert_eq!((eu.options.batch_rows, eu.options.interval), (500, Duration::from_secs(60)));
+    assert_eq!(
+        loaded.notices,
+        ["no provider uses [hubs.idle]; name it with hub = \"idle\" under a provider"]
+    );
+    let moved = good(&text.replace("hub = \"eu\"", "hub = \"default\"\ntable_prefix = \"o\""));
+    assert_eq!(config.restart_needed(&moved), ["which provider replicates where"]);
+    let clash = one_problem(&text.replace("hub = \"eu\"", ""));
+    assert!(clash.contains("must not be the same as that of providers.ollama, in the same hub"), "{clash}");
+    let by_variable = [("KEYTIDE_HUBS__FAR_EAST__DATABASE_URL", "postgres://h")];
+    let config = load("providers.ollama.hub = \"far-east\"", &by_variable).unwrap().config;
+    assert_eq!(config.hubs()[0].name, "far-east");
+    assert_eq!(Config::default().budget.egress, Some(5_000_000_000));
+    assert!(Config::default().hubs().is_empty());
+    // The database's URL may tell where its REST API is.
+    let derived =
+        good("sync.transport = \"rest\"\nsync.database_url = \"postgres://h\"\nsync.service_key = \"k\"");
+    assert_eq!(derived.hubs().len(), 1);
+}
+
+#[test]
 fn depth_is_refused_rather_than_walked() {
     for text in [
         format!("{} = 1", vec!["a"; 100_000].join(".")),
@@ -478,6 +521,10 @@ fn name() -> impl Strategy<Value = String> {
         "ollama",
         "new",
         "sync",
+        "hubs",
+        "hub",
+        "budget",
+        "egress",
         "log",
         "listen",
         "workers",

@@ -124,10 +124,11 @@ impl<'txn> Desk<'txn> {
 
     pub(super) fn put_key(&mut self, provider: &str, id: KeyId, entry: &KeyEntry) -> Result<(), Fault> {
         let at = (provider, id.0);
-        let is_new = self.keys.put(at, &codec::encode(&entry.record))?;
+        let is_new = self.replicates(provider)? && !self.keys.has(at)?;
+        self.keys.put(at, &codec::encode(&entry.record))?;
         self.key_versions.put(at, &codec::encode(&Packed::from(entry.versions)))?;
         self.put_health(provider, id, entry.versions.added, &entry.health)?;
-        if is_new && self.replicates(provider)? {
+        if is_new {
             let digest = u128::from_be_bytes(digest(&entry.record.secret));
             self.digests.put((provider, KEY, digest), &id.0.to_be_bytes())?;
         }
@@ -214,9 +215,10 @@ impl<'txn> Desk<'txn> {
 
     pub(super) fn put_token(&mut self, provider: &str, id: TokenId, entry: &TokenEntry) -> Result<(), Fault> {
         let at = (provider, id.0);
-        let is_new = self.tokens.put(at, &codec::encode(&entry.record))?;
+        let is_new = self.replicates(provider)? && !self.tokens.has(at)?;
+        self.tokens.put(at, &codec::encode(&entry.record))?;
         self.token_versions.put(at, &codec::encode(&Packed::from(entry.versions)))?;
-        if is_new && self.replicates(provider)? {
+        if is_new {
             let digest = u128::from_be_bytes(digest(&entry.record.secret));
             self.digests.put((provider, TOKEN, digest), &id.0.to_be_bytes())?;
         }
@@ -242,7 +244,7 @@ impl<'txn> Desk<'txn> {
     pub(super) fn set_gone(&mut self, provider: &str, row: Row, gone: Option<&Gone>) -> Result<(), Fault> {
         let at = row_at(provider, row);
         match gone {
-            Some(gone) => self.gone.put(at, &codec::encode(&GoneRecord::from(gone))).map(drop),
+            Some(gone) => self.gone.put(at, &codec::encode(&GoneRecord::from(gone))),
             None => self.gone.remove(at).map(drop),
         }
     }
@@ -254,7 +256,7 @@ impl<'txn> Desk<'txn> {
     pub(super) fn set_dirty(&mut self, provider: &str, row: Row, dirty: Option<Dirty>) -> Result<(), Fault> {
         let at = row_at(provider, row);
         match dirty.filter(|dirty| *dirty != Dirty::default()) {
-            Some(dirty) => self.dirty.put(at, &codec::encode(&dirty)).map(drop),
+            Some(dirty) => self.dirty.put(at, &codec::encode(&dirty)),
             None => self.dirty.remove(at).map(drop),
         }
     }

@@ -80,8 +80,7 @@ impl<'txn, K: Key + Send + 'static> Kept<'txn, K> {
         Ok(self.get(at)?.is_some())
     }
 
-    /// Returns whether that changed anything.
-    pub(super) fn put(&mut self, at: K::SelfType<'_>, bytes: &[u8]) -> Result<bool, Fault> {
+    pub(super) fn put(&mut self, at: K::SelfType<'_>, bytes: &[u8]) -> Result<(), Fault> {
         let undoable = self.before.is_some();
         let (changed, old) = match self.rows_mut()?.insert(&at, bytes)? {
             Some(old) => (old.value() != bytes, undoable.then(|| old.value().to_vec())),
@@ -90,7 +89,7 @@ impl<'txn, K: Key + Send + 'static> Kept<'txn, K> {
         if changed {
             self.note(&at, old);
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// Returns what was there.

@@ -13,12 +13,26 @@ use super::{
     shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
     tables::{CounterKey, RowKey, counter_at, counter_of, read, row_at, row_of},
 };
-use crate::model::{CounterId, Hour, KeyId, KeyRecord, KeyUsage, Tally, TokenId, TokenRecord, Usage};
+use crate::model::{
+    CounterId, Hour, KeyId, KeyRecord, KeyUsage, Tally, TokenId, TokenRecord, Usage, Version,
+};
+
+/// What an edit leaves.
+pub(super) struct Written {
+    /// Whose file it is now.
+    pub(super) instance: Uuid,
+    /// What is stamped from now on is later than this.
+    pub(super) latest: Version,
+    /// Takes back what was written; empty when nothing was.
+    pub(super) undo: Vec<Undo>,
+}
 
 /// One transaction's view of the file, for one edit.
 pub(super) struct OnDisk<'txn> {
     file: &'txn Path,
     instance: Uuid,
+    /// Of the versions that were written.
+    latest: Version,
     desk: Desk<'txn>,
     /// Why the file cannot be used any further, if so: whatever comes of the edit, it is not kept.
     broken: RefCell<Option<Error>>,
@@ -28,17 +42,18 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl<'txn> OnDisk<'txn> {
     pub(super) fn new(txn: &'txn WriteTransaction, file: &'txn Path, instance: Uuid) -> Self {
-        Self { file, instance, desk: Desk::new(txn, true), broken: RefCell::new(None) }
+        let desk = Desk::new(txn, true);
+        Self { file, instance, latest: Version::ZERO, desk, broken: RefCell::new(None) }
     }
 
-    /// Closes all tables; returns whose file it is now, and what takes back what was written.
+    /// Closes all tables.
     ///
     /// # Errors
     /// The transaction cannot be committed.
-    pub(super) fn close(self) -> Result<(Uuid, Vec<Undo>)> {
+    pub(super) fn close(self) -> Result<Written> {
         match self.broken.into_inner() {
             Some(error) => Err(error),
-            None => Ok((self.instance, self.desk.close())),
+            None => Ok(Written { instance: self.instance, latest: self.latest, undo: self.desk.close() }),
         }
     }
 
@@ -161,7 +176,7 @@ fn set<K: redb::Key + Send + 'static>(
     value: Option<Vec<u8>>,
 ) -> Result<(), Fault> {
     match value {
-        Some(bytes) => table.put(at, &bytes).map(drop),
+        Some(bytes) => table.put(at, &bytes),
         None => table.remove(at).map(drop),
     }
 }
@@ -354,6 +369,7 @@ impl Shelf for OnDisk<'_> {
     }
 
     fn put_key(&mut self, provider: &str, id: KeyId, entry: &KeyEntry) -> Result<()> {
+        self.latest = self.latest.max(entry.versions.latest()).max(entry.health.epoch);
         self.write(|desk| desk.put_key(provider, id, entry))
     }
 
@@ -374,6 +390,7 @@ impl Shelf for OnDisk<'_> {
     }
 
     fn put_token(&mut self, provider: &str, id: TokenId, entry: &TokenEntry) -> Result<()> {
+        self.latest = self.latest.max(entry.versions.latest());
         self.write(|desk| desk.put_token(provider, id, entry))
     }
 
@@ -399,6 +416,7 @@ impl Shelf for OnDisk<'_> {
     }
 
     fn set_gone(&mut self, provider: &str, row: Row, gone: Option<Gone>) -> Result<()> {
+        self.latest = self.latest.max(gone.as_ref().map_or(Version::ZERO, |gone| gone.version));
         self.write(|desk| desk.set_gone(provider, row, gone.as_ref()))
     }
 
@@ -508,7 +526,7 @@ impl Shelf for OnDisk<'_> {
     }
 
     fn mark_seen(&mut self, provider: &str, mark: &Seen) -> Result<()> {
-        self.write(|desk| desk.seen.put(seen_at(provider, mark), &[]).map(drop))
+        self.write(|desk| desk.seen.put(seen_at(provider, mark), &[]))
     }
 
     fn was_seen(&self, provider: &str, mark: &Seen) -> Result<bool> {

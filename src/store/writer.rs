@@ -293,33 +293,36 @@ impl Writer {
 
     fn work(&mut self, edit: &mut dyn Edit) -> Result<(), Error> {
         let before = self.identity.instance;
-        let (mut undo, mut instance) = (Vec::new(), before);
+        let mut kept = None;
         self.ready()?;
         let Some(database) = &self.database else { return Err(Error::Closed) };
         let result = guarded(|| {
             let txn = database.begin_write()?;
             let mut shelf = OnDisk::new(&txn, &self.file, before);
             let keep = edit.work(&mut shelf);
-            let (after, written) = shelf.close()?;
-            if !keep || written.is_empty() {
+            let written = shelf.close()?;
+            if !keep || written.undo.is_empty() {
                 return Ok(txn.abort()?);
             }
-            (instance, undo) = (after, written);
+            kept = Some(written);
             Ok(txn.commit()?)
         });
         match result.map_err(|fault| fault.at(&self.file)) {
             Ok(()) => {
-                if instance != before {
-                    self.identity.instance = instance;
-                    self.stamps.set_writer(instance.as_u128());
+                if let Some(written) = kept {
+                    self.identity.instance = written.instance;
+                    self.stamps.set_writer(written.instance.as_u128());
+                    self.stamps.observe(written.latest);
                 }
                 self.pause = RETRY_FIRST;
                 self.recovered();
                 Ok(())
             }
             Err(error) => {
-                self.undo.append(&mut undo);
-                self.unsure = Some(instance);
+                if let Some(written) = kept {
+                    self.undo = written.undo;
+                    self.unsure = Some(written.instance);
+                }
                 Err(self.failed(error))
             }
         }

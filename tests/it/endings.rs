@@ -192,7 +192,12 @@ async fn keys_that_wait_for_a_probe_do_not_wait_for_each_other() {
     setup.config.store.dir = dir.path().to_owned();
     setup.fill(dir.path()).await;
     let (store, _) = Store::open(&setup.config.store, Timestamp(0)).unwrap();
-    let health = Health { needs_verification: true, failed_until: Some(Timestamp(0)), ..Health::default() };
+    let health = Health {
+        needs_verification: true,
+        failed_until: Some(Timestamp(0)),
+        epoch: store.stamps().next(Timestamp(0)),
+        ..Health::default()
+    };
     let changes = keys.map(|key| Change::PutHealth {
         provider: "ollama".into(),
         id: KeyId::derive("ollama", key),

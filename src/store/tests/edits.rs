@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{CounterId, Tally, TokenId, Version},
+    model::{CounterId, KeyVersions, Tally, TokenId, Version},
     store::{
         desk::digest,
         shelf::{Inflight, KeyEntry, Row, Seen},
@@ -199,6 +199,26 @@ async fn keys_are_found_by_the_hubs_word_for_them() {
     assert_eq!(find(4).await, None);
     store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_decision_here_is_later_than_every_one_that_came_from_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = replicated(dir.path()).await;
+    // Of an instance whose clock is ahead.
+    let ahead = Version::at(Timestamp(NOW.0 + 60_000));
+    store
+        .edit(move |shelf| {
+            let versions = KeyVersions::all(ahead);
+            let health = Health { epoch: ahead, ..Health::default() };
+            shelf.put_key(P, key(1), &KeyEntry { record: record(1), versions, health })
+        })
+        .await
+        .unwrap();
+    let edited = KeyRecord { weight: 2, ..record(1) };
+    let here = store.change(vec![Change::PutKey { provider: P.into(), record: edited }]).await.unwrap();
+    assert!(here > ahead);
+    store.close().await.unwrap();
 }
 
 #[tokio::test]

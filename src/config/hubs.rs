@@ -1,0 +1,234 @@
+//! The hubs that this instance replicates through, and what that may cost.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    provider::ProviderConfig,
+    reader::{Section, nearest_name},
+    units, urls,
+};
+use crate::model::Secret;
+
+/// The hub of `[sync]`, as the list of hubs names it: that of providers that name none.
+pub const DEFAULT_HUB: &str = "default";
+
+/// How a hub is reached, and how often.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyncOptions {
+    pub transport: Transport,
+    pub database_url: Option<Secret>,
+    /// Without a slash at its end.
+    pub rest_url: Option<String>,
+    pub service_key: Option<Secret>,
+    /// Between two rounds.
+    pub interval: Duration,
+    /// Bounds of a batch, so that it is applied in well under a second.
+    pub batch_rows: u32,
+    pub batch_bytes: u64,
+}
+
+impl Default for SyncOptions {
+    fn default() -> Self {
+        Self {
+            transport: Transport::Auto,
+            database_url: None,
+            rest_url: None,
+            service_key: None,
+            interval: Duration::from_secs(30),
+            batch_rows: 2_000,
+            batch_bytes: 512 << 10,
+        }
+    }
+}
+
+impl SyncOptions {
+    /// Whether there is a hub at all.
+    pub fn is_on(&self) -> bool {
+        match self.transport {
+            Transport::Auto => self.database_url.is_some() || self.rest_url.is_some(),
+            Transport::Postgres | Transport::Rest => true,
+            Transport::Off => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// The database where its URL is known, else REST, else nothing.
+    #[default]
+    Auto,
+    Postgres,
+    Rest,
+    Off,
+}
+
+/// A hub in use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HubConfig {
+    /// [`DEFAULT_HUB`], or as in `[hubs.NAME]`.
+    pub name: String,
+    pub options: SyncOptions,
+    /// Each with its `table_prefix`; in the order of their names.
+    pub providers: Vec<(String, String)>,
+}
+
+/// What keytide may use of what is not its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetOptions {
+    /// Bytes in a month that hubs may send to all instances together; `None` for any number.
+    pub egress: Option<u64>,
+}
+
+impl Default for BudgetOptions {
+    /// What Supabase's free plan includes.
+    fn default() -> Self {
+        Self { egress: Some(5_000_000_000) }
+    }
+}
+
+pub(super) fn in_use(
+    default: &SyncOptions,
+    named: &BTreeMap<String, SyncOptions>,
+    providers: &BTreeMap<String, ProviderConfig>,
+) -> Vec<HubConfig> {
+    let hub = |name: Option<&String>, options: &SyncOptions| {
+        let theirs = providers.iter().filter(|(_, provider)| provider.hub.as_ref() == name);
+        HubConfig {
+            name: name.map_or(DEFAULT_HUB, String::as_str).to_owned(),
+            options: options.clone(),
+            providers: theirs.map(|(name, of)| (name.clone(), of.table_prefix.clone())).collect(),
+        }
+    };
+    let named = named.iter().map(|(name, options)| hub(Some(name), options));
+    let all = std::iter::once(hub(None, default)).chain(named);
+    all.filter(|hub| hub.options.is_on() && !hub.providers.is_empty()).collect()
+}
+
+/// What is the same for all hubs, beside the default one.
+pub(super) fn read_sync(top: &mut Section<'_>) -> (SyncOptions, Option<String>) {
+    let mut table = top.child("sync");
+    let sync = read(&mut table);
+    let instance =
+        table.optional("instance", String::clone, |text| match text.chars().any(char::is_control) {
+            false if text.chars().count() <= 64 => Ok(text.to_owned()),
+            _ => Err("must be at most 64 characters without line breaks".to_owned()),
+        });
+    table.finish();
+    (sync, instance)
+}
+
+pub(super) fn read_hubs(top: &mut Section<'_>) -> BTreeMap<String, SyncOptions> {
+    let mut section = top.child("hubs");
+    let mut hubs = BTreeMap::new();
+    for name in section.keys() {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let message = match name.as_str() {
+            DEFAULT_HUB => Some("is the hub of [sync]; choose another name"),
+            name if (1..=32).contains(&name.len()) && name.bytes().all(plain) => None,
+            _ => Some("is no hub's name: 1 to 32 lower-case letters, digits and dashes"),
+        };
+        if let Some(message) = message {
+            section.problem(&name, message);
+            section.skip(&name);
+            continue;
+        }
+        let mut table = section.child(&name);
+        let hub = read(&mut table);
+        let unreachable = hub.transport == Transport::Auto && !hub.is_on();
+        if unreachable && !table.has_problem("database_url") && !table.has_problem("rest_url") {
+            table.problem("database_url", "is missing; a hub needs it, or rest_url");
+        }
+        table.finish();
+        hubs.insert(name, hub);
+    }
+    section.finish();
+    hubs
+}
+
+fn read(table: &mut Section<'_>) -> SyncOptions {
+    let defaults = SyncOptions::default();
+    let transports = [
+        ("auto", Transport::Auto),
+        ("postgres", Transport::Postgres),
+        ("rest", Transport::Rest),
+        ("off", Transport::Off),
+    ];
+    let sync = SyncOptions {
+        transport: table.choice("transport", defaults.transport, &transports),
+        database_url: table.secret("database_url", urls::database_url),
+        rest_url: table
+            .optional("rest_url", String::clone, |text| Ok(urls::show_url(&urls::http_url(text)?))),
+        service_key: table.secret("service_key", |text| {
+            let usable = text.bytes().all(|b| b.is_ascii_graphic());
+            if usable { Ok(()) } else { Err("must be ASCII text without spaces".to_owned()) }
+        }),
+        interval: table.span(
+            "interval",
+            defaults.interval,
+            Duration::from_secs(1)..=Duration::from_secs(3600),
+        ),
+        batch_rows: table.integer("batch_rows", defaults.batch_rows, 10..=20_000),
+        batch_bytes: table.size("batch_bytes", defaults.batch_bytes, (16 << 10)..=(8 << 20)),
+    };
+    // A value that was given and found wrong has been reported already.
+    let missing = |table: &Section<'_>, key: &str, is_set: bool| !is_set && !table.has_problem(key);
+    let name = table.name();
+    if sync.transport == Transport::Postgres && missing(table, "database_url", sync.database_url.is_some()) {
+        table.problem("database_url", format!("is missing; {name}.transport = \"postgres\" needs it"));
+    }
+    // A database's URL may tell where its REST API is.
+    let found = sync.rest_url.is_some() || sync.database_url.is_some() || table.has_problem("database_url");
+    if sync.transport == Transport::Rest && missing(table, "rest_url", found) {
+        table.problem("rest_url", format!("is missing; {name}.transport = \"rest\" needs it"));
+    }
+    let uses_rest = match sync.transport {
+        Transport::Rest => true,
+        Transport::Auto => sync.database_url.is_none() && sync.rest_url.is_some(),
+        Transport::Postgres | Transport::Off => false,
+    };
+    if uses_rest && missing(table, "service_key", sync.service_key.is_some()) {
+        table.problem("service_key", format!("is missing; {name}.rest_url needs it"));
+    }
+    sync
+}
+
+/// The hub that a provider names.
+pub(super) fn read_name(table: &mut Section<'_>, hubs: &BTreeMap<String, SyncOptions>) -> Option<String> {
+    let name = table.optional("hub", String::clone, |text| {
+        if text == DEFAULT_HUB || hubs.contains_key(text) {
+            return Ok(text.to_owned());
+        }
+        let names = std::iter::once(DEFAULT_HUB).chain(hubs.keys().map(String::as_str));
+        Err(match nearest_name(text, names.clone()) {
+            Some(near) => format!("must be the name of a hub; did you mean \"{near}\"?"),
+            None => {
+                let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
+                format!("must be the name of a hub, one of {}", names.join(", "))
+            }
+        })
+    });
+    name.filter(|name| name != DEFAULT_HUB)
+}
+
+pub(super) fn read_budget(top: &mut Section<'_>) -> BudgetOptions {
+    const LEAST: u64 = 10_000_000;
+    let mut table = top.child("budget");
+    let show = |egress: &Option<u64>| match egress {
+        Some(bytes) => format!("{}/month", units::show_size(*bytes)),
+        None => "unlimited".to_owned(),
+    };
+    let egress = table.text("egress", BudgetOptions::default().egress, show, |text| match text.trim() {
+        "unlimited" => Ok(None),
+        text => text
+            .strip_suffix("/month")
+            .and_then(units::parse_size)
+            .filter(|bytes| *bytes >= LEAST)
+            .map(Some)
+            .ok_or_else(|| {
+                "must be a size for each month of at least 10MB, written like \"5GB/month\", or \"unlimited\""
+                    .to_owned()
+            }),
+    });
+    table.finish();
+    BudgetOptions { egress }
+}
