@@ -17,6 +17,7 @@ mod io;
 mod keys;
 mod private_file;
 mod remote;
+mod schema;
 mod serve;
 mod show;
 mod stats;
@@ -67,6 +68,7 @@ enum Command {
     Keys(keys::Args),
     Tokens(tokens::Args),
     Stats(stats::Args),
+    Schema(schema::Args),
     Store(store::Args),
     Doctor(doctor::Args),
     AdminToken(admin_token::Args),
@@ -102,6 +104,7 @@ fn dispatch(command: Command, hooks: Hooks, io: &mut Io) -> Result<(), Error> {
         Command::Keys(args) => block_on(keys::run(args, io)),
         Command::Tokens(args) => block_on(tokens::run(args, io)),
         Command::Stats(args) => block_on(stats::run(&args, io)),
+        Command::Schema(args) => block_on(schema::run(&args, io)),
         Command::Store(args) => block_on(store::run(&args, io)),
         Command::Doctor(args) => block_on(doctor::run(&args, io)),
         Command::AdminToken(args) => admin_token::run(&args, io),
