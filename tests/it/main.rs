@@ -15,6 +15,7 @@ mod outcomes;
 mod pg;
 mod process;
 mod reaching;
+mod schema;
 mod scripted;
 mod sdk;
 mod signals;

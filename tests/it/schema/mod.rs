@@ -1,6 +1,6 @@
 //! The hub's SQL on a real Postgres: each rule of replication that it keeps has a test that fails without it.
 
-mod apply;
+mod adopt;
 mod concurrent;
 mod foreign;
 mod install;
@@ -35,7 +35,11 @@ pub async fn call(client: &Client, function: &str, request: &Value) -> Value {
     try_call(client, function, request).await.unwrap_or_else(|error| panic!("{function}: {error:?}"))
 }
 
-pub async fn try_call(client: &Client, function: &str, request: &Value) -> Result<Value, tokio_postgres::Error> {
+pub async fn try_call(
+    client: &Client,
+    function: &str,
+    request: &Value,
+) -> Result<Value, tokio_postgres::Error> {
     let request = request.to_string();
     let sql = format!("SELECT {function}($text${request}$text$)::text");
     let rows = client.simple_query(&sql).await?;

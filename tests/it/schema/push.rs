@@ -25,7 +25,10 @@ async fn a_batch_is_applied_once_and_only_after_its_predecessor() {
     (stream.seq, stream.digest) = (1, "other".to_owned());
     let follows_the_twin = stream.batch(&json!({"global": {"s": 1}}));
     let answer = call(&client, "keytide_push", &follows_the_twin).await;
-    assert_eq!((&answer["status"], &answer["seq"], &answer["digest"]), (&json!("mismatch"), &json!(1), &json!("d1")));
+    assert_eq!(
+        (&answer["status"], &answer["seq"], &answer["digest"]),
+        (&json!("mismatch"), &json!(1), &json!("d1"))
+    );
     (stream.seq, stream.digest) = (2, "d2".to_owned());
     assert_eq!(call(&client, "keytide_push", &stream.batch(&json!({}))).await["status"], "mismatch", "a gap");
     assert_eq!(rows(&client, totals).await, "8|5|2");
@@ -76,7 +79,12 @@ async fn no_row_stops_a_batch() {
     let answer = stream.push(&client, hostile).await;
     assert_eq!(answer["clock"], json!([["gone", 4], ["keys", 6]]));
     assert_eq!(answer["expired"], json!([["hours", 0], ["hours", 1], ["hours", 2], ["hours", 3]]));
-    for odd in [json!({"keys": {"a": 1}, "models": "x", "global": [1], "hours": null}), json!(7), json!(null), json!([1])] {
+    for odd in [
+        json!({"keys": {"a": 1}, "models": "x", "global": [1], "hours": null}),
+        json!(7),
+        json!(null),
+        json!([1]),
+    ] {
         stream.push(&client, odd).await;
     }
     // Sums stay within their type.
@@ -85,7 +93,10 @@ async fn no_row_stops_a_batch() {
         rows(&client, "UPDATE ollama_api_global_stats SET total_requests = 9223372036854775807").await;
         stream.push(&client, json!({"global": {"s": 1_000_000}, "key_stats": [{"k": "h3", "f": 5}]})).await;
     }
-    assert_eq!(rows(&client, "SELECT total_requests FROM ollama_api_global_stats").await, i64::MAX.to_string());
+    assert_eq!(
+        rows(&client, "SELECT total_requests FROM ollama_api_global_stats").await,
+        i64::MAX.to_string()
+    );
     for lane in ["state", "stats"] {
         let (page, _) = stream.pull(&client, lane, None).await;
         serde_json::from_value::<wire::Page>(page).unwrap();
@@ -98,8 +109,16 @@ async fn each_field_goes_by_its_own_version() {
     let (mut one, mut two) = (Stream::new(1), Stream::new(2));
     let (a, b, c) = (version(-100), version(-50), version(-10));
     one.push(&client, json!({"keys": [{"k": "k", "a": a, "add": true, "u": "first", "n": "note"}]})).await;
-    two.push(&client, json!({"keys": [{"k": "k", "a": a, "u": "later", "uv": c, "n": "older", "nv": b, "w": 9, "wv": b}]})).await;
-    one.push(&client, json!({"keys": [{"k": "k", "a": a, "u": "lost", "uv": b, "nv": c, "e": false, "ev": b}]})).await;
+    two.push(
+        &client,
+        json!({"keys": [{"k": "k", "a": a, "u": "later", "uv": c, "n": "older", "nv": b, "w": 9, "wv": b}]}),
+    )
+    .await;
+    one.push(
+        &client,
+        json!({"keys": [{"k": "k", "a": a, "u": "lost", "uv": b, "nv": c, "e": false, "ev": b}]}),
+    )
+    .await;
     let shown = "SELECT username, note IS NULL, weight, enabled, status FROM ollama_api_keys";
     assert_eq!(rows(&client, shown).await, "later|t|9|f|disabled");
     // On equal versions the hub keeps what it has.
@@ -111,7 +130,11 @@ async fn each_field_goes_by_its_own_version() {
     assert_eq!(one.pull(&client, "state", Some(&cursor)).await.0["rows"], json!({}));
     // Tokens too.
     one.push(&client, json!({"tokens": [{"k": "t", "a": a, "add": true, "n": "x", "r": 5}]})).await;
-    two.push(&client, json!({"tokens": [{"k": "t", "a": a, "n": "y", "nv": b, "m": ["m"], "mv": b, "r": 1, "rv": a}]})).await;
+    two.push(
+        &client,
+        json!({"tokens": [{"k": "t", "a": a, "n": "y", "nv": b, "m": ["m"], "mv": b, "r": 1, "rv": a}]}),
+    )
+    .await;
     let shown = "SELECT name, allowed_models, requests_per_minute FROM ollama_api_client_tokens";
     assert_eq!(rows(&client, shown).await, "y|[\"m\"]|5");
 }
@@ -163,13 +186,25 @@ async fn a_deleted_keys_counts_rest_until_it_is_added_again() {
     let (mut one, mut two) = (Stream::new(1), Stream::new(2));
     let (a, b, c) = (version(-100), version(-50), version(-10));
     let id = digest(&client, "k").await;
-    one.push(&client, json!({"keys": [{"k": "k", "a": a, "add": true}], "key_stats": [{"k": "k", "s": 3, "f": 1}]})).await;
+    one.push(
+        &client,
+        json!({"keys": [{"k": "k", "a": a, "add": true}], "key_stats": [{"k": "k", "s": 3, "f": 1}]}),
+    )
+    .await;
     let ignored = one.push(&client, json!({"gone": [{"t": "key", "id": id, "v": a - 1}]})).await;
     assert_eq!(ignored, json!({}));
-    assert_eq!(rows(&client, "SELECT count(*) FROM ollama_api_keys").await, "1", "a deletion from before it was added");
+    assert_eq!(
+        rows(&client, "SELECT count(*) FROM ollama_api_keys").await,
+        "1",
+        "a deletion from before it was added"
+    );
 
     one.push(&client, json!({"gone": [{"t": "key", "id": id, "v": b}]})).await;
-    assert_eq!(rows(&client, "SELECT api_key FROM ollama_api_keys UNION SELECT api_key FROM ollama_api_key_stats").await, "");
+    assert_eq!(
+        rows(&client, "SELECT api_key FROM ollama_api_keys UNION SELECT api_key FROM ollama_api_key_stats")
+            .await,
+        ""
+    );
     // A state version never makes a row, nor does an add from before the deletion; late counts are kept.
     let answer = two
         .push(&client, json!({
@@ -184,7 +219,8 @@ async fn a_deleted_keys_counts_rest_until_it_is_added_again() {
     let (page, cursor) = two.pull(&client, "state", None).await;
     assert_eq!(page["rows"]["gone"], json!([{"t": "key", "id": id, "v": b}]));
 
-    two.push(&client, json!({"keys": [{"k": "k", "a": c, "add": true}], "key_stats": [{"k": "k", "s": 1}]})).await;
+    two.push(&client, json!({"keys": [{"k": "k", "a": c, "add": true}], "key_stats": [{"k": "k", "s": 1}]}))
+        .await;
     let stats = "SELECT total_requests, success_count, failure_count, success_rate FROM ollama_api_key_stats";
     assert_eq!(rows(&client, stats).await, "7|6|1|85.71");
     assert_eq!(rows(&client, retired).await + &rows(&client, "SELECT id FROM keytide_tombstones").await, "");
@@ -198,9 +234,17 @@ async fn revoked_tokens_are_remembered_for_good_and_keys_for_thirty_days() {
     let mut stream = Stream::new(1);
     let a = version(-100);
     let (key, token) = (digest(&client, "k").await, digest(&client, "t").await);
-    stream.push(&client, json!({"tokens": [{"k": "t", "a": a, "add": true}], "token_stats": [{"k": "t", "s": 3, "p": 9}]})).await;
     stream
-        .push(&client, json!({"gone": [{"t": "key", "id": key, "v": a}, {"t": "token", "id": token, "v": a + 1}]}))
+        .push(
+            &client,
+            json!({"tokens": [{"k": "t", "a": a, "add": true}], "token_stats": [{"k": "t", "s": 3, "p": 9}]}),
+        )
+        .await;
+    stream
+        .push(
+            &client,
+            json!({"gone": [{"t": "key", "id": key, "v": a}, {"t": "token", "id": token, "v": a + 1}]}),
+        )
         .await;
     let old = "UPDATE keytide_tombstones SET deleted_at = now() - interval '31 days'";
     client.batch_execute(old).await.unwrap();
@@ -220,7 +264,10 @@ async fn revoked_tokens_are_remembered_for_good_and_keys_for_thirty_days() {
     let answer = stream.push(&client, json!({"tokens": [{"k": "t", "a": a, "add": true}]})).await;
     assert_eq!(answer, json!({"gone": [["tokens", 0]]}));
     stream.push(&client, json!({"tokens": [{"k": "t", "a": a + 2, "add": true}]})).await;
-    assert_eq!(rows(&client, "SELECT request_count, prompt_tokens FROM ollama_api_client_tokens").await, "3|9");
+    assert_eq!(
+        rows(&client, "SELECT request_count, prompt_tokens FROM ollama_api_client_tokens").await,
+        "3|9"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +276,10 @@ async fn an_old_hour_is_answered_and_not_kept() {
     let mut stream = Stream::new(1);
     let hour = version(0) / 1024 / 3_600_000_000;
     let answer = stream
-        .push(&client, json!({"hours": [{"h": hour - 721, "m": "m", "s": 1}, {"h": hour, "m": "m", "s": 2, "p": 7}]}))
+        .push(
+            &client,
+            json!({"hours": [{"h": hour - 721, "m": "m", "s": 1}, {"h": hour, "m": "m", "s": 2, "p": 7}]}),
+        )
         .await;
     assert_eq!(answer, json!({"expired": [["hours", 0]]}));
     stream.push(&client, json!({"hours": [{"h": hour, "m": "m", "s": 2, "o": 1}]})).await;
@@ -243,15 +293,23 @@ async fn ids_are_not_used_up_and_steady_updates_stay_on_their_page() {
     let mut stream = Stream::new(1);
     let hour = version(0) / 1024 / 3_600_000_000;
     let a = version(-9);
-    stream.push(&client, json!({"keys": [{"k": "k", "a": a, "add": true}], "tokens": [{"k": "t", "a": a, "add": true}]})).await;
+    stream
+        .push(
+            &client,
+            json!({"keys": [{"k": "k", "a": a, "add": true}], "tokens": [{"k": "t", "a": a, "add": true}]}),
+        )
+        .await;
     for at in 0..60 {
         stream
-            .push(&client, json!({
-                "key_stats": [{"k": "k", "s": 1, "lu": 1_700_000_000_000_i64 + at}],
-                "token_stats": [{"k": "t", "s": 1, "lu": 1_700_000_000_000_i64 + at}],
-                "models": [{"m": "m", "s": 1, "lu": 1_700_000_000_000_i64 + at}],
-                "hours": [{"h": hour, "m": "m", "s": 1}], "global": {"s": 1},
-            }))
+            .push(
+                &client,
+                json!({
+                    "key_stats": [{"k": "k", "s": 1, "lu": 1_700_000_000_000_i64 + at}],
+                    "token_stats": [{"k": "t", "s": 1, "lu": 1_700_000_000_000_i64 + at}],
+                    "models": [{"m": "m", "s": 1, "lu": 1_700_000_000_000_i64 + at}],
+                    "hours": [{"h": hour, "m": "m", "s": 1}], "global": {"s": 1},
+                }),
+            )
             .await;
     }
     let used = "SELECT last_value FROM ollama_api_model_stats_id_seq UNION ALL
