@@ -552,6 +552,7 @@ DECLARE
     one text;
 BEGIN
     -- Only lists of rows are read on.
+    IF jsonb_typeof(batch) IS DISTINCT FROM 'object' THEN batch := '{}'; END IF;
     FOREACH one IN ARRAY '{gone,keys,tokens,key_stats,token_stats,models,hours}'::text[] LOOP
         IF jsonb_typeof(batch -> one) IS DISTINCT FROM 'array' OR batch -> one = '[]' THEN
             batch := batch - one;

@@ -7,7 +7,7 @@ SET client_min_messages = warning;
 -- state_xid helps, since all that a snapshot did not see is at or above its xmin.
 CREATE OR REPLACE FUNCTION public.keytide_page(
     list text, stream text, provider text, cursor pg_snapshot, after text, most integer, installed timestamptz,
-    OUT rows jsonb, OUT found bigint, OUT last text
+    OUT rows jsonb, OUT many bigint, OUT last text
 ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
     source text;
@@ -92,8 +92,14 @@ BEGIN
     EXECUTE format($q$
         SELECT coalesce(jsonb_agg(j ORDER BY place COLLATE "C"), '[]'), count(*), max(place COLLATE "C")
         FROM (SELECT place, j FROM (%s) r WHERE $4 IS NULL OR place COLLATE "C" > $4 ORDER BY place COLLATE "C" LIMIT $5) p$q$, source)
-    INTO rows, found, last USING stream, provider, cursor, after, most, installed;
+    INTO rows, many, last USING stream, provider, cursor, after, most, installed;
 END $$;
+
+-- Whether a provider's tables are all there. Cheap, for every pull; hello and push look at columns and triggers too.
+CREATE OR REPLACE FUNCTION public.keytide_has_tables(stream text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT bool_and(to_regclass(format('public.%I', stream || part)) IS NOT NULL)
+    FROM unnest('{_keys,_key_stats,_client_tokens,_global_stats,_model_stats,_model_hourly}'::text[]) part
+$$;
 
 -- The texts of a list, if it is one; NULL for none, which means all.
 CREATE OR REPLACE FUNCTION public.keytide_names(list jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -132,7 +138,7 @@ BEGIN
         page := jsonb_build_object('stream', of_stream, 'lane', ask -> 'lane', 'swept', settings.swept);
         IF NOT missing ? of_stream THEN
             missing := missing || jsonb_build_object(of_stream,
-                of_stream !~ '^[a-z][a-z0-9_]{0,40}$' OR public.keytide_missing(of_stream) <> '{}');
+                of_stream !~ '^[a-z][a-z0-9_]{0,40}$' OR NOT public.keytide_has_tables(of_stream));
         END IF;
         IF missing -> of_stream = 'true' THEN
             pages := pages || (page || '{"missing": true}');
@@ -154,11 +160,11 @@ BEGIN
         FOR at IN from_list .. cardinality(lists) LOOP
             part := public.keytide_page(lists[at], of_stream, ask ->> 'provider', cursor, after, lefts, settings.installed_at);
             after := NULL;
-            IF part.found > 0 THEN
+            IF part.many > 0 THEN
                 rows := rows || jsonb_build_object(
                     lists[at], CASE WHEN lists[at] = 'global' THEN part.rows -> 0 ELSE part.rows END);
             END IF;
-            lefts := lefts - part.found;
+            lefts := lefts - part.many;
             IF lefts <= 0 THEN
                 -- Perhaps there is more; the next page says so.
                 IF at < cardinality(lists) OR lists[at] = 'streams' THEN next := jsonb_build_array(at, part.last); END IF;

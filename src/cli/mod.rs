@@ -17,6 +17,7 @@ mod io;
 mod keys;
 mod private_file;
 mod remote;
+mod schema;
 mod serve;
 mod show;
 mod stats;
@@ -69,6 +70,7 @@ enum Command {
     Tokens(tokens::Args),
     Stats(stats::Args),
     Sync(sync::Args),
+    Schema(schema::Args),
     Store(store::Args),
     Doctor(doctor::Args),
     AdminToken(admin_token::Args),
@@ -105,6 +107,7 @@ fn dispatch(command: Command, hooks: Hooks, io: &mut Io) -> Result<(), Error> {
         Command::Tokens(args) => block_on(tokens::run(args, io)),
         Command::Stats(args) => block_on(stats::run(&args, io)),
         Command::Sync(args) => block_on(sync::run(args, io)),
+        Command::Schema(args) => block_on(schema::run(&args, io)),
         Command::Store(args) => block_on(store::run(&args, io)),
         Command::Doctor(args) => block_on(doctor::run(&args, io)),
         Command::AdminToken(args) => admin_token::run(&args, io),

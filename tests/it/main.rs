@@ -17,6 +17,7 @@ mod pg;
 mod process;
 mod reaching;
 mod replication;
+mod schema;
 mod scripted;
 mod sdk;
 mod signals;

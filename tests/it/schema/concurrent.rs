@@ -1,0 +1,104 @@
+//! Many batches at once: none waits in a circle, none is lost.
+
+use serde_json::{Value, json};
+
+use super::{Stream, hub, rows, version};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_batches_neither_deadlock_nor_lose_a_count() {
+    const WRITERS: u64 = 8;
+    const ROUNDS: u64 = 12;
+    let (cluster, client) = hub().await;
+    let a = version(-60);
+    let hour = version(0) / 1024 / 3_600_000_000;
+    let mut tasks = Vec::new();
+    for writer in 0..WRITERS {
+        let client = cluster.connect("hub", "postgres").await;
+        tasks.push(tokio::spawn(async move {
+            let mut stream = Stream::new(u128::from(writer) + 1);
+            for round in 0..ROUNDS {
+                // Each names the same rows in an order of its own, and some are new to all at once.
+                let mut names: Vec<u64> = (0..40).map(|n| (n * (2 * writer + 1) + round) % 41).collect();
+                names.sort_by_key(|n| (n * 7919 + writer * 31 + round) % 41);
+                let list = |f: &dyn Fn(u64) -> Value| names.iter().map(|n| f(*n)).collect::<Vec<_>>();
+                let batch = json!({
+                    "keys": list(&|n| json!({"k": format!("k{n}"), "a": a, "add": true, "u": format!("w{writer}"),
+                        "uv": version(0), "h": {"e": a, "n": round}})),
+                    "tokens": list(&|n| json!({"k": format!("t{n}"), "a": a, "add": true})),
+                    "key_stats": list(&|n| json!({"k": format!("k{n}"), "s": 1})),
+                    "token_stats": list(&|n| json!({"k": format!("t{n}"), "s": 1})),
+                    "models": list(&|n| json!({"m": format!("m{round}-{n}"), "s": 1})),
+                    "hours": list(&|n| json!({"h": hour - n as i64, "m": format!("m{round}"), "s": 1})),
+                    "global": {"s": 40},
+                });
+                assert_eq!(stream.push(&client, batch).await, json!({}));
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let expected = WRITERS * ROUNDS * 40;
+    let sums = "SELECT (SELECT sum(total_requests) FROM ollama_api_key_stats), (SELECT sum(request_count) FROM ollama_api_client_tokens),
+        (SELECT sum(total_requests) FROM ollama_api_model_stats), (SELECT sum(requests) FROM ollama_api_model_hourly),
+        (SELECT total_requests FROM ollama_api_global_stats)";
+    assert_eq!(rows(&client, sums).await, vec![expected.to_string(); 5].join("|"));
+    assert!(!cluster.log().contains("deadlock"), "{}", cluster.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn deleting_adding_and_counting_at_once_loses_no_count() {
+    let (cluster, client) = hub().await;
+    let mut tasks = Vec::new();
+    for writer in 0..6_u64 {
+        let client = cluster.connect("hub", "postgres").await;
+        tasks.push(tokio::spawn(async move {
+            let mut stream = Stream::new(u128::from(writer) + 1);
+            let ids: Vec<String> = futures_util::future::join_all((0..5).map(|n| {
+                let name = format!("k{n}");
+                let client = &client;
+                async move { super::digest(client, &name).await }
+            }))
+            .await;
+            for _ in 0..25 {
+                let batch = match writer {
+                    0 => json!({"gone": ids.iter().map(|id| json!({"t": "key", "id": id, "v": version(0)})).collect::<Vec<_>>()}),
+                    1 => json!({"keys": (0..5).map(|n| json!({"k": format!("k{n}"), "a": version(0), "add": true})).collect::<Vec<_>>()}),
+                    _ => json!({"key_stats": (0..5).map(|n| json!({"k": format!("k{n}"), "s": 1})).collect::<Vec<_>>()}),
+                };
+                stream.push(&client, batch).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let sums = "SELECT coalesce((SELECT sum(total_requests) FROM ollama_api_key_stats), 0)
+        + coalesce((SELECT sum(total_requests) FROM keytide_retired), 0)";
+    assert_eq!(rows(&client, sums).await, (4 * 25 * 5).to_string());
+    assert!(!cluster.log().contains("deadlock"), "{}", cluster.log());
+    // What is there is not also deleted.
+    let both = "SELECT count(*) FROM ollama_api_keys k JOIN keytide_tombstones t ON t.id = keytide_digest(k.api_key) AND t.version >= k.added_v";
+    assert_eq!(rows(&client, both).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_same_batch_sent_twice_at_once_counts_once() {
+    let (cluster, client) = hub().await;
+    let batch = Stream::new(1).batch(&json!({"global": {"s": 1}, "models": [{"m": "m", "s": 1}]}));
+    let mut tasks = Vec::new();
+    for _ in 0..6 {
+        let (client, batch) = (cluster.connect("hub", "postgres").await, batch.clone());
+        tasks.push(tokio::spawn(async move {
+            super::call(&client, "keytide_push", &batch).await["status"].clone()
+        }));
+    }
+    let mut applied = 0;
+    for task in tasks {
+        let status = task.await.unwrap();
+        applied += i32::from(status == "applied");
+        assert!(status == "applied" || status == "already", "{status}");
+    }
+    assert_eq!(applied, 1);
+    assert_eq!(rows(&client, "SELECT total_requests FROM ollama_api_global_stats").await, "1");
+}
