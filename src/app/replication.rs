@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::StoreSink;
 use crate::{
     admin::{self, Refusal},
-    config::Config,
+    config::{Config, SyncOptions, Transport},
     gateway::Live,
     ledger::{Flusher, Ledger},
     model::Clock,
@@ -19,7 +19,7 @@ use crate::{
     replica::{
         protocol::{Bounds, Effect, Hub, StreamOf},
         replicator::{self, Mirror, Parts, Replicator},
-        route::{self, Route},
+        route::{self, Choice, Route},
         status::HubStatus,
     },
     store::Store,
@@ -167,16 +167,20 @@ pub(super) async fn start(
 ) -> anyhow::Result<Hubs> {
     let (clock, mirror) = (memory.clock.clone(), Arc::new(memory));
     let mut replicators = Vec::new();
-    for hub in hubs_of(config) {
+    for hub in config.hubs() {
         let name = hub.name.clone();
-        let route = route::choose(&route_of(&hub.sync))
+        let route = route::choose(&route_of(&hub.options))
             .map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
         let Some(Route { transport, warnings }) = route else { continue };
         for warning in warnings {
             warn!(hub = name, "{warning}");
         }
         info!(hub = name, transport = transport.kind(), target = transport.target(), "replicates");
-        let bounds = Bounds { ..Bounds::default() };
+        let bounds = Bounds {
+            rows: hub.options.batch_rows as usize,
+            bytes: usize::try_from(hub.options.batch_bytes).unwrap_or(usize::MAX),
+            ..Bounds::default()
+        };
         let streams = hub
             .providers
             .iter()
@@ -186,13 +190,13 @@ pub(super) async fn start(
                 name: name.clone(),
                 streams: streams.collect(),
                 bounds,
-                instance_name: machine_name(),
+                instance_name: config.instance.clone().unwrap_or_else(machine_name),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 keeps_time: replicators.is_empty(),
             },
             transport,
-            interval: hub.sync.interval,
-            egress: None,
+            interval: hub.options.interval,
+            egress: config.budget.egress,
         };
         let parts = Parts {
             store: store.clone(),
@@ -207,36 +211,21 @@ pub(super) async fn start(
     Ok(Hubs { replicators, changes })
 }
 
-struct HubConfig {
-    name: String,
-    sync: crate::config::SyncConfig,
-    providers: Vec<(String, String)>,
-}
-fn hubs_of(config: &Config) -> Vec<HubConfig> {
-    let providers = config
-        .providers
-        .iter()
-        .filter(|(_, p)| p.enabled())
-        .map(|(name, p)| (name.clone(), p.table_prefix.clone()))
-        .collect();
-    vec![HubConfig { name: "default".to_owned(), sync: config.sync.clone(), providers }]
-}
 fn machine_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
-fn route_of(sync: &crate::config::SyncConfig) -> route::Options {
-    use crate::config::Transport as T;
-    let choice = match sync.transport {
-        T::Auto => route::Choice::Auto,
-        T::Postgres => route::Choice::Postgres,
-        T::Rest => route::Choice::Rest,
-        T::Off => route::Choice::Off,
+
+fn route_of(options: &SyncOptions) -> route::Options {
+    let choice = match options.transport {
+        Transport::Auto => Choice::Auto,
+        Transport::Postgres => Choice::Postgres,
+        Transport::Rest => Choice::Rest,
+        Transport::Off => Choice::Off,
     };
     route::Options {
         choice,
-        database_url: sync.database_url.clone(),
-        rest_url: sync.rest_url.clone(),
-        service_key: sync.service_key.clone(),
+        database_url: options.database_url.clone(),
+        rest_url: options.rest_url.clone(),
+        service_key: options.service_key.clone(),
     }
 }

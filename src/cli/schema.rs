@@ -11,7 +11,11 @@ use super::{error::Error, io::Io, remote::Local, show};
 use crate::{
     config::Config,
     model::Secret,
-    replica::schema::{self, Target},
+    replica::{
+        postgres::{self, Postgres},
+        schema::{self, Target},
+        transport,
+    },
 };
 
 /// Show, apply and check what keytide needs in the Postgres database that it replicates through
@@ -175,11 +179,8 @@ async fn connect(config: &Config) -> Result<tokio_postgres::Client, Error> {
     }
 }
 
-/// The one place that connects.
 async fn connect_to(url: &Secret) -> Result<tokio_postgres::Client, Error> {
-    let cannot = |error: tokio_postgres::Error| Error::failed(schema::Error::from(error).to_string());
-    let (client, connection) =
-        tokio_postgres::connect(url.expose(), tokio_postgres::NoTls).await.map_err(cannot)?;
-    tokio::spawn(connection);
-    Ok(client)
+    let cannot = |error: transport::Error| Error::failed(error.to_string());
+    let postgres = Postgres::new(&postgres::Options::new(url.clone())).map_err(cannot)?;
+    postgres.connect().await.map_err(cannot)
 }

@@ -25,7 +25,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     // A whole keytide in one process, listening where it can.
     ("demo/tour", &["model", "app", "admin", "config", "gateway::serve"]),
     // doctor reaches a provider the way requests do.
-    ("cli", &["config", "admin::view", "replica::status", "replica::schema", "store", "model", "app", "demo", "upstream"]),
+    (
+        "cli",
+        &[
+            "config",
+            "admin::view",
+            "replica::status",
+            "replica::schema",
+            "replica::postgres",
+            "replica::transport",
+            "store",
+            "model",
+            "app",
+            "demo",
+            "upstream",
+        ],
+    ),
 ];
 
 /// The places that wire the rooms.

@@ -49,7 +49,7 @@ impl World {
     async fn new(nodes: usize) -> Self {
         let cluster = Cluster::start(pg::Options::default());
         let url = cluster.url("postgres", "postgres");
-        for part in ["010_core", "011_triggers", "012_providers", "020_push", "021_pull", "022_care", "029_rights", "030_ollama_api", "031_openrouter_api"] { cluster.psql(&std::fs::read_to_string(format!("schema/{part}.sql")).unwrap()); }
+        node::keytide(&["schema", "apply"], &url);
         let upstream = Upstream::start(UpstreamOptions::default()).await.unwrap();
         for n in 0..KEYS {
             upstream.set_behaviour(key(n), behaviour(n));

@@ -144,8 +144,7 @@ impl Node {
 
     pub async fn delete(&self, key: &str) {
         let id = KeyId::derive("ollama", key);
-        let (status, body) =
-            self.ask(reqwest::Method::DELETE, &format!("/admin/api-keys/{id}"), None).await;
+        let (status, body) = self.ask(reqwest::Method::DELETE, &format!("/admin/api-keys/{id}"), None).await;
         assert_eq!(status, 200, "{body}");
     }
 
