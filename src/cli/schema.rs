@@ -1,6 +1,7 @@
 //! `keytide schema`
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,10 @@ use super::{error::Error, io::Io, remote::Local, show};
 use crate::{
     config::Config,
     model::Secret,
-    replica::schema::{self, Target},
+    replica::{
+        schema::{self, Target},
+        wire::SCHEMA,
+    },
 };
 
 /// Show, apply and check what keytide needs in the Postgres database that it replicates through
@@ -101,21 +105,37 @@ fn targets<'a>(config: &'a Config, only: Option<&str>) -> Result<Vec<Target<'a>>
 }
 
 /// Laid out as the Supabase command line reads it. The names are fixed, so that writing them again makes no second
-/// migration; the provider's files come after the others.
+/// migration; the number before a name is what Supabase tells migrations apart by, and begins with the schema's version.
 fn migrations(dir: &Path, targets: &[Target<'_>], io: &mut Io) -> Result<(), Error> {
     let folder = dir.join("supabase/migrations");
     let cannot = |path: &Path, error: std::io::Error| {
         Error::failed(format!("cannot write {}: {error}", path.display()))
     };
     fs::create_dir_all(&folder).map_err(|error| cannot(&folder, error))?;
+    let mut taken = BTreeSet::new();
     for part in schema::parts(targets).map_err(failed)? {
         let (number, name) = part.name.split_once('_').unwrap_or(("030", &part.name));
-        let path = folder.join(format!("20260101000{number}_keytide_{name}"));
+        let mut number = match name {
+            "ollama_api.sql" => 30,
+            "openrouter_api.sql" => 31,
+            _ => number.parse().ok().filter(|number| *number < 30).unwrap_or_else(|| number_of(name)),
+        };
+        while !taken.insert(number) {
+            number += 1;
+        }
+        let path = folder.join(format!("202601{SCHEMA:02}{number:06}_keytide_{name}"));
         fs::write(&path, &part.sql).map_err(|error| cannot(&path, error))?;
         io.line(&path.display().to_string())?;
     }
     io.note("apply them with: supabase db push");
     Ok(())
+}
+
+/// After those that ship, and the same whatever other providers there are (FNV-1a).
+fn number_of(name: &str) -> u32 {
+    let hash =
+        name.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    100_000 + hash % 800_000
 }
 
 async fn apply(config: &Config, targets: &[Target<'_>], convert: bool, io: &mut Io) -> Result<(), Error> {

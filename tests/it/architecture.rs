@@ -25,7 +25,20 @@ const ROOMS: &[(&str, &[&str])] = &[
     // A whole keytide in one process, listening where it can.
     ("demo/tour", &["model", "app", "admin", "config", "gateway::serve"]),
     // doctor reaches a provider the way requests do.
-    ("cli", &["config", "admin::view", "store", "model", "app", "demo", "upstream", "replica::schema"]),
+    (
+        "cli",
+        &[
+            "config",
+            "admin::view",
+            "store",
+            "model",
+            "app",
+            "demo",
+            "upstream",
+            "replica::schema",
+            "replica::wire",
+        ],
+    ),
 ];
 
 /// The places that wire the rooms.
