@@ -116,19 +116,19 @@ LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     EXECUTE format($q$
         SELECT 1 FROM public.%I WHERE api_key = ANY (
-            $1 || ARRAY(SELECT k FROM public.keytide_key_rows($2 -> 'keys'))
+            $1 || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'keys'))
                || ARRAY(SELECT r.id FROM public.keytide_sum_rows($2 -> 'key_stats', 'k', 2000) r
                         WHERE NOT EXISTS (SELECT 1 FROM public.%I s WHERE s.api_key = r.id)))
         ORDER BY api_key COLLATE "C" FOR UPDATE$q$, stream || '_keys', stream || '_key_stats') USING gone_keys, batch;
     EXECUTE format($q$
         SELECT 1 FROM public.%I WHERE token = ANY (
-            $1 || ARRAY(SELECT k FROM public.keytide_token_rows($2 -> 'tokens'))
-               || ARRAY(SELECT id FROM public.keytide_sum_rows($2 -> 'token_stats', 'k', 2000)))
+            $1 || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'tokens'))
+               || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'token_stats')))
         ORDER BY token COLLATE "C" FOR UPDATE$q$, stream || '_client_tokens') USING gone_tokens, batch;
     EXECUTE format($q$
         SELECT 1 FROM public.%I WHERE api_key = ANY (
-            $1 || ARRAY(SELECT k FROM public.keytide_key_rows($2 -> 'keys'))
-               || ARRAY(SELECT id FROM public.keytide_sum_rows($2 -> 'key_stats', 'k', 2000)))
+            $1 || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'keys'))
+               || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'key_stats')))
         ORDER BY api_key COLLATE "C" FOR UPDATE$q$, stream || '_key_stats') USING gone_keys, batch;
 END $$;
 
@@ -168,8 +168,9 @@ BEGIN
                  WHERE public.keytide_int(v -> 'v', 0, 9223372036854775807) > ahead ORDER BY pos);
 END $$;
 
--- Keys: each field by its own version, health by its epoch. Returns the positions of those that are gone.
-CREATE OR REPLACE FUNCTION public.keytide_apply_keys(stream text, list jsonb, ahead bigint) RETURNS bigint[]
+-- Keys: each field by its own version, health by its epoch. `clock` holds the positions of those from the future.
+-- Returns the positions of those that are gone.
+CREATE OR REPLACE FUNCTION public.keytide_apply_keys(stream text, list jsonb, ahead bigint, clock bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     gone bigint[];
@@ -178,20 +179,24 @@ DECLARE
 BEGIN
     SELECT installed_at INTO installed FROM public.keytide_settings;
     FOR secret IN EXECUTE format($q$
-        INSERT INTO public.%1$I (api_key, created_at, status, username, note, expires_at, weight, enabled, disabled_until,
+        WITH made AS (INSERT INTO public.%1$I (api_key, created_at, status, username, note, expires_at, weight, enabled, disabled_until,
             username_v, note_v, expires_v, weight_v, enabled_v, disabled_v, added_v, consecutive_failures, state_xid)
         SELECT DISTINCT ON (r.k COLLATE "C") r.k, coalesce(r.c, now()), CASE WHEN r.e THEN 'active' ELSE 'disabled' END,
             r.u, r.n, r.x, r.w, r.e, r.d,
             CASE WHEN r.uv > r.a THEN r.uv END, CASE WHEN r.nv > r.a THEN r.nv END, CASE WHEN r.xv > r.a THEN r.xv END,
             CASE WHEN r.wv > r.a THEN r.wv END, CASE WHEN r.ev > r.a THEN r.ev END, CASE WHEN r.dv > r.a THEN r.dv END,
             r.a, 0, pg_current_xact_id()
-        FROM public.keytide_key_rows($2) r
+        FROM public.keytide_key_rows((SELECT jsonb_agg(v) FROM public.keytide_list($2) WHERE v -> 'add' = 'true')) r
         LEFT JOIN public.keytide_tombstones t
             ON t.stream = $1 AND t.kind = 'key' AND t.id = public.keytide_digest(r.k)
         WHERE r.add AND r.k <> '' AND octet_length(r.k) <= 2000 AND r.top <= $3 AND r.a > coalesce(t.version, -1)
             AND NOT EXISTS (SELECT 1 FROM public.%1$I c WHERE c.api_key = r.k)
         ORDER BY r.k COLLATE "C", r.a DESC
-        ON CONFLICT (api_key) DO NOTHING RETURNING api_key$q$, stream || '_keys') USING stream, list, ahead
+        ON CONFLICT (api_key) DO NOTHING RETURNING api_key)
+        SELECT m.api_key FROM made m CROSS JOIN LATERAL (SELECT public.keytide_digest(m.api_key) AS id) d
+        WHERE EXISTS (SELECT 1 FROM public.keytide_tombstones t WHERE t.stream = $1 AND t.kind = 'key' AND t.id = d.id)
+           OR EXISTS (SELECT 1 FROM public.keytide_retired t WHERE t.stream = $1 AND t.kind = 'key' AND t.id = d.id)
+        ORDER BY m.api_key COLLATE "C"$q$, stream || '_keys') USING stream, list, ahead
     LOOP
         PERFORM public.keytide_restore_key(stream, secret);
     END LOOP;
@@ -267,37 +272,42 @@ BEGIN
     EXECUTE format($q$
         UPDATE public.%1$I s SET consecutive_failures = k.consecutive_failures
         FROM public.%2$I k
-        WHERE k.api_key = s.api_key AND s.api_key IN (SELECT k FROM public.keytide_key_rows($1))
+        WHERE k.api_key = s.api_key AND s.api_key IN (SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($1))
           AND s.consecutive_failures IS DISTINCT FROM k.consecutive_failures$q$, stream || '_key_stats', stream || '_keys')
     USING list;
 
     EXECUTE format($q$
-        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM public.keytide_key_rows($1) r
-        WHERE r.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.api_key = r.k)$q$, stream || '_keys')
-    INTO gone USING list, ahead;
+        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM public.keytide_list($1) r
+        WHERE r.pos <> ALL ($2)
+          AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.api_key = public.keytide_text(r.v -> 'k', 2000))$q$, stream || '_keys')
+    INTO gone USING list, clock;
     RETURN gone;
 END $$;
 
 -- Tokens, as keys.
-CREATE OR REPLACE FUNCTION public.keytide_apply_tokens(stream text, list jsonb, ahead bigint) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION public.keytide_apply_tokens(stream text, list jsonb, ahead bigint, clock bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     gone bigint[];
     secret text;
 BEGIN
     FOR secret IN EXECUTE format($q$
-        INSERT INTO public.%1$I (token, created_at, name, expires_at, allowed_models, requests_per_minute, name_v,
+        WITH made AS (INSERT INTO public.%1$I (token, created_at, name, expires_at, allowed_models, requests_per_minute, name_v,
             expires_v, models_v, rpm_v, added_v, request_count, state_xid, stats_xid)
         SELECT DISTINCT ON (r.k COLLATE "C") r.k, coalesce(r.c, now()), r.n, r.x, r.m, r.r,
             CASE WHEN r.nv > r.a THEN r.nv END, CASE WHEN r.xv > r.a THEN r.xv END, CASE WHEN r.mv > r.a THEN r.mv END,
             CASE WHEN r.rv > r.a THEN r.rv END, r.a, 0, pg_current_xact_id(), pg_current_xact_id()
-        FROM public.keytide_token_rows($2) r
+        FROM public.keytide_token_rows((SELECT jsonb_agg(v) FROM public.keytide_list($2) WHERE v -> 'add' = 'true')) r
         LEFT JOIN public.keytide_tombstones t
             ON t.stream = $1 AND t.kind = 'token' AND t.id = public.keytide_digest(r.k)
         WHERE r.add AND r.k <> '' AND octet_length(r.k) <= 2000 AND r.top <= $3 AND r.a > coalesce(t.version, -1)
             AND NOT EXISTS (SELECT 1 FROM public.%1$I c WHERE c.token = r.k)
         ORDER BY r.k COLLATE "C", r.a DESC
-        ON CONFLICT (token) DO NOTHING RETURNING token$q$, stream || '_client_tokens') USING stream, list, ahead
+        ON CONFLICT (token) DO NOTHING RETURNING token)
+        SELECT m.token FROM made m CROSS JOIN LATERAL (SELECT public.keytide_digest(m.token) AS id) d
+        WHERE EXISTS (SELECT 1 FROM public.keytide_tombstones t WHERE t.stream = $1 AND t.kind = 'token' AND t.id = d.id)
+           OR EXISTS (SELECT 1 FROM public.keytide_retired t WHERE t.stream = $1 AND t.kind = 'token' AND t.id = d.id)
+        ORDER BY m.token COLLATE "C"$q$, stream || '_client_tokens') USING stream, list, ahead
     LOOP
         PERFORM public.keytide_restore_token(stream, secret);
     END LOOP;
@@ -327,9 +337,10 @@ BEGIN
     USING list, ahead;
 
     EXECUTE format($q$
-        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM public.keytide_token_rows($1) r
-        WHERE r.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.token = r.k)$q$, stream || '_client_tokens')
-    INTO gone USING list, ahead;
+        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM public.keytide_list($1) r
+        WHERE r.pos <> ALL ($2)
+          AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.token = public.keytide_text(r.v -> 'k', 2000))$q$, stream || '_client_tokens')
+    INTO gone USING list, clock;
     RETURN gone;
 END $$;
 
@@ -548,6 +559,7 @@ DECLARE
     expired jsonb := '[]';
     gone_keys text[] := '{}';
     gone_tokens text[] := '{}';
+    late bigint[];
     moves boolean;
     one text;
 BEGIN
@@ -587,14 +599,14 @@ BEGIN
         clock := clock || public.keytide_places('gone', public.keytide_apply_gone(stream, batch -> 'gone', ahead));
     END IF;
     IF batch ? 'keys' THEN
-        gone := gone || public.keytide_places('keys', public.keytide_apply_keys(stream, batch -> 'keys', ahead));
-        clock := clock || public.keytide_places('keys', ARRAY(
-            SELECT pos FROM public.keytide_key_rows(batch -> 'keys') WHERE top > ahead ORDER BY pos));
+        late := ARRAY(SELECT pos FROM public.keytide_key_rows(batch -> 'keys') WHERE top > ahead ORDER BY pos);
+        clock := clock || public.keytide_places('keys', late);
+        gone := gone || public.keytide_places('keys', public.keytide_apply_keys(stream, batch -> 'keys', ahead, late));
     END IF;
     IF batch ? 'tokens' THEN
-        gone := gone || public.keytide_places('tokens', public.keytide_apply_tokens(stream, batch -> 'tokens', ahead));
-        clock := clock || public.keytide_places('tokens', ARRAY(
-            SELECT pos FROM public.keytide_token_rows(batch -> 'tokens') WHERE top > ahead ORDER BY pos));
+        late := ARRAY(SELECT pos FROM public.keytide_token_rows(batch -> 'tokens') WHERE top > ahead ORDER BY pos);
+        clock := clock || public.keytide_places('tokens', late);
+        gone := gone || public.keytide_places('tokens', public.keytide_apply_tokens(stream, batch -> 'tokens', ahead, late));
     END IF;
     IF batch ? 'key_stats' THEN
         gone := gone || public.keytide_places('key_stats', public.keytide_apply_key_stats(stream, batch -> 'key_stats', raise));
