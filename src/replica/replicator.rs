@@ -25,6 +25,7 @@ use super::{
     protocol::{self, Call, Effect, Hub, Machine, Note, Outcome, Wishes},
     status::{self, HubError, HubState, HubStatus},
     transport::{self, Transport},
+    wire::{Function, PROTOCOL, RetainAnswer, RetainRequest},
     words::{self, Words},
 };
 use crate::{
@@ -38,6 +39,13 @@ const BURST: Duration = Duration::from_millis(500);
 const HELLO_EVERY: Duration = Duration::from_secs(300);
 /// Instances heard of within this share the budget.
 const ALIVE: Duration = Duration::from_secs(3 * 300);
+/// How often the hub is asked to forget what is no longer kept.
+const RETAIN_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Calls of that at a time; what is left waits.
+const RETAIN_CALLS: usize = 20;
+/// How often a long round is looked at, and how often the log is told.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// What operators are shown of the past.
 const NOTES: usize = 20;
 
@@ -136,6 +144,9 @@ impl Replicator {
             rhythm: Rhythm::new(interval),
             pace: Pace::new(interval, egress),
             hello_at: None,
+            retained_at: None,
+            looked_at: Instant::now(),
+            logged_at: Instant::now(),
             waiting_since: None,
         };
         let outcome = task.step(|machine, shelf, now| machine.start(shelf, now)).await?;
@@ -218,6 +229,9 @@ struct Task {
     rhythm: Rhythm,
     pace: Pace,
     hello_at: Option<Instant>,
+    retained_at: Option<Instant>,
+    looked_at: Instant,
+    logged_at: Instant,
     /// Since when something made here has been waiting to be confirmed.
     waiting_since: Option<Timestamp>,
 }
@@ -329,6 +343,10 @@ impl Task {
             Err(Broken::Call(error)) => Round::Failed(error.retry_after),
             Err(_) => Round::Failed(None),
         };
+        if gone.is_ok() && self.retained_at.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
+            self.retained_at = Some(Instant::now());
+            self.retain().await;
+        }
         self.tell(gone.err());
         self.look_at_streams().await;
         self.rhythm.after(round, fastrand::f64())
@@ -345,8 +363,32 @@ impl Task {
             let (call, outcome) = next.map_err(Broken::Protocol)?;
             self.note(outcome.notes);
             let Some(call) = call else { return Ok(moved) };
-            moved |= call.function == super::wire::Function::Push;
+            moved |= call.function == Function::Push;
             moved |= self.call(call).await?;
+            self.progress().await;
+        }
+    }
+
+    /// In a long round, tells now and then how far it is.
+    async fn progress(&mut self) {
+        if self.looked_at.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.look_at_streams().await;
+        if self.logged_at.elapsed() < LOG_EVERY {
+            return;
+        }
+        self.logged_at = Instant::now();
+        for stream in self.shared.status().streams.iter() {
+            if let Some(rows) = stream.resync_rows {
+                info!(provider = stream.provider, rows, "reading everything the hub has");
+            } else if stream.pending_rows + stream.open_rows > 0 {
+                info!(
+                    provider = stream.provider,
+                    rows = stream.pending_rows + stream.open_rows,
+                    "still to be sent"
+                );
+            }
         }
     }
 
@@ -369,6 +411,30 @@ impl Task {
                 let failed = self.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
                 self.note(failed.map_err(Broken::Protocol)?.notes);
                 Err(Broken::Call(error))
+            }
+        }
+    }
+
+    /// Has the hub forget what is no longer kept. Another time will do where it cannot.
+    async fn retain(&self) {
+        let request = RetainRequest { protocol: PROTOCOL };
+        let request = serde_json::to_string(&request).unwrap_or_default();
+        for _ in 0..RETAIN_CALLS {
+            let answer: RetainAnswer = match self.transport.call(Function::Retain, &request).await {
+                Ok(reply) => match serde_json::from_str(&reply.body) {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        return warn!(hub = self.name(), "the hub's answer to retention cannot be read");
+                    }
+                },
+                Err(error) => return warn!(hub = self.name(), "the hub could not forget old rows: {error}"),
+            };
+            if answer.hours + answer.tombstones > 0 {
+                let RetainAnswer { hours, tombstones, .. } = answer;
+                info!(hub = self.name(), hours, tombstones, "the hub has forgotten old rows");
+            }
+            if !answer.more {
+                return;
             }
         }
     }
@@ -478,6 +544,7 @@ impl Task {
 
     /// Reads from the store how each stream stands.
     async fn look_at_streams(&mut self) {
+        self.looked_at = Instant::now();
         let looked = self.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
         let Ok((streams, (measured, applied))) = looked else { return };
         let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();

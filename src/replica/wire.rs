@@ -487,6 +487,26 @@ pub struct Page {
     pub missing: bool,
 }
 
+/// Asks the hub to forget what is kept for 30 days, some thousand rows at a time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetainRequest {
+    pub protocol: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetainAnswer {
+    /// `ok`, `busy` (another instance is at it), `read_only`, `unsupported`.
+    pub status: String,
+    /// Deletions and hours that were forgotten.
+    #[serde(default)]
+    pub tombstones: u64,
+    #[serde(default)]
+    pub hours: u64,
+    /// Ask again.
+    #[serde(default)]
+    pub more: bool,
+}
+
 /// `keytide_push` with `"mode": "adopt"`: makes this database the hub that the instance knew before.
 /// Steps, each its own call: `begin` (takes the lock, 10 minutes; `busy` while another holds it), `rows` (as
 /// often as needed; counters are raised to the totals given, state is merged and created), `restamp` (until
