@@ -333,6 +333,10 @@ impl Desk<'_> {
             digests.push((desk::TOKEN, u128::from_be_bytes(digest(&entry.secret)), id));
             Ok(Some(()))
         })?;
+        for (row, gone) in rows::<GoneRecord>(&self.gone, provider, None, usize::MAX)? {
+            let (_, kind, id) = row_at(provider, row);
+            digests.push((kind, u128::from_be_bytes(Gone::from(gone).digest), id));
+        }
         digests.sort_unstable();
         for (kind, digest, id) in digests {
             self.digests.put((provider, kind, digest), &id.to_be_bytes())?;

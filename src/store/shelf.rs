@@ -108,7 +108,7 @@ pub trait Shelf {
     fn gone(&self, provider: &str, row: Row) -> Result<Option<Gone>>;
     fn set_gone(&mut self, provider: &str, row: Row, gone: Option<Gone>) -> Result<()>;
     fn all_gone(&self, provider: &str, after: Option<Row>, max: usize) -> Result<Vec<(Row, Gone)>>;
-    /// The key that has this digest, among those there are: the hub's word for a deleted one.
+    /// The key that has this digest, be it there or [gone](Self::gone): the hub's word for a deleted one.
     fn key_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<KeyId>>;
     fn token_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<TokenId>>;
 
