@@ -51,10 +51,6 @@ use edit::Asked;
 use shelf::Shelf;
 use writer::{Opener, Problem, Request, Writer};
 
-/// The note that holds what has to be added to this machine's clock to get the hub's: whole milliseconds in
-/// decimal. The stamps of the next start begin with it.
-pub const CLOCK_OFFSET: &str = "replica/clock_offset";
-
 /// A handle to the open store; clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -91,7 +87,6 @@ impl Store {
         drop(snapshot);
         let (problem, stamps) = (writer.problem(), writer.stamps().clone());
         stamps.observe(contents.last_version);
-        stamps.set_offset_ms(contents.clock_offset_ms);
         let (requests, inbox) = mpsc::channel(writer::GROUP);
         let failed = |error: std::io::Error| Error::io(&file, &error);
         // Only its timer is used: redb blocks, so it stays off every runtime that serves.
@@ -158,7 +153,8 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
 
-    /// What makes the versions of this instance's changes, for all who make any.
+    /// What makes the versions of this instance's changes, for all who make any. Of this machine's time, until
+    /// somebody who knows the hub's tells how far off that is.
     pub fn stamps(&self) -> &Arc<Stamps> {
         &self.stamps
     }
