@@ -81,13 +81,13 @@ pub struct Parts {
 enum Command {
     Now(oneshot::Sender<()>),
     Adopt(oneshot::Sender<Result<Vec<String>, String>>),
-    Seal(oneshot::Sender<Result<(), String>>),
     Stop(Duration, oneshot::Sender<()>),
 }
 
 /// A handle to a running replicator.
 pub struct Replicator {
     name: String,
+    steps: Steps,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -135,9 +135,14 @@ impl Replicator {
             status: Mutex::new(status),
         });
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
+        let steps = Steps {
+            machine: Arc::new(Mutex::new(machine)),
+            store: parts.store.clone(),
+            clock: parts.clock.clone(),
+        };
         let mut task = Task {
             began: Instant::now(),
-            machine: Arc::new(Mutex::new(machine)),
+            steps: steps.clone(),
             parts,
             transport,
             shared: shared.clone(),
@@ -149,12 +154,12 @@ impl Replicator {
             logged_at: Instant::now(),
             waiting_since: None,
         };
-        let outcome = task.step(|machine, shelf, now| machine.start(shelf, now)).await?;
+        let outcome = task.steps.step(|machine, shelf, now| machine.start(shelf, now)).await?;
         task.note(outcome.notes);
         task.look_at_streams().await;
         let (commands, inbox) = mpsc::channel(8);
         let task = tokio::spawn(task.run(inbox));
-        Ok(Self { name, commands, shared, task: Mutex::new(Some(task)) })
+        Ok(Self { name, steps, commands, shared, task: Mutex::new(Some(task)) })
     }
 
     pub fn name(&self) -> &str {
@@ -192,17 +197,15 @@ impl Replicator {
         over.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Seals everything open, for a copy of the file that is about to be made.
+    /// Seals everything open, for a copy of the file that is about to be made. Beside a round that is under way,
+    /// which may be waiting for whoever asks for this.
     ///
     /// # Errors
     /// One sentence; nothing is sealed then.
     pub async fn seal(&self) -> Result<(), String> {
-        let (done, over) = oneshot::channel();
-        // One that has ended has sealed.
-        match self.commands.send(Command::Seal(done)).await {
-            Ok(()) => over.await.unwrap_or(Ok(())),
-            Err(_) => Ok(()),
-        }
+        let next_run = Some(uuid::Uuid::new_v4());
+        let sealed = self.steps.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
+        sealed.map(drop).map_err(|error| error.to_string())
     }
 
     /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
@@ -219,10 +222,44 @@ impl Replicator {
     }
 }
 
+/// The machine, locked inside the store's transactions, one after another.
+#[derive(Clone)]
+struct Steps {
+    machine: Arc<Mutex<Machine>>,
+    store: Store,
+    clock: Clock,
+}
+
+impl Steps {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Work of the machine's that changes nothing which memory holds.
+    async fn step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Machine, &mut dyn store::shelf::Shelf, Timestamp) -> Result<T, protocol::Error>
+        + Send
+        + 'static,
+    ) -> Result<T, protocol::Error> {
+        let (machine, now) = (self.machine.clone(), self.clock.now());
+        let done = self
+            .store
+            .edit(move |shelf| {
+                let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
+                work(&mut machine, shelf, now)
+            })
+            .await;
+        if done.is_err() {
+            self.lock().forget();
+        }
+        done
+    }
+}
+
 struct Task {
     began: Instant,
-    /// Locked inside the store's transactions, one after another.
-    machine: Arc<Mutex<Machine>>,
+    steps: Steps,
     parts: Parts,
     transport: Arc<dyn Transport>,
     shared: Arc<Shared>,
@@ -299,12 +336,6 @@ impl Task {
                     next = Instant::now();
                     let _gone = done.send(adopted);
                 }
-                Some(Command::Seal(done)) => {
-                    let next_run = Some(uuid::Uuid::new_v4());
-                    let sealed =
-                        self.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
-                    let _gone = done.send(sealed.map(drop).map_err(|error| error.to_string()));
-                }
                 Some(Command::Stop(patience, done)) => {
                     self.last(patience).await;
                     let _gone = done.send(());
@@ -356,10 +387,10 @@ impl Task {
     async fn round(&mut self, wishes: Wishes) -> Result<bool, Broken> {
         // What memory holds belongs into the next batch.
         self.parts.mirror.flush().await.map_err(Broken::Flush)?;
-        self.machine().begin(wishes);
+        self.steps.lock().begin(wishes);
         let mut moved = false;
         loop {
-            let next = self.step(|machine, shelf, now| machine.next(shelf, now)).await;
+            let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
             let (call, outcome) = next.map_err(Broken::Protocol)?;
             self.note(outcome.notes);
             let Some(call) = call else { return Ok(moved) };
@@ -408,7 +439,8 @@ impl Task {
             }
             Err(error) => {
                 let kind = error.kind;
-                let failed = self.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
+                let failed =
+                    self.steps.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
                 self.note(failed.map_err(Broken::Protocol)?.notes);
                 Err(Broken::Call(error))
             }
@@ -439,32 +471,6 @@ impl Task {
         }
     }
 
-    fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Work of the machine's that changes nothing which memory holds.
-    async fn step<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Machine, &mut dyn store::shelf::Shelf, Timestamp) -> Result<T, protocol::Error>
-        + Send
-        + 'static,
-    ) -> Result<T, protocol::Error> {
-        let (machine, now) = (self.machine.clone(), self.parts.clock.now());
-        let done = self
-            .parts
-            .store
-            .edit(move |shelf| {
-                let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
-                work(&mut machine, shelf, now)
-            })
-            .await;
-        if done.is_err() {
-            self.machine().forget();
-        }
-        done
-    }
-
     /// As `step`; memory follows before any operator's edit comes between.
     async fn change(
         &self,
@@ -477,7 +483,7 @@ impl Task {
         + 'static,
     ) -> Result<Outcome, protocol::Error> {
         let alone = self.parts.mirror.lock().await;
-        let outcome = self.step(work).await?;
+        let outcome = self.steps.step(work).await?;
         self.parts.mirror.apply(outcome.effects.clone());
         drop(alone);
         Ok(outcome)
@@ -489,7 +495,7 @@ impl Task {
 
     /// At the end: everything into batches, and these to the hub if that is quick.
     async fn last(&mut self, patience: Duration) {
-        let sealed = self.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
+        let sealed = self.steps.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
         if let Err(error) = sealed {
             warn!(hub = self.name(), "what is open could not be sealed: {error}");
             return;
@@ -545,10 +551,11 @@ impl Task {
     /// Reads from the store how each stream stands.
     async fn look_at_streams(&mut self) {
         self.looked_at = Instant::now();
-        let looked = self.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
+        let looked =
+            self.steps.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
         let Ok((streams, (measured, applied))) = looked else { return };
         let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
-        let instances: Vec<_> = self.machine().instances().to_vec();
+        let instances: Vec<_> = self.steps.lock().instances().to_vec();
         let now = self.parts.clock.now();
         let hub_now = now.0.saturating_add(applied);
         let live = |seen: i64| hub_now.saturating_sub(seen) < ALIVE.as_millis() as i64;

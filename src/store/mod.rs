@@ -51,6 +51,9 @@ use edit::Asked;
 use shelf::Shelf;
 use writer::{Opener, Problem, Request, Writer};
 
+/// The store as it was at one moment.
+pub struct Frozen(redb::ReadTransaction);
+
 /// A handle to the open store; clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -174,8 +177,30 @@ impl Store {
         to: PathBuf,
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<(), Error> {
-        let (snapshot, from) = (self.snapshot().await?, self.file.clone());
-        blocking(move || backup::write(&snapshot, &from, &to, progress)).await
+        let frozen = self.freeze().await?;
+        self.backup_of(frozen, to, progress).await
+    }
+
+    /// The store as it is now, for [`Store::backup_of`].
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn freeze(&self) -> Result<Frozen, Error> {
+        self.snapshot().await.map(Frozen)
+    }
+
+    /// As [`Store::backup`], of an earlier moment.
+    ///
+    /// # Errors
+    /// As [`Store::backup`].
+    pub async fn backup_of(
+        &self,
+        frozen: Frozen,
+        to: PathBuf,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<(), Error> {
+        let from = self.file.clone();
+        blocking(move || backup::write(&frozen.0, &from, &to, progress)).await
     }
 
     /// How large the file and its tables are.
