@@ -20,7 +20,7 @@ mod attach;
 mod clock;
 mod confirm;
 mod counters;
-mod document;
+pub(in crate::replica) mod document;
 mod identity;
 mod machine;
 mod page;

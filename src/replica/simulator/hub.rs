@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
+    oracle::Five,
     sabotage::{self, Sabotage},
     shelf::digest,
 };
 use crate::{
-    model::{Health, Version},
+    model::{CounterId, Health, Version},
     replica::{
         protocol::text::{self, Shift, hex},
         wire::{
@@ -95,7 +96,7 @@ pub struct Database {
     /// Batches that are contained, for the oracle.
     pub applied: BTreeSet<(Uuid, u64, String)>,
     /// What other programs did to the totals, for the oracle.
-    pub foreign: BTreeMap<(String, String), i64>,
+    pub foreign: BTreeMap<(String, CounterId), Five>,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +150,36 @@ impl ModelHub {
         format!("{xmin}:{}:{}", self.db.next_xid, running.join(","))
     }
 
+    /// Recovered to an earlier point in time: transaction ids begin again there.
+    pub fn recover(&mut self, earlier: Database) {
+        let timeline = self.db.identity.timeline + 1;
+        self.db = earlier;
+        self.db.identity.timeline = timeline;
+        self.running.clear();
+    }
+
+    /// Dumped and restored into another cluster, whose transaction ids have only begun.
+    pub fn move_house(&mut self, system: String) {
+        self.db.identity.system = system;
+        self.db.identity.timeline = 1;
+        self.db.next_xid = 10;
+        self.running.clear();
+        for tables in self.db.tables.values_mut() {
+            tables.restamp(5);
+        }
+    }
+
+    /// A new, empty database under the old URL.
+    pub fn replace(&mut self, id: Uuid) {
+        self.db.identity = HubIdentity { id, system: id.to_string(), timeline: 1 };
+        self.db.was.clear();
+        self.db.next_xid = 10;
+        self.running.clear();
+        self.db.applied.clear();
+        self.db.foreign.clear();
+        self.db.tables.values_mut().for_each(|tables| *tables = Tables::default());
+    }
+
     /// The version of an edit by other hands.
     pub fn foreign_version(&self, old: Version) -> Version {
         let now = self.now * 1000;
@@ -180,8 +211,7 @@ impl ModelHub {
     pub fn push(&mut self, request: &str, xid: Xid) -> String {
         let request: PushRequest = serde_json::from_str(request).unwrap();
         let greeting = self.greeting();
-        let mut applied = self.db.applied.clone();
-        let (now, foreign) = (self.now, &mut self.db.foreign);
+        let (now, applied) = (self.now, &mut self.db.applied);
         let tables = self.db.tables.get_mut(&request.stream).unwrap();
         let held = tables.streams.get(&request.instance).map(|stream| stream.row.clone());
         let (seq, held_digest, answers) = held.unwrap_or_default();
@@ -193,7 +223,7 @@ impl ModelHub {
             } else if (request.seq == seq + 1 && follows)
                 || (request.seq == seq && same_digest && sabotage::on(Sabotage::HubAppliesTwice))
             {
-                let answers = tables.apply(&request, xid, now, foreign);
+                let answers = tables.apply(&request, xid, now);
                 let stream = (request.seq, request.digest.clone(), answers.clone());
                 tables.streams.insert(request.instance, Stamped { row: stream, xid });
                 applied.insert((request.instance, request.seq, request.digest.clone()));
@@ -201,7 +231,6 @@ impl ModelHub {
             } else {
                 ("mismatch", seq, held_digest, RowAnswers::default())
             };
-        self.db.applied = applied;
         let status = status.to_owned();
         let answer = PushAnswer { greeting, status, seq, digest, rows, missing: Vec::new() };
         serde_json::to_string(&answer).unwrap()
@@ -321,14 +350,7 @@ impl Tables {
         out
     }
 
-    fn apply(
-        &mut self,
-        request: &PushRequest,
-        xid: Xid,
-        now: i64,
-        foreign: &mut BTreeMap<(String, String), i64>,
-    ) -> RowAnswers {
-        let _ = foreign;
+    fn apply(&mut self, request: &PushRequest, xid: Xid, now: i64) -> RowAnswers {
         let mut answers = RowAnswers::default();
         let future = Version::at(crate::model::Timestamp(now + AHEAD));
         let strict = !sabotage::on(Sabotage::HubBelievesAnyClock);
@@ -405,7 +427,7 @@ impl Tables {
         answers
     }
 
-    fn retire(&mut self, kind: GoneKind, k: &str, more: &Numbers) {
+    pub fn retire(&mut self, kind: GoneKind, k: &str, more: &Numbers) {
         if sabotage::on(Sabotage::HubDropsRetired) {
             return;
         }
@@ -447,6 +469,18 @@ impl Tables {
         if later {
             self.tombstones.insert(at, Stamped { row: Tombstone { v, at: now }, xid });
         }
+    }
+
+    fn restamp(&mut self, xid: Xid) {
+        self.keys.values_mut().for_each(|row| row.xid = xid);
+        self.tokens.values_mut().for_each(|row| row.xid = xid);
+        self.key_stats.values_mut().for_each(|row| row.xid = xid);
+        self.token_stats.values_mut().for_each(|row| row.xid = xid);
+        self.models.values_mut().for_each(|row| row.xid = xid);
+        self.hours.values_mut().for_each(|row| row.xid = xid);
+        self.global.values_mut().for_each(|row| row.xid = xid);
+        self.tombstones.values_mut().for_each(|row| row.xid = xid);
+        self.streams.values_mut().for_each(|row| row.xid = xid);
     }
 
     fn refused(&self, kind: GoneKind, k: &str, added: Version) -> bool {

@@ -3,6 +3,7 @@
 //!
 //! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full.
 
+mod foreign;
 mod hub;
 mod local;
 mod oracle;

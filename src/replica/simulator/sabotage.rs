@@ -26,6 +26,8 @@ sabotages! {
     StateCreatesRows,
     HubTakesWholeRows,
     HubIgnoresEpochs,
+    /// Of a counter that another program lowers.
+    LowerIsTaken,
     /// Open deltas go out without being sealed first: what is sent again differs.
     SealsAfterSending,
     /// A confirmed delta leaves the view at its confirmation.
