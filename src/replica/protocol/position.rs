@@ -39,6 +39,7 @@ impl Stream<'_> {
         }
         let own = at.seq == 0 || self.batch(at.seq)?.is_some_and(|batch| batch.digest == at.digest);
         match (own, at.seq.cmp(&confirmed.seq)) {
+            (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
                 self.confirm_up_to(at.seq, answers)?;
@@ -134,10 +135,13 @@ impl Stream<'_> {
         let (mut taken, mut told) = (0, false);
         for seq in self.queue()?.into_iter().rev() {
             let Some(batch) = self.batch(seq)? else { continue };
-            if batch.run == self.note.run {
+            let own =
+                (batch.run == self.note.run && !broken!(ForkDropsEverything)) || broken!(ForkKeepsEverything);
+            if own {
                 self.unseal(&batch)?;
                 continue;
             }
+            told = true;
             taken += batch
                 .rows
                 .global
@@ -162,7 +166,9 @@ impl Stream<'_> {
         self.forget_confirmed(Some(0))?;
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
         (self.note.sent, self.note.doubtful, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
-        self.rename(fresh)?;
+        if !broken!(ForkKeepsId) {
+            self.rename(fresh)?;
+        }
         let instance = self.note.instance;
         self.say(|provider| Note::Forked { provider, instance, taken });
         if told { self.begin_resync(Why::Forked) } else { Ok(()) }

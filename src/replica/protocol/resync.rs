@@ -42,7 +42,7 @@ impl Stream<'_> {
         match lane {
             Lane::State if !resync.state_done => {
                 // After a fork only the totals were in doubt.
-                if resync.why != Why::Forked {
+                if resync.why != Why::Forked && !broken!(AbsenceIsNothing) {
                     self.settle_keys(&resync)?;
                     self.settle_tokens(&resync)?;
                 }
@@ -70,6 +70,9 @@ impl Stream<'_> {
     /// Whether a row that the hub does not have was deleted there while this instance was away. Otherwise the hub
     /// has lost it.
     fn was_deleted(resync: &Resync, added: Version) -> bool {
+        if broken!(AbsenceIsDeletion) {
+            return true;
+        }
         let since = resync.since.map(|at| Version::at(Timestamp(at)));
         resync.why == Why::Away && since.is_some_and(|since| added <= since)
     }

@@ -16,9 +16,9 @@ use crate::{
     replica::{
         protocol::text::{self, Shift, hex},
         wire::{
-            Ask, GlobalRow, GoneKind, GoneRow, Greeting, HelloAnswer, HourRow, HubIdentity, KeyRow,
-            KeyStatsRow, Lane, ModelRow, PROTOCOL, Page, PullAnswer, PullRequest, PushAnswer, PushRequest,
-            RowAnswers, Rows, SCHEMA, StreamRow, Sums, TokenRow, TokenStatsRow,
+            AdoptAnswer, AdoptRequest, Ask, GlobalRow, GoneKind, GoneRow, Greeting, HelloAnswer, HourRow,
+            HubIdentity, KeyRow, KeyStatsRow, Lane, ModelRow, PROTOCOL, Page, PullAnswer, PullRequest,
+            PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA, StreamRow, Sums, TokenRow, TokenStatsRow,
         },
     },
     store::shelf::{KeyEntry, TokenEntry},
@@ -164,9 +164,6 @@ impl ModelHub {
         self.db.identity.timeline = 1;
         self.db.next_xid = 10;
         self.running.clear();
-        for tables in self.db.tables.values_mut() {
-            tables.restamp(5);
-        }
     }
 
     /// A new, empty database under the old URL.
@@ -209,6 +206,9 @@ impl ModelHub {
 
     /// Carried out in the transaction `xid`, which may have begun long ago.
     pub fn push(&mut self, request: &str, xid: Xid) -> String {
+        if let Ok(request) = serde_json::from_str::<AdoptRequest>(request) {
+            return self.adopt(&request);
+        }
         let request: PushRequest = serde_json::from_str(request).unwrap();
         let greeting = self.greeting();
         let (now, applied) = (self.now, &mut self.db.applied);
@@ -234,6 +234,31 @@ impl ModelHub {
         let status = status.to_owned();
         let answer = PushAnswer { greeting, status, seq, digest, rows, missing: Vec::new() };
         serde_json::to_string(&answer).unwrap()
+    }
+
+    fn adopt(&mut self, request: &AdoptRequest) -> String {
+        let greeting = self.greeting();
+        let known = self.db.was.contains(&request.was) || self.db.identity == request.was;
+        let status = if known { "adopted" } else { "ok" };
+        if !known {
+            let xid = self.begin();
+            self.end(xid);
+            match request.step.as_str() {
+                "rows" => {
+                    let now = self.now;
+                    let tables = self.db.tables.get_mut(&request.stream).unwrap();
+                    tables.adopt(&request.rows, xid, now);
+                }
+                "restamp" if !sabotage::on(Sabotage::AdoptionKeepsStamps) => {
+                    let next = self.db.next_xid;
+                    self.db.tables.values_mut().for_each(|tables| tables.restamp(next, xid));
+                }
+                "end" => self.db.was.push(request.was.clone()),
+                _ => {}
+            }
+        }
+        let status = status.to_owned();
+        serde_json::to_string(&AdoptAnswer { greeting, status, left: 0, by: None, until: None }).unwrap()
     }
 
     pub fn pull(&mut self, request: &str) -> String {
@@ -471,16 +496,61 @@ impl Tables {
         }
     }
 
-    fn restamp(&mut self, xid: Xid) {
-        self.keys.values_mut().for_each(|row| row.xid = xid);
-        self.tokens.values_mut().for_each(|row| row.xid = xid);
-        self.key_stats.values_mut().for_each(|row| row.xid = xid);
-        self.token_stats.values_mut().for_each(|row| row.xid = xid);
-        self.models.values_mut().for_each(|row| row.xid = xid);
-        self.hours.values_mut().for_each(|row| row.xid = xid);
-        self.global.values_mut().for_each(|row| row.xid = xid);
-        self.tombstones.values_mut().for_each(|row| row.xid = xid);
-        self.streams.values_mut().for_each(|row| row.xid = xid);
+    /// Stamps that lie ahead of this cluster's transactions.
+    fn restamp(&mut self, ahead: Xid, xid: Xid) {
+        fn all<K: Ord, T>(rows: &mut BTreeMap<K, Stamped<T>>, ahead: Xid, xid: Xid) {
+            rows.values_mut().filter(|row| row.xid >= ahead).for_each(|row| row.xid = xid);
+        }
+        all(&mut self.keys, ahead, xid);
+        all(&mut self.tokens, ahead, xid);
+        all(&mut self.key_stats, ahead, xid);
+        all(&mut self.token_stats, ahead, xid);
+        all(&mut self.models, ahead, xid);
+        all(&mut self.hours, ahead, xid);
+        all(&mut self.global, ahead, xid);
+        all(&mut self.tombstones, ahead, xid);
+        all(&mut self.streams, ahead, xid);
+    }
+
+    /// Counters are raised to what an instance knew.
+    fn adopt(&mut self, rows: &Rows, xid: Xid, now: i64) {
+        for row in &rows.gone {
+            self.delete(row.t, &row.id, row.v, xid, now);
+        }
+        for row in &rows.keys {
+            self.push_key(row, xid);
+        }
+        for row in &rows.tokens {
+            self.push_token(row, xid);
+        }
+        for row in &rows.key_stats {
+            let most = Numbers {
+                sums: Sums { s: row.s, f: row.f, o: row.o, lu: row.lu, ..Sums::default() },
+                last_success: row.ls,
+                last_failure: row.lf,
+            };
+            raise(&mut self.key_stats, row.k.expose().to_owned(), &most, xid);
+        }
+        let of = |sums: &Sums| Numbers { sums: sums.clone(), ..Numbers::default() };
+        for row in &rows.token_stats {
+            raise(&mut self.token_stats, row.k.expose().to_owned(), &of(&row.sums), xid);
+        }
+        for row in &rows.models {
+            raise(&mut self.models, row.m.clone(), &of(&row.sums), xid);
+        }
+        for row in &rows.hours {
+            raise(&mut self.hours, (row.h, row.m.clone()), &of(&row.sums), xid);
+        }
+        if let Some(row) = &rows.global {
+            raise(&mut self.global, (), &of(&row.sums), xid);
+        }
+        for row in &rows.streams {
+            let held = self.streams.get(&row.i).map_or(0, |stream| stream.row.0);
+            if row.s > held && !sabotage::on(Sabotage::AdoptionForgetsStreams) {
+                let stream = (row.s, row.g.clone(), RowAnswers::default());
+                self.streams.insert(row.i, Stamped { row: stream, xid });
+            }
+        }
     }
 
     fn refused(&self, kind: GoneKind, k: &str, added: Version) -> bool {
@@ -557,6 +627,16 @@ impl Tables {
         }
         self.hours.retain(|(hour, _), _| i64::from(*hour) >= now / 3_600_000 - HOURS_KEPT);
     }
+}
+
+fn raise<K: Ord>(rows: &mut BTreeMap<K, Stamped<Numbers>>, at: K, most: &Numbers, xid: Xid) {
+    let row = rows.entry(at).or_insert_with(|| Stamped { row: Numbers::default(), xid });
+    let (sums, to) = (&mut row.row.sums, &most.sums);
+    (sums.s, sums.f, sums.o) = (sums.s.max(to.s), sums.f.max(to.f), sums.o.max(to.o));
+    (sums.p, sums.q, sums.lu) = (sums.p.max(to.p), sums.q.max(to.q), sums.lu.max(to.lu));
+    row.row.last_success = row.row.last_success.max(most.last_success);
+    row.row.last_failure = row.row.last_failure.max(most.last_failure);
+    row.xid = xid;
 }
 
 fn bump<K: Ord>(rows: &mut BTreeMap<K, Stamped<Numbers>>, at: K, more: &Numbers, xid: Xid) {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     hub::{Numbers, Tables},
-    shelf::{MemoryShelf, digest},
+    shelf::digest,
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
@@ -47,6 +47,8 @@ pub struct Oracle {
     lives: BTreeMap<(String, String), Vec<(Said, bool)>>,
     /// Keys of whose history something was lost that nobody can know.
     unsure: BTreeSet<(String, String)>,
+    /// The counts of deleted rows were nowhere but on a hub that is no more.
+    pub emptied: bool,
     pub forks: u64,
     pub stopped: u64,
     pub taken: u64,
@@ -248,6 +250,7 @@ impl World {
         let oldest = self.now / 3_600_000 - 30 * 24 + 24;
         let kept = |id: &CounterId| match id {
             CounterId::Hour(hour, _) => i64::from(hour.0) > oldest,
+            CounterId::Key(_) | CounterId::Token(_) => !self.oracle.emptied,
             _ => true,
         };
         let mut there: BTreeMap<CounterId, Five> = BTreeMap::new();

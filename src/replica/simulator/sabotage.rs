@@ -28,6 +28,9 @@ sabotages! {
     HubIgnoresEpochs,
     /// Of a counter that another program lowers.
     LowerIsTaken,
+    /// After a dump and restore, stamps lie ahead of the new cluster's transactions.
+    AdoptionKeepsStamps,
+    AdoptionForgetsStreams,
     /// Open deltas go out without being sealed first: what is sent again differs.
     SealsAfterSending,
     /// A confirmed delta leaves the view at its confirmation.
@@ -47,8 +50,6 @@ sabotages! {
     /// What the hub does not have is kept for ever.
     AbsenceIsNothing,
     IgnoresHorizon,
-    /// A page that shows a batch does not confirm it.
-    PagesConfirmNothing,
     IgnoresAnswers,
     TakesWholeRows,
     IgnoresEpochs,
@@ -57,7 +58,6 @@ sabotages! {
     StateIsNotToldAgain,
     DatesAreNotShifted,
     BelievesAnyHub,
-    TakesUnawaitedAnswers,
     StartSealsAsItsOwn,
 }
 

@@ -24,6 +24,8 @@ enum Fate {
     Rollbacks,
     /// Somebody is away for longer than deletions are remembered.
     Absence,
+    /// The hub is dumped and restored elsewhere, or a new one stands in its place.
+    Moves,
 }
 
 pub struct Story {
@@ -42,9 +44,16 @@ pub fn live(seed: u64, traced: bool, trace: &mut Vec<String>) -> Result<(), Stri
         1 | 2 => Fate::Copies,
         3 | 4 => Fate::Rollbacks,
         5 => Fate::Absence,
+        6 => Fate::Moves,
         _ => Fate::Ordinary,
     };
-    let by_hand = seed % 3 > 0;
+    let by_hand = seed % 3 > 0 && fate != Fate::Moves;
+    world.steady = !by_hand && matches!(fate, Fate::Ordinary | Fate::Absence);
+    if fate == Fate::Moves {
+        // Pulls of one page: only then does an instance know what is contained in its totals.
+        world.bounds.page = 100_000;
+        world = World::rebound(world)?;
+    }
     let mut story = Story { fate, backups: Vec::new(), hub_backup: None, held: Vec::new(), by_hand };
     let result = story.run(&mut world);
     trace.append(&mut world.trace.take().unwrap_or_default());
@@ -59,6 +68,9 @@ impl Story {
             self.happen(world)?;
             if step == turn && self.fate == Fate::Absence {
                 self.absence(world)?;
+            }
+            if step == turn && self.fate == Fate::Moves {
+                self.moves(world)?;
             }
         }
         self.let_go(world);
@@ -130,7 +142,7 @@ impl Story {
 
     fn fate(&mut self, world: &mut World, at: usize) -> Result<(), String> {
         match self.fate {
-            Fate::Ordinary | Fate::Absence => {}
+            Fate::Ordinary | Fate::Absence | Fate::Moves => {}
             Fate::Copies => self.copies(world, at)?,
             Fate::Rollbacks => self.rollbacks(world),
         }
@@ -180,6 +192,48 @@ impl Story {
             }
             _ => self.hub_backup = Some((world.now, world.hub.db.clone())),
         }
+    }
+
+    fn moves(&mut self, world: &mut World) -> Result<(), String> {
+        self.let_go(world);
+        let loss = world.loss;
+        world.heal()?;
+        // Some of what follows reaches the old hub, and all of it only those that pull again.
+        let empty = world.rng.bool();
+        for _ in 0..6 {
+            let at = world.rng.usize(..world.instances.len());
+            world.traffic(at);
+            edit(world, at);
+            round(world, at, None)?;
+        }
+        let adopter = world.rng.usize(..world.instances.len());
+        world.begin(adopter, Wishes { hello: false, stats: true, only_push: false });
+        while world.step(adopter)? {}
+        for _ in 0..6 {
+            let at = world.rng.usize(..world.instances.len());
+            world.traffic(at);
+            if at != adopter {
+                round(world, at, None)?;
+            }
+        }
+        let id = world.uuid();
+        world.hub_restarted();
+        if empty {
+            world.say(|| "an empty hub stands in its place".to_owned());
+            world.oracle.doubt(None);
+            world.oracle.emptied = true;
+            world.hub.replace(id);
+        } else {
+            world.say(|| "the hub is restored elsewhere".to_owned());
+            world.hub.move_house(id.to_string());
+        }
+        for at in 0..world.instances.len() {
+            world.traffic(at);
+            round(world, at, None)?;
+        }
+        world.adopt(adopter)?;
+        world.loss = loss;
+        Ok(())
     }
 
     fn absence(&mut self, world: &mut World) -> Result<(), String> {

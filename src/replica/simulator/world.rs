@@ -99,6 +99,8 @@ pub struct Instance {
     pub notes: Vec<Note>,
     /// Of its streams, by provider.
     pub ids: BTreeMap<String, (Uuid, Uuid)>,
+    /// Requests that it has counted itself, by provider.
+    own: BTreeMap<&'static str, i64>,
 }
 
 /// A request that arrives after its sender has given up.
@@ -110,7 +112,6 @@ struct Stray {
 }
 
 pub struct World {
-    pub seed: u64,
     pub rng: Rng,
     pub hub: ModelHub,
     pub now: i64,
@@ -122,6 +123,8 @@ pub struct World {
     pub bounds: Bounds,
     /// Per thousand.
     pub loss: u32,
+    /// Nothing takes counts away: neither other hands nor a lost file or hub.
+    pub steady: bool,
     uuids: u128,
 }
 
@@ -140,7 +143,6 @@ impl World {
         };
         let loss = *rng.choice(&[0, 30, 150][..]).unwrap_or(&0);
         let mut world = Self {
-            seed,
             hub,
             now: BEGIN,
             instances: Vec::new(),
@@ -150,6 +152,7 @@ impl World {
             trace: traced.then(Vec::new),
             bounds,
             loss,
+            steady: false,
             uuids: u128::from(seed) << 64,
             rng,
         };
@@ -218,6 +221,7 @@ impl World {
             sent: 0,
             notes: Vec::new(),
             ids,
+            own: BTreeMap::new(),
         };
         self.instances.push(instance);
         let at = self.instances.len() - 1;
@@ -266,6 +270,12 @@ impl World {
         it.ids = stream_ids(&it.shelf);
         for effect in outcome.effects {
             it.memory.apply(effect).map_err(|error| format!("instance {at}: {error}"))?;
+        }
+        for (provider, own) in it.own.iter().filter(|_| self.steady) {
+            let total = it.shelf.view(provider, &CounterId::Total).unwrap();
+            if total.success + total.failure + total.other < *own {
+                return Err(format!("instance {at} shows {total:?}, and has counted {own} itself"));
+            }
         }
         for note in outcome.notes {
             self.say(|| format!("{at} notes {note:?}"));
@@ -346,6 +356,29 @@ impl World {
         self.say(|| format!("a copy of {at} is {next}"));
         let skew = self.instances[at].skew;
         self.boot(shelf, skew).map(drop)
+    }
+
+    /// The same world with other bounds.
+    pub fn rebound(mut self) -> Result<Self, String> {
+        for at in 0..self.instances.len() {
+            self.crash(at)?;
+        }
+        Ok(self)
+    }
+
+    /// One instance makes the database that is there the hub.
+    pub fn adopt(&mut self, at: usize) -> Result<(), String> {
+        self.say(|| format!("{at} adopts the hub"));
+        let now = self.local(at);
+        let it = &mut self.instances[at];
+        it.waiting = None;
+        let begun = it.machine.begin_adoption(&mut it.shelf, now).map_err(|error| error.to_string())?;
+        it.shelf.commit();
+        if !begun {
+            return Err("nothing to adopt".to_owned());
+        }
+        while self.step(at)? {}
+        Ok(())
     }
 
     /// The hub forgets what is old. What somebody who is away adds meanwhile it can then not refuse.
@@ -539,6 +572,7 @@ impl World {
             (CounterId::Total, tally),
         ];
         let it = &mut self.instances[at];
+        *it.own.entry(provider).or_default() += n;
         let keys = it.shelf.keys(provider, None, usize::MAX).unwrap();
         if !keys.is_empty() {
             rows.push((CounterId::Key(keys[self.rng.usize(..keys.len())].0), attempt));
