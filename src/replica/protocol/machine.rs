@@ -316,9 +316,9 @@ impl Machine {
             }
             (stream.note.sent, stream.note.refused) = (stream.note.sent.max(batch.seq), None);
             turn.pushed += 1;
-            Ok(Some((stream.note.instance, batch)))
+            Ok(Some((stream.note.instance, stream.note.hub.clone(), batch)))
         })?;
-        let Some((instance, batch)) = pushed.flatten() else {
+        let Some((instance, hub, batch)) = pushed.flatten() else {
             round.streams[at].pushing = false;
             return Ok(None);
         };
@@ -333,6 +333,7 @@ impl Machine {
             seq,
             prev: batch.prev,
             digest: batch.digest,
+            hub,
             rows: batch.rows,
         };
         Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, seq })))
@@ -566,7 +567,7 @@ impl Machine {
     ) -> Result<()> {
         let turn = &mut round.streams[at];
         match answer.status.as_str() {
-            "applied" | "already" | "mismatch" => {}
+            "applied" | "already" | "mismatch" | "elsewhere" => {}
             "missing" => {
                 turn.end();
                 out.notes.push(Note::Missing { missing: answer.missing });
@@ -588,6 +589,9 @@ impl Machine {
             if stream.meet(&answer.greeting)? == Position::Stopped {
                 turn.end();
                 return Ok(());
+            }
+            if answer.status == "elsewhere" {
+                return Err(garbage("it is elsewhere and is not"));
             }
             let Some(batch) = stream.batch(seq)? else { return Ok(()) };
             let taken = answer.status != "mismatch";

@@ -211,6 +211,16 @@ impl ModelHub {
         }
         let request: PushRequest = serde_json::from_str(request).unwrap();
         let greeting = self.greeting();
+        let at_home = request.hub.as_ref().is_none_or(|hub| {
+            let here = &self.db.identity;
+            (&hub.id, &hub.system) == (&here.id, &here.system) || self.db.was.contains(hub)
+        });
+        if !at_home && !sabotage::on(Sabotage::HubTakesWhatIsForAnother) {
+            let (status, rows) = ("elsewhere".to_owned(), RowAnswers::default());
+            let answer =
+                PushAnswer { greeting, status, seq: 0, digest: String::new(), rows, missing: Vec::new() };
+            return serde_json::to_string(&answer).unwrap();
+        }
         let (now, applied) = (self.now, &mut self.db.applied);
         let tables = self.db.tables.get_mut(&request.stream).unwrap();
         let held = tables.streams.get(&request.instance).map(|stream| stream.row.clone());

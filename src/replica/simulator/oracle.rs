@@ -10,7 +10,7 @@ use super::{
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
-    model::{CounterId, Hour, KeyId, Tally, TokenId, Version},
+    model::{CounterId, Hour, KeyId, Tally, Timestamp, TokenId, Version},
     replica::{
         protocol::{
             Note,
@@ -218,6 +218,10 @@ impl World {
             let tables = &self.hub.db.tables[*stream];
             let (live, retired) = hub_counters(provider, tables);
             self.check_totals(provider, &live, &retired)?;
+            let latest = Version::at(Timestamp(self.now + 300_000));
+            if let Some((key, row)) = tables.keys.iter().find(|(_, row)| row.row.versions.added > latest) {
+                return Err(format!("{key} was added at {:?}, which is yet to come", row.row.versions.added));
+            }
             self.oracle.check_state(provider, tables).map_err(|error| format!("{provider}: {error}"))?;
             for at in 0..self.instances.len() {
                 self.check_instance(at, provider, tables, &live)

@@ -31,6 +31,8 @@ sabotages! {
     /// After a dump and restore, stamps lie ahead of the new cluster's transactions.
     AdoptionKeepsStamps,
     AdoptionForgetsStreams,
+    /// A batch lands in a database that it is not for.
+    HubTakesWhatIsForAnother,
     /// Open deltas go out without being sealed first: what is sent again differs.
     SealsAfterSending,
     /// A confirmed delta leaves the view at its confirmation.
