@@ -38,7 +38,7 @@ pub struct Story {
 }
 
 pub fn live(seed: u64, traced: bool, trace: &mut Vec<String>) -> Result<(), String> {
-    let count = if seed % 400 == 0 { 50 } else { 3 + (seed % 4) as usize };
+    let count = if seed.is_multiple_of(400) { 50 } else { 3 + (seed % 4) as usize };
     let mut world = World::new(seed, count, traced)?;
     let fate = match seed % 8 {
         1 | 2 => Fate::Copies,
@@ -47,7 +47,7 @@ pub fn live(seed: u64, traced: bool, trace: &mut Vec<String>) -> Result<(), Stri
         6 => Fate::Moves,
         _ => Fate::Ordinary,
     };
-    let by_hand = seed % 3 > 0 && fate != Fate::Moves;
+    let by_hand = !seed.is_multiple_of(3) && fate != Fate::Moves;
     world.steady = !by_hand && matches!(fate, Fate::Ordinary | Fate::Absence);
     if fate == Fate::Moves {
         // Pulls of one page: only then does an instance know what is contained in its totals.
