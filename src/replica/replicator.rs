@@ -388,14 +388,22 @@ impl Task {
         // What memory holds belongs into the next batch.
         self.parts.mirror.flush().await.map_err(Broken::Flush)?;
         self.steps.lock().begin(wishes);
-        let mut moved = false;
+        Ok(self.calls().await?.0)
+    }
+
+    /// What is begun, to its end; whether anything moved, and what was said.
+    async fn calls(&mut self) -> Result<(bool, Vec<Note>), Broken> {
+        let (mut moved, mut notes) = (false, Vec::new());
         loop {
             let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
             let (call, outcome) = next.map_err(Broken::Protocol)?;
+            notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
-            let Some(call) = call else { return Ok(moved) };
+            let Some(call) = call else { return Ok((moved, notes)) };
             moved |= call.function == Function::Push;
-            moved |= self.call(call).await?;
+            let (changed, said) = self.call(call).await?;
+            moved |= changed;
+            notes.extend(said);
             self.progress().await;
         }
     }
@@ -424,7 +432,7 @@ impl Task {
     }
 
     /// One call and what its answer does; whether that was anything.
-    async fn call(&mut self, call: Call) -> Result<bool, Broken> {
+    async fn call(&mut self, call: Call) -> Result<(bool, Vec<Note>), Broken> {
         let id = call.id;
         match self.transport.call(call.function, &call.request).await {
             Ok(reply) => {
@@ -434,8 +442,8 @@ impl Task {
                 };
                 let outcome = self.change(work).await.map_err(Broken::Protocol)?;
                 let moved = !outcome.effects.is_empty();
-                self.note(outcome.notes);
-                Ok(moved)
+                self.note(outcome.notes.clone());
+                Ok((moved, outcome.notes))
             }
             Err(error) => {
                 let kind = error.kind;
@@ -490,7 +498,43 @@ impl Task {
     }
 
     async fn adopt(&mut self) -> Result<Vec<String>, String> {
-        Err("not yet".to_owned())
+        let (mut done, mut refused) = (Vec::new(), None);
+        // Providers were stopped one by one, and are adopted one by one.
+        loop {
+            let begun = self.steps.step(|machine, shelf, now| machine.begin_adoption(shelf, now)).await;
+            if !begun.map_err(|error| error.to_string())? {
+                break;
+            }
+            let notes = match self.calls().await {
+                Ok((_, notes)) => notes,
+                Err(broken) => {
+                    let Words { message, advice } = broken.words();
+                    return Err(format!("{message}; {advice}; what was done so far stays, run it again"));
+                }
+            };
+            let before = done.len();
+            for note in &notes {
+                match note {
+                    Note::Adopted { .. } | Note::AdoptedInexactly { .. } | Note::Moved { .. } => {
+                        done.push(words::note(note));
+                    }
+                    Note::AdoptRefused { .. } | Note::ReadOnly | Note::Missing { .. } => {
+                        refused = Some(words::note(note));
+                    }
+                    _ => {}
+                }
+            }
+            if done.len() == before {
+                break;
+            }
+        }
+        match refused {
+            Some(why) => Err(why),
+            None if done.is_empty() => {
+                Err("nothing has to be adopted: the hub is the one that this instance knows".to_owned())
+            }
+            None => Ok(done),
+        }
     }
 
     /// At the end: everything into batches, and these to the hub if that is quick.
