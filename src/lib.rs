@@ -6,8 +6,8 @@
 //! client ─▶ gateway ─▶ guard ─▶ pool.pick ─▶ upstream ─▶ client
 //!                                   │            │ outcome
 //!                                   ▼            ▼
-//!                                 pool ◀────── ledger ─▶ store (one redb file)
-//!                                (state)      (counters)
+//!                                 pool ◀────── ledger ─▶ store ◀─▶ replica ◀─▶ Postgres
+//!                                (state)      (counters) (one redb file)        (the hub, if there is one)
 //! ```
 //!
 //! - [`model`]: what the words mean; pure types and transitions, with the present passed in.
@@ -32,12 +32,15 @@
 //!   never an acknowledged change (`tests/it/crash.rs`).
 //! - A shorter cooldown never shortens a longer one, and an answer that was in flight before a change of a key's
 //!   state does not undo it ([`model::health`], [`pool`]).
+//! - Every count reaches the hub once: a batch is on disk before it is sent, is applied once by its number and digest, and
+//!   leaves what is shown only when its row has come back ([`replica::protocol`], and its simulator).
+//! - What a person decides is never overwritten by what keytide concludes, nor by an older decision from elsewhere.
 //! - No key, token or statistic crosses providers.
 //! - Secrets are shown nowhere ([`model::Secret`]), but by the two calls that exist to show them.
 //!
 //! # Deliberately absent
 //!
-//! A row per request; sampling; a queue or a cache server; retries after the first byte has gone out; locks held
+//! A row per request; sampling; waiting for the hub; a queue or a cache server; retries after the first byte has gone out; locks held
 //! across an await on the data plane.
 
 pub mod admin;
