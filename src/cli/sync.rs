@@ -209,7 +209,7 @@ fn head(hub: &HubStatus, now: Timestamp, io: &mut Io) -> Result<(), Error> {
         line += &format!(", {} a month at this rate", show::bytes(month));
     }
     if let Some(budget) = traffic.budget_a_month {
-        line += &format!(" of {}", show::bytes(budget));
+        line += &format!(", {} a month may be", show::bytes(budget));
     }
     io.line(&line)?;
     if let Some(error) = &hub.last_error {

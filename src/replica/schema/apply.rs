@@ -29,11 +29,7 @@ pub async fn apply(client: &Client, targets: &[Target<'_>], convert: bool) -> Re
     }
     let mut done = done?;
     client.batch_execute("COMMIT").await?;
-    for (kind, name) in shape(client).await? {
-        if !before.contains(&(kind.clone(), name.clone())) {
-            done.push(format!("added {kind} {name}"));
-        }
-    }
+    done.extend(changes(&before, &shape(client).await?));
     let left = check(client, targets).await?;
     Ok(Applied { done, left })
 }
@@ -53,19 +49,59 @@ async fn run(client: &Client, targets: &[Target<'_>], convert: bool) -> Result<V
     Ok(done)
 }
 
+/// What is new, without the parts of tables that are new themselves; functions, of which there are many, as numbers.
+fn changes(before: &[Thing], after: &[Thing]) -> Vec<String> {
+    let known = |kind: &str, name: &str| before.iter().any(|thing| thing.kind == kind && thing.name == name);
+    let (mut done, mut added, mut replaced) = (Vec::new(), 0, 0);
+    for thing in after.iter().filter(|thing| !before.contains(thing)) {
+        let Thing { kind, name, of } = thing;
+        match kind.as_str() {
+            "function" if known(kind, name) => replaced += 1,
+            "function" => added += 1,
+            "table" => done.push(format!("added table {name}")),
+            _ if known("table", of) => done.push(format!("added {kind} {name}")),
+            _ => {}
+        }
+    }
+    for (count, how) in [(added, "added"), (replaced, "replaced")] {
+        match count {
+            0 => {}
+            1 => done.push(format!("{how} 1 function")),
+            count => done.push(format!("{how} {count} functions")),
+        }
+    }
+    done
+}
+
+#[derive(PartialEq, Eq)]
+struct Thing {
+    kind: String,
+    name: String,
+    /// Of columns and indexes: the table. Of functions: a hash of their text.
+    of: String,
+}
+
 /// Tables and columns, indexes and functions by name.
-async fn shape(client: &Client) -> Result<Vec<(String, String)>, Error> {
+async fn shape(client: &Client) -> Result<Vec<Thing>, Error> {
     let rows = text(
         client,
-        "SELECT CASE c.relkind WHEN 'i' THEN 'index' ELSE 'table' END, c.relname FROM pg_class c
-         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'i')
+        "SELECT 'table', c.relname, '' FROM pg_class c
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
          UNION ALL
-         SELECT 'column', c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+         SELECT 'index', c.relname, t.relname FROM pg_index i
+         JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
+         WHERE c.relnamespace = 'public'::regnamespace
+         UNION ALL
+         SELECT 'column', c.relname || '.' || a.attname, c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
          WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
          UNION ALL
-         SELECT DISTINCT 'function', p.proname FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+         SELECT 'function', p.oid::regprocedure::text, md5(p.prosrc) FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
          ORDER BY 1, 2",
     )
     .await?;
-    Ok(rows.into_iter().map(|mut row| (row.swap_remove(0), row.swap_remove(0))).collect())
+    let thing = |row: Vec<String>| {
+        let [kind, name, of] = <[String; 3]>::try_from(row).ok()?;
+        Some(Thing { kind, name, of })
+    };
+    Ok(rows.into_iter().filter_map(thing).collect())
 }
