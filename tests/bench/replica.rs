@@ -21,6 +21,7 @@ use futures_util::future::{BoxFuture, join_all};
 use keytide::{
     model::{
         Cause, Clock, Counts, Delta, Health, Hour, KeyId, KeyRecord, KeyUsage, ProviderDelta, Secret, Usage,
+        Version,
     },
     replica::{
         postgres::{self, Postgres},
@@ -75,7 +76,7 @@ struct Instance {
 }
 
 impl Instance {
-    async fn start(url: &str, interval: Duration) -> Self {
+    async fn start(url: &str, interval: Duration, egress: Option<u64>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(&store::Options::new(dir.path()), Clock::System).unwrap();
         let transport: Arc<dyn Transport> =
@@ -97,7 +98,7 @@ impl Instance {
             },
             transport: transport.clone(),
             interval,
-            egress: None,
+            egress,
         };
         let parts = Parts {
             store: store.clone(),
@@ -141,13 +142,14 @@ fn used(count: u64) -> Delta {
 /// Every key rests, until one second later each time.
 fn resting(n: u64) -> Delta {
     let now = Clock::System.now();
+    let epoch = Version::at(now);
     let health = |id| {
         let until = now.saturating_add(Duration::from_secs(3600 + n));
         let health = Health {
             failed_until: Some(until),
             cause: Cause::RateLimit,
             consecutive_failures: n as u32 + 1,
-            epoch: keytide::model::Version(i64::MAX >> 2),
+            epoch,
             ..Health::default()
         };
         (id, health)
@@ -192,7 +194,7 @@ async fn main() {
     let client = Postgres::new(&postgres::Options::new(Secret::new(&*url))).unwrap().connect().await.unwrap();
     schema::apply(&client, &[Target { prefix: PREFIX, provider: P }], false).await.unwrap();
     let never = Duration::from_secs(3600);
-    let (a, b) = (Instance::start(&url, never).await, Instance::start(&url, never).await);
+    let (a, b) = (Instance::start(&url, never, None).await, Instance::start(&url, never, None).await);
     a.round().await;
     b.round().await;
 
@@ -270,7 +272,7 @@ async fn idle(a: &Instance) {
 
 /// From a change on one instance to its effect on another that asks every second.
 async fn latency(url: &str, a: &Instance) {
-    let c = Instance::start(url, Duration::from_secs(1)).await;
+    let c = Instance::start(url, Duration::from_secs(1), None).await;
     c.round().await;
     let mut took = Vec::new();
     for n in 0..10 {
@@ -298,11 +300,12 @@ async fn latency(url: &str, a: &Instance) {
     c.replicator.stop(Duration::from_secs(1)).await;
 }
 
-/// Fifty instances, each counting and asking all the time, and what that takes of the hub.
+/// Fifty instances, each counting and asking all the time, within the default budget, and what that takes of the hub.
 async fn many(url: &str, cluster: &pg::Cluster) {
     const INSTANCES: usize = 50;
     let interval = Duration::from_millis(1500);
-    let instances = join_all((0..INSTANCES).map(|_| Instance::start(url, interval))).await;
+    let instances =
+        join_all((0..INSTANCES).map(|_| Instance::start(url, interval, Some(5_000_000_000)))).await;
     join_all(instances.iter().map(Instance::round)).await;
     let one = |n: usize| {
         let usage =
