@@ -4,10 +4,10 @@
 //! The hub's functions are stand-ins here that do as they are told: ways carry calls, whatever these mean.
 
 mod conformance;
-mod pgbouncer;
-mod postrust;
+pub mod pgbouncer;
+pub mod postrust;
 mod strangers;
-mod tls;
+pub mod tls;
 
 use std::{
     process::{Child, Command, Stdio},
