@@ -5,6 +5,7 @@ mod cutter;
 mod hubs;
 mod node;
 mod troubles;
+mod ways;
 mod world;
 
 use std::time::Duration;

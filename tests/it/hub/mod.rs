@@ -29,7 +29,7 @@ pub const DATABASE: &str = "keytide";
 pub const USER: &str = "keytide";
 /// With everything that has a meaning in URLs.
 pub const PASSWORD: &str = "p@ss/w:rd #1?%";
-const ENCODED: &str = "p%40ss%2Fw%3Ard%20%231%3F%25";
+pub const ENCODED: &str = "p%40ss%2Fw%3Ard%20%231%3F%25";
 /// Stands in rows and error details; nobody may ever see it.
 pub const ROW_SECRET: &str = "sk-or-v1-5ec4e7ab1e5ec4e7ab1e";
 

@@ -43,6 +43,8 @@ pub struct World {
     pub cluster: Cluster,
     /// Of the cluster, where the hub is.
     pub database: String,
+    /// Whose the schema is.
+    pub owner: String,
     pub upstream: Upstream,
     pub nodes: Vec<Node>,
 }
@@ -65,12 +67,18 @@ impl World {
         for n in 0..KEYS {
             upstream.set_behaviour(key(n), behaviour(n));
         }
-        Self { cluster, database: "postgres".to_owned(), upstream, nodes: Vec::new() }
+        Self {
+            cluster,
+            database: "postgres".to_owned(),
+            owner: "postgres".to_owned(),
+            upstream,
+            nodes: Vec::new(),
+        }
     }
 
     /// Not over the network: whatever stands in its way there.
     pub async fn apply_schema(&self) {
-        let owner = self.cluster.connect(&self.database, "postgres").await;
+        let owner = self.cluster.connect(&self.database, &self.owner).await;
         let left = schema::apply(&owner, &[OLLAMA, OPENROUTER], false).await.unwrap().left;
         assert!(left.problems.is_empty(), "{left:#?}");
     }
