@@ -2,6 +2,7 @@
 //! the same everywhere, whatever is killed, cut or kept away meanwhile.
 
 mod cutter;
+mod foreign;
 mod hubs;
 mod node;
 mod troubles;

@@ -156,14 +156,11 @@ impl World {
     /// Attempts that the provider has seen, by key.
     pub async fn attempts(&self) -> BTreeMap<String, i64> {
         tokio::time::timeout(PATIENCE, self.upstream.tally().idle()).await.unwrap();
-        let tally = self.upstream.tally();
-        (0..KEYS)
-            .map(|n| {
-                let key = key(n);
-                let attempts = tally.sum(|of, at| of == key && !LISTS.contains(&at)).attempts;
-                (KeyId::derive("ollama", &key).to_string(), attempts as i64)
-            })
-            .collect()
+        (0..KEYS).map(|n| (KeyId::derive("ollama", &key(n)).to_string(), self.attempts_of(&key(n)))).collect()
+    }
+
+    pub fn attempts_of(&self, key: &str) -> i64 {
+        self.upstream.tally().sum(|of, at| of == key && !LISTS.contains(&at)).attempts as i64
     }
 }
 
