@@ -109,11 +109,20 @@ CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LA
     SELECT coalesce(array_agg(what ORDER BY o, what), '{}') FROM problems
 $$;
 
--- Closes a table to the roles that Supabase serves to anybody.
+-- Closes a table and what numbers its rows to the roles that Supabase serves to anybody.
 CREATE OR REPLACE FUNCTION public.keytide_close(relation regclass) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     who text;
+    numbers regclass;
 BEGIN
+    FOR who, numbers IN
+        SELECT r.rolname, d.objid::regclass FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        CROSS JOIN (SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated')) r
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refobjid = relation
+    LOOP
+        EXECUTE format('REVOKE ALL ON SEQUENCE %s FROM %I', numbers, who);
+    END LOOP;
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
     EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC', relation);
     FOR who IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP

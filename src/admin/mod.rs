@@ -59,12 +59,14 @@ pub trait Flush: Send + Sync {
     /// Resolves when it is on disk.
     fn flush(&self) -> BoxFuture<'_, Result<(), String>>;
 
-    /// The same, and what a hub has not confirmed is put into batches: a copy of the file that is taken then
-    /// holds nothing of which two instances could tell different stories.
-    fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
-        self.flush()
-    }
+    /// The same, and what a hub has not confirmed is put into batches; nothing more is counted until what is
+    /// returned is dropped. A copy of the file as it is then holds nothing of which two instances could tell
+    /// different stories.
+    fn seal(&self) -> BoxFuture<'_, Result<Held<'_>, String>>;
 }
+
+/// Keeps the store as it is.
+pub type Held<'a> = Box<dyn Send + 'a>;
 
 /// Tries one key at its provider.
 pub trait Probe: Send + Sync {

@@ -60,8 +60,6 @@ pub(super) async fn backup(
         let why = "\"file\" must be an absolute path on the server, like /var/backups/keytide.redb.";
         return Err(ApiError::bad_request("invalid_path", why).param("file"));
     }
-    // What was counted up to now belongs into it. A store that takes nothing more can still be copied.
-    let _reported = state.flush.seal().await;
     let failed = |error: Error| {
         let (status, code) = match error {
             Error::Exists(_) => (StatusCode::CONFLICT, "file_exists"),
@@ -72,7 +70,13 @@ pub(super) async fn backup(
         };
         ApiError::new(status, code, format!("There is no backup: {error}.")).param("file")
     };
-    state.store.backup(to.clone(), |_| ()).await.map_err(failed)?;
+    let frozen = {
+        let _no_edits = state.edits.lock().await;
+        // What was counted up to now belongs into it. A store that takes nothing more can still be copied.
+        let _held = state.flush.seal().await;
+        state.store.freeze().await.map_err(failed)?
+    };
+    state.store.backup_of(frozen, to.clone(), |_| ()).await.map_err(failed)?;
     let bytes = tokio::fs::metadata(&to).await.map_or(0, |found| found.len());
     info!(file = body.file, bytes, "the store was backed up");
     Ok(Answer(view::BackupDone { file: body.file, bytes }))

@@ -44,6 +44,10 @@ impl Flush for Flushing {
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(self.0.flush())
     }
+
+    fn seal(&self) -> BoxFuture<'_, Result<Held<'_>, String>> {
+        Box::pin(async { Ok(Box::new(self.0.pause().await?) as Held<'_>) })
+    }
 }
 
 /// Says that a key is well when the list says so.

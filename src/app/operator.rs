@@ -119,10 +119,11 @@ impl admin::Flush for Flush {
         Box::pin(self.flusher.flush())
     }
 
-    fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn seal(&self) -> BoxFuture<'_, Result<admin::Held<'_>, String>> {
         Box::pin(async {
-            self.flusher.flush().await?;
-            self.hubs.seal().await
+            let held = self.flusher.pause().await?;
+            self.hubs.seal().await?;
+            Ok(Box::new(held) as admin::Held<'_>)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! `keytide doctor`
 
 mod here;
+mod hub;
 mod providers;
 mod server;
 
@@ -13,7 +14,7 @@ use super::{
     table::{Colour, plain},
 };
 
-/// Check configuration, data folder, file, clock, address and providers, and say what to do
+/// Check configuration, data folder, file, clock, address, hubs and providers, and say what to do
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -155,6 +156,7 @@ async fn examine(
     here::file(&config.store.dir, &server, report);
     server::report(&server, &client, loaded, args.remote.names_server(io), report);
     let client = server.is_ours().then_some(client);
+    hub::report(config, report).await;
     providers::report(&config.providers, client.as_ref(), report).await;
     Ok(())
 }

@@ -13,6 +13,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod error;
+mod hub;
 mod io;
 mod keys;
 mod private_file;

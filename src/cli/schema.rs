@@ -1,20 +1,20 @@
 //! `keytide schema`
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use serde_json::json;
 
-use super::{error::Error, io::Io, remote::Local, show};
+use super::{error::Error, hub, io::Io, remote::Local, show};
 use crate::{
-    config::Config,
-    model::Secret,
+    config::{Config, HubConfig},
     replica::{
-        postgres::{self, Postgres},
         schema::{self, Target},
-        transport,
+        transport::{self, ErrorKind},
+        wire::SCHEMA,
     },
 };
 
@@ -49,7 +49,7 @@ Running it again changes nothing; over existing tables it adds only what is miss
         #[arg(long, value_name = "DIR")]
         supabase: Option<PathBuf>,
     },
-    /// Make what is missing, in one transaction, on sync.database_url
+    /// Make what is missing, in one transaction for each hub
     #[command(after_help = "\
 Example:
   DATABASE_URL=postgresql://… keytide schema apply")]
@@ -77,8 +77,8 @@ pub(super) async fn run(args: &Args, io: &mut Io) -> Result<(), Error> {
     match &args.command {
         Command::Print { supabase: None } => io.print(&schema::script(&targets).map_err(failed)?),
         Command::Print { supabase: Some(dir) } => migrations(dir, &targets, io),
-        Command::Apply { convert } => apply(&config, &targets, *convert, io).await,
-        Command::Check { json } => check(&config, &targets, *json, io).await,
+        Command::Apply { convert } => apply(&config, args.provider.as_deref(), *convert, io).await,
+        Command::Check { json } => check(&config, args.provider.as_deref(), *json, io).await,
     }
 }
 
@@ -105,16 +105,25 @@ fn targets<'a>(config: &'a Config, only: Option<&str>) -> Result<Vec<Target<'a>>
 }
 
 /// Laid out as the Supabase command line reads it. The names are fixed, so that writing them again makes no second
-/// migration; the provider's files come after the others.
+/// migration; the number before a name is what Supabase tells migrations apart by, and begins with the schema's version.
 fn migrations(dir: &Path, targets: &[Target<'_>], io: &mut Io) -> Result<(), Error> {
     let folder = dir.join("supabase/migrations");
     let cannot = |path: &Path, error: std::io::Error| {
         Error::failed(format!("cannot write {}: {error}", path.display()))
     };
     fs::create_dir_all(&folder).map_err(|error| cannot(&folder, error))?;
+    let mut taken = BTreeSet::new();
     for part in schema::parts(targets).map_err(failed)? {
         let (number, name) = part.name.split_once('_').unwrap_or(("030", &part.name));
-        let path = folder.join(format!("20260101000{number}_keytide_{name}"));
+        let mut number = match name {
+            "ollama_api.sql" => 30,
+            "openrouter_api.sql" => 31,
+            _ => number.parse().ok().filter(|number| *number < 30).unwrap_or_else(|| number_of(name)),
+        };
+        while !taken.insert(number) {
+            number += 1;
+        }
+        let path = folder.join(format!("202601{SCHEMA:02}{number:06}_keytide_{name}"));
         fs::write(&path, &part.sql).map_err(|error| cannot(&path, error))?;
         io.line(&path.display().to_string())?;
     }
@@ -122,65 +131,130 @@ fn migrations(dir: &Path, targets: &[Target<'_>], io: &mut Io) -> Result<(), Err
     Ok(())
 }
 
-async fn apply(config: &Config, targets: &[Target<'_>], convert: bool, io: &mut Io) -> Result<(), Error> {
-    let client = connect(config).await?;
-    let spinner = io.spinner("applying the schema");
-    let applied = schema::apply(&client, targets, convert).await;
-    spinner.finish_and_clear();
-    let applied = applied.map_err(|error| Error::failed(format!("{error}; nothing was changed")))?;
-    for line in &applied.done {
-        io.line(line)?;
-    }
-    if applied.done.is_empty() {
-        io.line("everything was there already")?;
-    }
-    report(&applied.left, io)
+/// After those that ship, and the same whatever other providers there are (FNV-1a).
+fn number_of(name: &str) -> u32 {
+    let hash =
+        name.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    100_000 + hash % 800_000
 }
 
-async fn check(config: &Config, targets: &[Target<'_>], json: bool, io: &mut Io) -> Result<(), Error> {
-    let client = connect(config).await?;
-    let found = schema::check(&client, targets).await.map_err(failed)?;
-    if json {
-        io.line(
-            &json!({"sound": found.is_sound(), "schema": found.schema, "problems": found.problems})
-                .to_string(),
-        )?;
-        return if found.is_sound() { Ok(()) } else { Err(Error::Shown) };
+async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) -> Result<(), Error> {
+    let hubs = hub::hubs(config, only)?;
+    let mut left = 0;
+    for of in &hubs {
+        let targets = targets_of(of);
+        head(of, &hubs, io)?;
+        let Some(connecting) = hub::database(&of.options) else {
+            // Functions are all that a REST API leads to.
+            io.note(PASTE);
+            io.print(&schema::script(&targets).map_err(failed)?)?;
+            continue;
+        };
+        let spinner = io.spinner("applying the schema");
+        let applied = match connecting.await {
+            Ok(client) => schema::apply(&client, &targets, convert).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        spinner.finish_and_clear();
+        let applied = applied.map_err(|error| Error::failed(format!("{error}; nothing was changed")))?;
+        for line in &applied.done {
+            io.line(line)?;
+        }
+        if applied.done.is_empty() {
+            io.line("everything was there already")?;
+        }
+        left += report(&applied.left, io)?;
     }
-    if found.problems.is_empty() {
-        return io.line("the schema is there, complete and closed to others");
-    }
-    report(&found, io)
+    failing(left)
 }
 
-fn report(found: &schema::Report, io: &mut Io) -> Result<(), Error> {
+async fn check(config: &Config, only: Option<&str>, json: bool, io: &mut Io) -> Result<(), Error> {
+    let hubs = hub::hubs(config, only)?;
+    let mut problems = 0;
+    for of in &hubs {
+        let found = match hub::database(&of.options) {
+            Some(connecting) => {
+                let client = connecting.await.map_err(|error| Error::failed(error.to_string()))?;
+                schema::check(&client, &targets_of(of)).await.map_err(failed)?
+            }
+            None => over_rest(of).await?,
+        };
+        if json {
+            problems += usize::from(!found.is_sound());
+            let line = json!({"hub": of.name, "sound": found.is_sound(), "schema": found.schema, "problems": found.problems});
+            io.line(&line.to_string())?;
+            continue;
+        }
+        head(of, &hubs, io)?;
+        if found.problems.is_empty() {
+            io.line("the schema is there, complete and closed to others")?;
+        }
+        problems += report(&found, io)?;
+    }
+    match problems {
+        0 => Ok(()),
+        _ if json => Err(Error::Shown),
+        problems => failing(problems),
+    }
+}
+
+const PASTE: &str = "this hub is reached over REST alone, which cannot alter tables: paste what follows into the project's SQL \
+    editor, or set sync.database_url";
+
+/// What can be seen without the catalogue: whether the functions and every provider's tables are there.
+async fn over_rest(of: &HubConfig) -> Result<schema::Report, Error> {
+    let cannot = |error: transport::Error| Error::failed(error.to_string());
+    let Some(route) = hub::route(&of.options).map_err(cannot)? else {
+        return Err(Error::failed(format!("replication with the hub {:?} is switched off", of.name)));
+    };
+    let mut report = schema::Report::default();
+    let mut problem = |stream: Option<String>, what: &str| {
+        report.problems.push(schema::Problem {
+            stream,
+            what: what.to_owned(),
+            remedy: "paste what `keytide schema print` shows into the project's SQL editor".to_owned(),
+            harmless: false,
+        });
+    };
+    match hub::look(route.transport.as_ref(), &of.providers).await {
+        Ok(found) => {
+            for page in found.pages.into_iter().filter(|page| page.missing) {
+                problem(Some(page.stream), "tables or columns are missing");
+            }
+            report.schema = Some(found.greeting.schema);
+        }
+        Err(error) if matches!(error.kind, ErrorKind::NoSchema | ErrorKind::Missing) => {
+            problem(None, &format!("keytide's functions are missing ({})", error.detail));
+        }
+        Err(error) => return Err(cannot(error)),
+    }
+    Ok(report)
+}
+
+fn targets_of(hub: &HubConfig) -> Vec<Target<'_>> {
+    hub.providers.iter().map(|(provider, prefix)| Target { prefix, provider }).collect()
+}
+
+/// Which hub is meant, where there are several.
+fn head(hub: &HubConfig, all: &[HubConfig], io: &mut Io) -> Result<(), Error> {
+    if all.len() > 1 { io.line(&format!("hub {}:", hub.name)) } else { Ok(()) }
+}
+
+/// Prints what was found; returns how much of it is in the way.
+fn report(found: &schema::Report, io: &mut Io) -> Result<usize, Error> {
     for problem in &found.problems {
         let place = problem.stream.as_ref().map(|stream| format!("{stream}: ")).unwrap_or_default();
         io.line(&format!("{place}{}", problem.what))?;
         io.line(&format!("    {}", problem.remedy))?;
     }
-    match found.problems.iter().filter(|problem| !problem.harmless).count() as u64 {
+    Ok(found.problems.iter().filter(|problem| !problem.harmless).count())
+}
+
+fn failing(problems: usize) -> Result<(), Error> {
+    match problems as u64 {
         0 => Ok(()),
         count => {
             Err(Error::failed(format!("{} found", show::counted(count, "problem was", "problems were"))))
         }
     }
-}
-
-/// A hub that is reached only over REST cannot be altered from here.
-async fn connect(config: &Config) -> Result<tokio_postgres::Client, Error> {
-    match (&config.sync.database_url, &config.sync.rest_url) {
-        (Some(url), _) => connect_to(url).await,
-        (None, Some(_)) => Err(Error::failed(
-            "sync.rest_url leads to functions, not to tables: paste what `keytide schema print` shows into the project's SQL \
-             editor, or set sync.database_url",
-        )),
-        (None, None) => Err(Error::usage("set DATABASE_URL, or sync.database_url in the configuration")),
-    }
-}
-
-async fn connect_to(url: &Secret) -> Result<tokio_postgres::Client, Error> {
-    let cannot = |error: transport::Error| Error::failed(error.to_string());
-    let postgres = Postgres::new(&postgres::Options::new(url.clone())).map_err(cannot)?;
-    postgres.connect().await.map_err(cannot)
 }

@@ -1,5 +1,7 @@
 //! `keytide sync`
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -29,6 +31,8 @@ pub(super) struct Args {
     #[command(flatten)]
     remote: Remote,
 }
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(clap::Subcommand)]
 enum Command {
@@ -79,11 +83,39 @@ pub(super) async fn run(args: Args, io: &mut Io) -> Result<(), Error> {
         }
         Command::Now(hub) => {
             let spinner = io.spinner("replicating");
-            let reply: Result<Reply<Sync>, _> = client.post("admin/sync/now", &named(hub)).await;
+            let body = named(hub);
+            let done = client.post::<Sync>("admin/sync/now", &body);
+            let watched = async {
+                loop {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    if let Ok(seen) = client.get::<Sync>("admin/sync", &[]).await {
+                        spinner.set_message(progress(&seen.value));
+                    }
+                }
+            };
+            let reply = tokio::select! {
+                reply = done => reply,
+                never = watched => match never {},
+            };
             spinner.finish_and_clear();
             report(&reply?, json, io)
         }
         Command::Adopt { hub, yes } => adopt(&client, hub, yes, json, io).await,
+    }
+}
+
+/// What is left to do, in a line.
+fn progress(sync: &Sync) -> String {
+    let streams = sync.hubs.iter().flat_map(|hub| &hub.streams);
+    let (mut read, mut unsent) = (0, 0);
+    for stream in streams {
+        read += stream.resync_rows.unwrap_or(0);
+        unsent += stream.pending_rows + stream.open_rows;
+    }
+    match (read, unsent) {
+        (0, 0) => "replicating".to_owned(),
+        (0, unsent) => format!("{} to send", show::counted(unsent, "row", "rows")),
+        (read, _) => format!("{} read", show::counted(read, "row", "rows")),
     }
 }
 

@@ -94,8 +94,23 @@ impl<S: Sink> Flusher<S> {
             .unwrap_or_else(|failed| Err(format!("the flush failed: {failed}")))
     }
 
+    /// Writes everything recorded so far, and nothing more until the guard is dropped. Callers who wait for their
+    /// commit wait for that, too.
+    ///
+    /// # Errors
+    /// As [`Flusher::flush`].
+    pub async fn pause(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, String> {
+        let alone = self.busy.lock().await;
+        self.write_alone().await?;
+        Ok(alone)
+    }
+
     async fn write(&self) -> Result<(), String> {
         let _one_at_a_time = self.busy.lock().await;
+        self.write_alone().await
+    }
+
+    async fn write_alone(&self) -> Result<(), String> {
         let (number, delta) = {
             let mut state = self.ledger.lock();
             let number = self.ledger.collect_into(&mut state);

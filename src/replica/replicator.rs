@@ -25,6 +25,7 @@ use super::{
     protocol::{self, Call, Effect, Hub, Machine, Note, Outcome, Wishes},
     status::{self, HubError, HubState, HubStatus},
     transport::{self, Transport},
+    wire::{Function, PROTOCOL, RetainAnswer, RetainRequest},
     words::{self, Words},
 };
 use crate::{
@@ -38,6 +39,13 @@ const BURST: Duration = Duration::from_millis(500);
 const HELLO_EVERY: Duration = Duration::from_secs(300);
 /// Instances heard of within this share the budget.
 const ALIVE: Duration = Duration::from_secs(3 * 300);
+/// How often the hub is asked to forget what is no longer kept.
+const RETAIN_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Calls of that at a time; what is left waits.
+const RETAIN_CALLS: usize = 20;
+/// How often a long round is looked at, and how often the log is told.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// What operators are shown of the past.
 const NOTES: usize = 20;
 
@@ -73,13 +81,13 @@ pub struct Parts {
 enum Command {
     Now(oneshot::Sender<()>),
     Adopt(oneshot::Sender<Result<Vec<String>, String>>),
-    Seal(oneshot::Sender<Result<(), String>>),
     Stop(Duration, oneshot::Sender<()>),
 }
 
 /// A handle to a running replicator.
 pub struct Replicator {
     name: String,
+    steps: Steps,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -127,23 +135,31 @@ impl Replicator {
             status: Mutex::new(status),
         });
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
+        let steps = Steps {
+            machine: Arc::new(Mutex::new(machine)),
+            store: parts.store.clone(),
+            clock: parts.clock.clone(),
+        };
         let mut task = Task {
             began: Instant::now(),
-            machine: Arc::new(Mutex::new(machine)),
+            steps: steps.clone(),
             parts,
             transport,
             shared: shared.clone(),
             rhythm: Rhythm::new(interval),
             pace: Pace::new(interval, egress),
             hello_at: None,
+            retained_at: None,
+            looked_at: Instant::now(),
+            logged_at: Instant::now(),
             waiting_since: None,
         };
-        let outcome = task.step(|machine, shelf, now| machine.start(shelf, now)).await?;
+        let outcome = task.steps.step(|machine, shelf, now| machine.start(shelf, now)).await?;
         task.note(outcome.notes);
         task.look_at_streams().await;
         let (commands, inbox) = mpsc::channel(8);
         let task = tokio::spawn(task.run(inbox));
-        Ok(Self { name, commands, shared, task: Mutex::new(Some(task)) })
+        Ok(Self { name, steps, commands, shared, task: Mutex::new(Some(task)) })
     }
 
     pub fn name(&self) -> &str {
@@ -181,17 +197,15 @@ impl Replicator {
         over.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Seals everything open, for a copy of the file that is about to be made.
+    /// Seals everything open, for a copy of the file that is about to be made. Beside a round that is under way,
+    /// which may be waiting for whoever asks for this.
     ///
     /// # Errors
     /// One sentence; nothing is sealed then.
     pub async fn seal(&self) -> Result<(), String> {
-        let (done, over) = oneshot::channel();
-        // One that has ended has sealed.
-        match self.commands.send(Command::Seal(done)).await {
-            Ok(()) => over.await.unwrap_or(Ok(())),
-            Err(_) => Ok(()),
-        }
+        let next_run = Some(uuid::Uuid::new_v4());
+        let sealed = self.steps.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
+        sealed.map(drop).map_err(|error| error.to_string())
     }
 
     /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
@@ -208,16 +222,53 @@ impl Replicator {
     }
 }
 
+/// The machine, locked inside the store's transactions, one after another.
+#[derive(Clone)]
+struct Steps {
+    machine: Arc<Mutex<Machine>>,
+    store: Store,
+    clock: Clock,
+}
+
+impl Steps {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Work of the machine's that changes nothing which memory holds.
+    async fn step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Machine, &mut dyn store::shelf::Shelf, Timestamp) -> Result<T, protocol::Error>
+        + Send
+        + 'static,
+    ) -> Result<T, protocol::Error> {
+        let (machine, now) = (self.machine.clone(), self.clock.now());
+        let done = self
+            .store
+            .edit(move |shelf| {
+                let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
+                work(&mut machine, shelf, now)
+            })
+            .await;
+        if done.is_err() {
+            self.lock().forget();
+        }
+        done
+    }
+}
+
 struct Task {
     began: Instant,
-    /// Locked inside the store's transactions, one after another.
-    machine: Arc<Mutex<Machine>>,
+    steps: Steps,
     parts: Parts,
     transport: Arc<dyn Transport>,
     shared: Arc<Shared>,
     rhythm: Rhythm,
     pace: Pace,
     hello_at: Option<Instant>,
+    retained_at: Option<Instant>,
+    looked_at: Instant,
+    logged_at: Instant,
     /// Since when something made here has been waiting to be confirmed.
     waiting_since: Option<Timestamp>,
 }
@@ -285,12 +336,6 @@ impl Task {
                     next = Instant::now();
                     let _gone = done.send(adopted);
                 }
-                Some(Command::Seal(done)) => {
-                    let next_run = Some(uuid::Uuid::new_v4());
-                    let sealed =
-                        self.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
-                    let _gone = done.send(sealed.map(drop).map_err(|error| error.to_string()));
-                }
                 Some(Command::Stop(patience, done)) => {
                     self.last(patience).await;
                     let _gone = done.send(());
@@ -329,6 +374,10 @@ impl Task {
             Err(Broken::Call(error)) => Round::Failed(error.retry_after),
             Err(_) => Round::Failed(None),
         };
+        if gone.is_ok() && self.retained_at.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
+            self.retained_at = Some(Instant::now());
+            self.retain().await;
+        }
         self.tell(gone.err());
         self.look_at_streams().await;
         self.rhythm.after(round, fastrand::f64())
@@ -338,20 +387,52 @@ impl Task {
     async fn round(&mut self, wishes: Wishes) -> Result<bool, Broken> {
         // What memory holds belongs into the next batch.
         self.parts.mirror.flush().await.map_err(Broken::Flush)?;
-        self.machine().begin(wishes);
-        let mut moved = false;
+        self.steps.lock().begin(wishes);
+        Ok(self.calls().await?.0)
+    }
+
+    /// What is begun, to its end; whether anything moved, and what was said.
+    async fn calls(&mut self) -> Result<(bool, Vec<Note>), Broken> {
+        let (mut moved, mut notes) = (false, Vec::new());
         loop {
-            let next = self.step(|machine, shelf, now| machine.next(shelf, now)).await;
+            let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
             let (call, outcome) = next.map_err(Broken::Protocol)?;
+            notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
-            let Some(call) = call else { return Ok(moved) };
-            moved |= call.function == super::wire::Function::Push;
-            moved |= self.call(call).await?;
+            let Some(call) = call else { return Ok((moved, notes)) };
+            moved |= call.function == Function::Push;
+            let (changed, said) = self.call(call).await?;
+            moved |= changed;
+            notes.extend(said);
+            self.progress().await;
+        }
+    }
+
+    /// In a long round, tells now and then how far it is.
+    async fn progress(&mut self) {
+        if self.looked_at.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.look_at_streams().await;
+        if self.logged_at.elapsed() < LOG_EVERY {
+            return;
+        }
+        self.logged_at = Instant::now();
+        for stream in self.shared.status().streams.iter() {
+            if let Some(rows) = stream.resync_rows {
+                info!(provider = stream.provider, rows, "reading everything the hub has");
+            } else if stream.pending_rows + stream.open_rows > 0 {
+                info!(
+                    provider = stream.provider,
+                    rows = stream.pending_rows + stream.open_rows,
+                    "still to be sent"
+                );
+            }
         }
     }
 
     /// One call and what its answer does; whether that was anything.
-    async fn call(&mut self, call: Call) -> Result<bool, Broken> {
+    async fn call(&mut self, call: Call) -> Result<(bool, Vec<Note>), Broken> {
         let id = call.id;
         match self.transport.call(call.function, &call.request).await {
             Ok(reply) => {
@@ -361,42 +442,41 @@ impl Task {
                 };
                 let outcome = self.change(work).await.map_err(Broken::Protocol)?;
                 let moved = !outcome.effects.is_empty();
-                self.note(outcome.notes);
-                Ok(moved)
+                self.note(outcome.notes.clone());
+                Ok((moved, outcome.notes))
             }
             Err(error) => {
                 let kind = error.kind;
-                let failed = self.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
+                let failed =
+                    self.steps.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
                 self.note(failed.map_err(Broken::Protocol)?.notes);
                 Err(Broken::Call(error))
             }
         }
     }
 
-    fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Work of the machine's that changes nothing which memory holds.
-    async fn step<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Machine, &mut dyn store::shelf::Shelf, Timestamp) -> Result<T, protocol::Error>
-        + Send
-        + 'static,
-    ) -> Result<T, protocol::Error> {
-        let (machine, now) = (self.machine.clone(), self.parts.clock.now());
-        let done = self
-            .parts
-            .store
-            .edit(move |shelf| {
-                let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
-                work(&mut machine, shelf, now)
-            })
-            .await;
-        if done.is_err() {
-            self.machine().forget();
+    /// Has the hub forget what is no longer kept. Another time will do where it cannot.
+    async fn retain(&self) {
+        let request = RetainRequest { protocol: PROTOCOL };
+        let request = serde_json::to_string(&request).unwrap_or_default();
+        for _ in 0..RETAIN_CALLS {
+            let answer: RetainAnswer = match self.transport.call(Function::Retain, &request).await {
+                Ok(reply) => match serde_json::from_str(&reply.body) {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        return warn!(hub = self.name(), "the hub's answer to retention cannot be read");
+                    }
+                },
+                Err(error) => return warn!(hub = self.name(), "the hub could not forget old rows: {error}"),
+            };
+            if answer.hours + answer.tombstones > 0 {
+                let RetainAnswer { hours, tombstones, .. } = answer;
+                info!(hub = self.name(), hours, tombstones, "the hub has forgotten old rows");
+            }
+            if !answer.more {
+                return;
+            }
         }
-        done
     }
 
     /// As `step`; memory follows before any operator's edit comes between.
@@ -411,19 +491,55 @@ impl Task {
         + 'static,
     ) -> Result<Outcome, protocol::Error> {
         let alone = self.parts.mirror.lock().await;
-        let outcome = self.step(work).await?;
+        let outcome = self.steps.step(work).await?;
         self.parts.mirror.apply(outcome.effects.clone());
         drop(alone);
         Ok(outcome)
     }
 
     async fn adopt(&mut self) -> Result<Vec<String>, String> {
-        Err("not yet".to_owned())
+        let (mut done, mut refused) = (Vec::new(), None);
+        // Providers were stopped one by one, and are adopted one by one.
+        loop {
+            let begun = self.steps.step(|machine, shelf, now| machine.begin_adoption(shelf, now)).await;
+            if !begun.map_err(|error| error.to_string())? {
+                break;
+            }
+            let notes = match self.calls().await {
+                Ok((_, notes)) => notes,
+                Err(broken) => {
+                    let Words { message, advice } = broken.words();
+                    return Err(format!("{message}; {advice}; what was done so far stays, run it again"));
+                }
+            };
+            let before = done.len();
+            for note in &notes {
+                match note {
+                    Note::Adopted { .. } | Note::AdoptedInexactly { .. } | Note::Moved { .. } => {
+                        done.push(words::note(note));
+                    }
+                    Note::AdoptRefused { .. } | Note::ReadOnly | Note::Missing { .. } => {
+                        refused = Some(words::note(note));
+                    }
+                    _ => {}
+                }
+            }
+            if done.len() == before {
+                break;
+            }
+        }
+        match refused {
+            Some(why) => Err(why),
+            None if done.is_empty() => {
+                Err("nothing has to be adopted: the hub is the one that this instance knows".to_owned())
+            }
+            None => Ok(done),
+        }
     }
 
     /// At the end: everything into batches, and these to the hub if that is quick.
     async fn last(&mut self, patience: Duration) {
-        let sealed = self.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
+        let sealed = self.steps.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
         if let Err(error) = sealed {
             warn!(hub = self.name(), "what is open could not be sealed: {error}");
             return;
@@ -447,7 +563,7 @@ impl Task {
 
     fn tell(&mut self, broken: Option<Broken>) {
         let now = self.parts.clock.now();
-        let hindered = words::hindered(self.machine().obstacles());
+        let hindered = words::hindered(self.steps.lock().obstacles());
         let mut status = self.shared.status();
         let traffic = self.transport.traffic();
         let running = self.began.elapsed();
@@ -479,11 +595,13 @@ impl Task {
 
     /// Reads from the store how each stream stands.
     async fn look_at_streams(&mut self) {
-        let looked = self.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
+        self.looked_at = Instant::now();
+        let looked =
+            self.steps.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
         let Ok((streams, (measured, applied))) = looked else { return };
         let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
         let (instances, obstacles) = {
-            let machine = self.machine();
+            let machine = self.steps.lock();
             (machine.instances().to_vec(), machine.obstacles().clone())
         };
         let now = self.parts.clock.now();

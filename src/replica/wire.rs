@@ -378,6 +378,10 @@ pub struct PushRequest {
     pub prev: String,
     /// Of this batch's rows: the first 16 bytes of the SHA-256 of their JSON, in hex.
     pub digest: String,
+    /// The database that the batch is for. One of another id or system that has not been this one does nothing
+    /// and answers `elsewhere`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubIdentity>,
     pub rows: Rows,
 }
 
@@ -389,6 +393,7 @@ pub struct PushAnswer {
     /// - `already`: this very batch had been applied; `rows` is as it was answered then;
     /// - `mismatch`: it does not follow what the hub holds, which `seq` and `digest` tell; nothing was done;
     /// - `missing`: the stream's tables are not all there, nothing was done;
+    /// - `elsewhere`: this is another database than the batch is for; nothing was done;
     /// - `read_only`, `unsupported`.
     pub status: String,
     /// Of the stream, after this call.
@@ -485,6 +490,26 @@ pub struct Page {
     /// The stream's tables are not all there.
     #[serde(default)]
     pub missing: bool,
+}
+
+/// Asks the hub to forget what is kept for 30 days, some thousand rows at a time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetainRequest {
+    pub protocol: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetainAnswer {
+    /// `ok`, `busy` (another instance is at it), `read_only`, `unsupported`.
+    pub status: String,
+    /// Deletions and hours that were forgotten.
+    #[serde(default)]
+    pub tombstones: u64,
+    #[serde(default)]
+    pub hours: u64,
+    /// Ask again.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// `keytide_push` with `"mode": "adopt"`: makes this database the hub that the instance knew before.

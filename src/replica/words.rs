@@ -5,6 +5,7 @@ use super::{
     transport::{self, ErrorKind},
     wire::MissingRow,
 };
+use crate::model::Timestamp;
 
 /// What was seen, and what to do about it.
 pub struct Words {
@@ -86,6 +87,7 @@ fn why(why: Why) -> &'static str {
     match why {
         Why::RolledBack => "the hub was rolled back",
         Why::Moved => "the hub was moved or recovered",
+        Why::Forked => "another instance goes by the same file",
         Why::Away => "this instance was away for longer than deletions are remembered",
     }
 }
@@ -142,6 +144,17 @@ pub fn note(note: &Note) -> String {
         Note::ReadOnly => READ_ONLY.to_owned(),
         Note::Unsupported { speaks } => format!("{}; {OTHER_FUNCTIONS}", other_functions(speaks)),
         Note::Adopted { to } => format!("this database ({}) is the hub from now on", to.id),
-        Note::AdoptRefused { why } => format!("the adoption was refused: {why}"),
+        Note::AdoptedInexactly { provider } => format!(
+            "{provider}: this instance was in the middle of reading when the hub was lost, so some counts of others may \
+             be missing or twice in the new one"
+        ),
+        Note::AdoptRefused { by: Some(by), until } => format!(
+            "instance {by} is adopting this database{}; wait for it",
+            until.map(|until| format!(", until {} at the latest", Timestamp(until))).unwrap_or_default()
+        ),
+        Note::AdoptRefused { by: None, .. } => {
+            "the database cannot be adopted now: see what `keytide schema check` says, and try again"
+                .to_owned()
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The tables of one transaction, and the rules that hold for every row of keys and tokens, whoever writes it.
 //!
-//! Invariants: a health that is written is never of an earlier epoch than its key, and is only ever merged; a
-//! key of a provider that replicates is found by its digest.
+//! Invariants: a health that is written is never of an earlier epoch than its key; of a provider that replicates,
+//! every key and token is found by its digest, be it there or deleted.
 
 use redb::WriteTransaction;
 use serde::{Deserialize, Serialize};
@@ -129,8 +129,7 @@ impl<'txn> Desk<'txn> {
         self.key_versions.put(at, &codec::encode(&Packed::from(entry.versions)))?;
         self.put_health(provider, id, entry.versions.added, &entry.health)?;
         if is_new {
-            let digest = u128::from_be_bytes(digest(&entry.record.secret));
-            self.digests.put((provider, KEY, digest), &id.0.to_be_bytes())?;
+            self.put_digest(provider, Row::Key(id), digest(&entry.record.secret))?;
         }
         Ok(())
     }
@@ -142,7 +141,7 @@ impl<'txn> Desk<'txn> {
         let record: KeyRecord = read(&record, || place("key", provider, id.0))?;
         self.key_versions.remove(at)?;
         self.healths.remove(at)?;
-        self.digests.remove((provider, KEY, u128::from_be_bytes(digest(&record.secret))))?;
+        self.forget_digest(provider, Row::Key(id), digest(&record.secret))?;
         Ok(Some(record))
     }
 
@@ -219,8 +218,7 @@ impl<'txn> Desk<'txn> {
         self.tokens.put(at, &codec::encode(&entry.record))?;
         self.token_versions.put(at, &codec::encode(&Packed::from(entry.versions)))?;
         if is_new {
-            let digest = u128::from_be_bytes(digest(&entry.record.secret));
-            self.digests.put((provider, TOKEN, digest), &id.0.to_be_bytes())?;
+            self.put_digest(provider, Row::Token(id), digest(&entry.record.secret))?;
         }
         Ok(())
     }
@@ -230,7 +228,7 @@ impl<'txn> Desk<'txn> {
         let Some(record) = self.tokens.remove(at)? else { return Ok(None) };
         let record: TokenRecord = read(&record, || place("token", provider, id.0))?;
         self.token_versions.remove(at)?;
-        self.digests.remove((provider, TOKEN, u128::from_be_bytes(digest(&record.secret))))?;
+        self.forget_digest(provider, Row::Token(id), digest(&record.secret))?;
         Ok(Some(record))
     }
 
@@ -243,10 +241,36 @@ impl<'txn> Desk<'txn> {
 
     pub(super) fn set_gone(&mut self, provider: &str, row: Row, gone: Option<&Gone>) -> Result<(), Fault> {
         let at = row_at(provider, row);
-        match gone {
-            Some(gone) => self.gone.put(at, &codec::encode(&GoneRecord::from(gone))),
-            None => self.gone.remove(at).map(drop),
+        if let Some(gone) = gone {
+            self.gone.put(at, &codec::encode(&GoneRecord::from(gone)))?;
+            if self.replicates(provider)? {
+                self.put_digest(provider, row, gone.digest)?;
+            }
+            return Ok(());
         }
+        if let Some(old) = self.gone.remove(at)? {
+            let old: GoneRecord = read(&old, || "a deletion".to_owned())?;
+            self.forget_digest(provider, row, old.digest)?;
+        }
+        Ok(())
+    }
+
+    fn put_digest(&mut self, provider: &str, row: Row, digest: [u8; 16]) -> Result<(), Fault> {
+        let (_, kind, id) = row_at(provider, row);
+        self.digests.put((provider, kind, u128::from_be_bytes(digest)), &id.to_be_bytes())
+    }
+
+    /// When neither the row nor its deletion is left.
+    fn forget_digest(&mut self, provider: &str, row: Row, digest: [u8; 16]) -> Result<(), Fault> {
+        let (_, kind, id) = row_at(provider, row);
+        let there = match row {
+            Row::Key(_) => self.keys.has((provider, id))?,
+            Row::Token(_) => self.tokens.has((provider, id))?,
+        };
+        if !there && !self.gone.has((provider, kind, id))? {
+            self.digests.remove((provider, kind, u128::from_be_bytes(digest)))?;
+        }
+        Ok(())
     }
 
     pub(super) fn dirty(&self, provider: &str, row: Row) -> Result<Option<Dirty>, Fault> {

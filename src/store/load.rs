@@ -6,13 +6,12 @@ use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable};
 use uuid::Uuid;
 
 use super::{
-    CLOCK_OFFSET,
     desk::{GoneRecord, health_since, read_packed},
     error::{Fault, guarded},
     shelf::Gone,
     tables::{
-        self, GONE, HEALTH, HOURS, Id, KEY_USAGE, KEY_VERSIONS, KEYS, MODELS, NOTES, TOKEN_USAGE,
-        TOKEN_VERSIONS, TOKENS, TOTALS,
+        self, GONE, HEALTH, HOURS, Id, KEY_USAGE, KEY_VERSIONS, KEYS, MODELS, TOKEN_USAGE, TOKEN_VERSIONS,
+        TOKENS, TOTALS,
     },
 };
 use crate::model::{
@@ -25,10 +24,8 @@ use crate::model::{
 pub struct Contents {
     pub instance: Uuid,
     pub providers: HashMap<Box<str>, ProviderContents>,
-    /// The latest of all versions, and what the hub's clock was ahead of this machine's by, in milliseconds: what
-    /// [`Store::stamps`](super::Store::stamps) begin with.
+    /// The latest of all versions: what [`Store::stamps`](super::Store::stamps) begin after.
     pub last_version: Version,
-    pub clock_offset_ms: i64,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -110,10 +107,7 @@ pub(super) fn contents(txn: &ReadTransaction, instance: Uuid) -> Result<Contents
         let gone: GoneRecord = tables::read(value.value(), || place("deletion of", name, id))?;
         last_version = last_version.max(Gone::from(gone).version);
     }
-    let notes = txn.open_table(NOTES)?;
-    let offset = ReadableTable::get(&notes, CLOCK_OFFSET)?;
-    let offset = offset.and_then(|note| std::str::from_utf8(note.value()).ok()?.trim().parse().ok());
-    Ok(Contents { instance, providers, last_version, clock_offset_ms: offset.unwrap_or(0) })
+    Ok(Contents { instance, providers, last_version })
 }
 
 fn key_usage(txn: &ReadTransaction) -> Result<HashMap<Box<str>, HashMap<KeyId, KeyUsage>>, Fault> {

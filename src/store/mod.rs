@@ -51,9 +51,8 @@ use edit::Asked;
 use shelf::Shelf;
 use writer::{Opener, Problem, Request, Writer};
 
-/// The note that holds what has to be added to this machine's clock to get the hub's: whole milliseconds in
-/// decimal. The stamps of the next start begin with it.
-pub const CLOCK_OFFSET: &str = "replica/clock_offset";
+/// The store as it was at one moment.
+pub struct Frozen(redb::ReadTransaction);
 
 /// A handle to the open store; clones share it.
 #[derive(Clone)]
@@ -91,7 +90,6 @@ impl Store {
         drop(snapshot);
         let (problem, stamps) = (writer.problem(), writer.stamps().clone());
         stamps.observe(contents.last_version);
-        stamps.set_offset_ms(contents.clock_offset_ms);
         let (requests, inbox) = mpsc::channel(writer::GROUP);
         let failed = |error: std::io::Error| Error::io(&file, &error);
         // Only its timer is used: redb blocks, so it stays off every runtime that serves.
@@ -158,7 +156,8 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
 
-    /// What makes the versions of this instance's changes, for all who make any.
+    /// What makes the versions of this instance's changes, for all who make any. Of this machine's time, until
+    /// somebody who knows the hub's tells how far off that is.
     pub fn stamps(&self) -> &Arc<Stamps> {
         &self.stamps
     }
@@ -178,8 +177,30 @@ impl Store {
         to: PathBuf,
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<(), Error> {
-        let (snapshot, from) = (self.snapshot().await?, self.file.clone());
-        blocking(move || backup::write(&snapshot, &from, &to, progress)).await
+        let frozen = self.freeze().await?;
+        self.backup_of(frozen, to, progress).await
+    }
+
+    /// The store as it is now, for [`Store::backup_of`].
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn freeze(&self) -> Result<Frozen, Error> {
+        self.snapshot().await.map(Frozen)
+    }
+
+    /// As [`Store::backup`], of an earlier moment.
+    ///
+    /// # Errors
+    /// As [`Store::backup`].
+    pub async fn backup_of(
+        &self,
+        frozen: Frozen,
+        to: PathBuf,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<(), Error> {
+        let from = self.file.clone();
+        blocking(move || backup::write(&frozen.0, &from, &to, progress)).await
     }
 
     /// How large the file and its tables are.

@@ -399,12 +399,12 @@ async fn at_a_hundred_thousand_keys() {
     let (store, _) = open(dir.path());
     let changes: Vec<_> = (0..100_000).map(put).collect();
     let start = std::time::Instant::now();
-    store.change(changes).await.unwrap();
+    let added = store.change(changes).await.unwrap();
     println!("put: {:?}", start.elapsed());
     let mut of = ProviderDelta::default();
     for n in 0..100_000 {
         of.keys.insert(key(n), KeyUsage::default());
-        of.health.insert(key(n), failed(n as i64));
+        of.health.insert(key(n), since(added, failed(n as i64)));
     }
     store.append(&Delta { providers: [(P.into(), of)].into() }).await.unwrap();
     let start = std::time::Instant::now();

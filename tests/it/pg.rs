@@ -18,7 +18,7 @@ use tokio_postgres::{Client, NoTls};
 /// Of the superuser, where passwords are asked for.
 pub const PASSWORD: &str = "correct horse";
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Major version; `None` takes 15 if it is there, else the newest.
     pub version: Option<u32>,
@@ -32,19 +32,6 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
     /// Files of the data folder, readable by the server alone.
     pub files: Vec<(String, String)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            version: None,
-            fsync: false,
-            passwords: false,
-            tls_only: false,
-            settings: vec![],
-            files: vec![],
-        }
-    }
 }
 
 pub struct Cluster {

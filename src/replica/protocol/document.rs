@@ -1,4 +1,4 @@
-//! What lies on the shelf beside rows: JSON with a format number, under names that begin with `replica/`.
+//! What lies on the shelf beside rows: JSON behind a byte for its format, under names that begin with `replica/`.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
     store::shelf::Shelf,
 };
 
-const FORMAT: u32 = 1;
+const FORMAT: u8 = 1;
 
 /// A position in a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +112,8 @@ pub enum Why {
     Moved,
     /// Away for longer than deletions are remembered.
     Away,
+    /// A copy of the file is believed to have told what lay here: the totals will show.
+    Forked,
 }
 
 /// Why nothing is pushed or pulled until somebody acts; deltas go on coalescing.
@@ -167,25 +169,21 @@ impl Vector {
     pub const MAX: usize = 20_000;
 }
 
-#[derive(Serialize, Deserialize)]
-struct Framed<T> {
-    format: u32,
-    #[serde(flatten)]
-    content: T,
-}
-
 pub fn encode<T: Serialize>(content: &T) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
     // Maps with text keys and numbers: nothing that JSON cannot say.
-    serde_json::to_vec(&Framed { format: FORMAT, content }).unwrap_or_default()
+    bytes.extend(serde_json::to_vec(content).unwrap_or_default());
+    bytes
 }
 
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let framed: Framed<T> =
-        serde_json::from_slice(bytes).map_err(|error| Error::Document(error.to_string()))?;
-    if framed.format != FORMAT {
-        return Err(Error::Document(format!("format {} is newer than this keytide", framed.format)));
+    match bytes.split_first() {
+        Some((&FORMAT, json)) => {
+            serde_json::from_slice(json).map_err(|error| Error::Document(error.to_string()))
+        }
+        Some((newer, _)) => Err(Error::Document(format!("format {newer} is newer than this keytide"))),
+        None => Err(Error::Document("it is empty".to_owned())),
     }
-    Ok(framed.content)
 }
 
 pub fn read<T: DeserializeOwned>(shelf: &dyn Shelf, name: &str) -> Result<Option<T>> {

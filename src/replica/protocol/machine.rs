@@ -6,7 +6,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::{
-    Call, Hub, Note, Outcome, Result, Wishes, clock,
+    Call, Hub, Note, Outcome, Result, Wishes,
+    adopt::{Adopting, Part, Step},
+    clock,
     document::{self, HubNote, Mark, StreamNote},
     garbage,
     obstacles::Obstacles,
@@ -22,8 +24,8 @@ use crate::{
     replica::{
         transport::ErrorKind,
         wire::{
-            Ask, Function, Greeting, HelloAnswer, HelloRequest, InstanceRow, Lane, PROTOCOL, Page,
-            PullAnswer, PullRequest, PushAnswer, PushRequest,
+            AdoptAnswer, AdoptRequest, Ask, Function, Greeting, HelloAnswer, HelloRequest, InstanceRow, Lane,
+            PROTOCOL, Page, PullAnswer, PullRequest, PushAnswer, PushRequest, Rows,
         },
     },
     store::shelf::Shelf,
@@ -93,7 +95,8 @@ impl Machine {
         let mut out = Outcome::default();
         for at in 0..self.hub.streams.len() {
             self.stream(shelf, at, now, &mut out, |stream| {
-                stream.seal_all(stream.note.run)?;
+                let as_its_own = next_run.filter(|_| broken!(StartSealsAsItsOwn));
+                stream.seal_all(as_its_own.unwrap_or(stream.note.run))?;
                 stream.note.run = next_run.unwrap_or(stream.note.run);
                 Ok(())
             })?;
@@ -106,6 +109,26 @@ impl Machine {
     pub fn begin(&mut self, wishes: Wishes) {
         self.awaited = None;
         self.round = Some(Round::new(self.hub.streams.len(), wishes));
+    }
+
+    /// Begins a round that makes the database which is there now the hub, with all that this instance knows of
+    /// the old one. Returns false, and begins nothing, when no stream has stopped.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn begin_adoption(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<bool> {
+        let mut out = Outcome::default();
+        for at in 0..self.hub.streams.len() {
+            let was = self.stream(shelf, at, now, &mut out, |stream| Ok(stream.to_adopt()))?.flatten();
+            if let Some(was) = was {
+                self.begin(Wishes::default());
+                if let Some(round) = &mut self.round {
+                    round.adopting = Some(Adopting { was, step: Step::Begin });
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// After an error, or a commit that failed.
@@ -138,6 +161,9 @@ impl Machine {
         round: &mut Round,
         out: &mut Outcome,
     ) -> Result<Option<Call>> {
+        if round.adopting.is_some() {
+            return self.adopt(shelf, now, round, out);
+        }
         // Nothing is sealed before the hub's clock is known: dates in a batch are the hub's.
         let met = shelf.note(&document::hub_name(&self.hub.name))?.is_some();
         if round.hello || !met {
@@ -165,6 +191,87 @@ impl Machine {
             streams: self.hub.streams.iter().map(|stream| stream.stream.clone()).collect(),
         };
         Ok(self.call(Function::Hello, &request, What::Hello))
+    }
+
+    fn adopt(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        now: Timestamp,
+        round: &mut Round,
+        out: &mut Outcome,
+    ) -> Result<Option<Call>> {
+        let Some(adopting) = &mut round.adopting else { return Ok(None) };
+        let mut request = AdoptRequest {
+            protocol: PROTOCOL,
+            mode: "adopt".to_owned(),
+            step: String::new(),
+            instance: shelf.instance(),
+            now: now.0,
+            was: adopting.was.clone(),
+            stream: String::new(),
+            provider: String::new(),
+            rows: Rows::default(),
+        };
+        let step = match adopting.step.clone() {
+            Step::Begin => "begin",
+            Step::Restamp => "restamp",
+            Step::End => "end",
+            Step::Rows { stream: at, part } => {
+                let of = &self.hub.streams[at];
+                (request.stream, request.provider) = (of.stream.clone(), of.provider.clone());
+                let made = self.stream(shelf, at, now, out, |stream| stream.adopt_rows(&part))?;
+                let (rows, next) = made.unwrap_or_default();
+                request.rows = rows;
+                let (after, last) = (at + 1, at + 1 == self.hub.streams.len());
+                adopting.step = match next {
+                    Some(part) => Step::Rows { stream: at, part },
+                    None if last => Step::Restamp,
+                    None => Step::Rows { stream: after, part: Part::Keys(None) },
+                };
+                "rows"
+            }
+        };
+        request.step = step.to_owned();
+        Ok(Some(self.call(Function::Push, &request, What::Adopt)))
+    }
+
+    fn take_adopt(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        answer: AdoptAnswer,
+        round: &mut Round,
+        now: Timestamp,
+        out: &mut Outcome,
+    ) -> Result<()> {
+        let Some(adopting) = &mut round.adopting else { return Ok(()) };
+        match answer.status.as_str() {
+            "ok" => {}
+            // Nothing is left to do but to see it: the round goes on as any other.
+            "adopted" => {
+                round.adopting = None;
+                return Ok(());
+            }
+            "busy" | "missing" | "read_only" | "unsupported" => {
+                out.notes.push(Note::AdoptRefused { by: answer.by, until: answer.until });
+                round.adopting = None;
+                round.streams.iter_mut().for_each(super::round::StreamRound::end);
+                return Ok(());
+            }
+            _ => return Err(garbage("an adoption answered in another way")),
+        }
+        match adopting.step {
+            Step::Begin => adopting.step = Step::Rows { stream: 0, part: Part::Keys(None) },
+            Step::Restamp if answer.left == 0 => adopting.step = Step::End,
+            Step::Restamp | Step::Rows { .. } => {}
+            Step::End => {
+                for at in 0..self.hub.streams.len() {
+                    self.stream(shelf, at, now, out, |stream| stream.adopted(&answer.greeting.hub))?;
+                }
+                out.notes.push(Note::Adopted { to: answer.greeting.hub });
+                round.adopting = None;
+            }
+        }
+        Ok(())
     }
 
     fn attach(&mut self, shelf: &mut dyn Shelf, at: usize, now: Timestamp, out: &mut Outcome) -> Result<()> {
@@ -199,6 +306,10 @@ impl Machine {
                 // The rest waits for the next round, unless this was only what one batch could hold.
                 turn.sealed = if full { turn.sealed + 1 } else { most };
             }
+            if let (Some(sent), true) = (stream.head()?, broken!(SealsAfterSending)) {
+                stream.unseal(&sent)?;
+                stream.seal(stream.note.run)?;
+            }
             let Some(batch) = stream.head()? else {
                 turn.pushing = false;
                 return Ok(None);
@@ -213,9 +324,9 @@ impl Machine {
             }
             (stream.note.sent, stream.note.refused) = (stream.note.sent.max(batch.seq), None);
             turn.pushed += 1;
-            Ok(Some((stream.note.instance, batch)))
+            Ok(Some((stream.note.instance, stream.note.hub.clone(), batch)))
         })?;
-        let Some((instance, batch)) = pushed.flatten() else {
+        let Some((instance, hub, batch)) = pushed.flatten() else {
             round.streams[at].pushing = false;
             return Ok(None);
         };
@@ -230,6 +341,7 @@ impl Machine {
             seq,
             prev: batch.prev,
             digest: batch.digest,
+            hub,
             rows: batch.rows,
         };
         Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, seq })))
@@ -301,6 +413,11 @@ impl Machine {
                 let answer: HelloAnswer = parse(body)?;
                 self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
                 self.take_hello(shelf, answer, &mut round, now, &mut out)?;
+            }
+            What::Adopt => {
+                let answer: AdoptAnswer = parse(body)?;
+                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
+                self.take_adopt(shelf, answer, &mut round, now, &mut out)?;
             }
             What::Push { stream, seq } => {
                 let answer: PushAnswer = parse(body)?;
@@ -381,7 +498,7 @@ impl Machine {
         let Some(note) = document::read::<StreamNote>(shelf, &document::stream_name(provider))? else {
             return Ok(None);
         };
-        let shift = Shift(self.hub_note(shelf)?.offset);
+        let shift = if broken!(DatesAreNotShifted) { Shift(0) } else { Shift(self.hub_note(shelf)?.offset) };
         let before = note.clone();
         let (bounds, stamps) = (self.hub.bounds, self.stamps.as_ref());
         let mut stream = Stream { shelf, stamps, provider, bounds, shift, now, out, note };
@@ -482,7 +599,7 @@ impl Machine {
         let turn = &mut round.streams[at];
         match answer.status.as_str() {
             "applied" => self.obstacles.serves(&self.hub.streams[at].stream),
-            "already" | "mismatch" => {}
+            "already" | "mismatch" | "elsewhere" => {}
             "missing" => {
                 turn.end();
                 self.obstacles.lacks(answer.missing, out);
@@ -499,6 +616,9 @@ impl Machine {
             if stream.meet(&answer.greeting)? == Position::Stopped {
                 turn.end();
                 return Ok(());
+            }
+            if answer.status == "elsewhere" {
+                return Err(garbage("it is elsewhere and is not"));
             }
             let Some(batch) = stream.batch(seq)? else { return Ok(()) };
             let taken = answer.status != "mismatch";

@@ -10,18 +10,33 @@
 //! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
 //!   pull; `text` turns rows into the wire's and back;
 //! - `obstacles` is what a hub says that it cannot do;
-//! - `attach` brings in what was there before the first hub;
+//! - `attach` brings in what was there before the first hub, `adopt` makes another database the hub;
 //! - `clock` measures the hub's.
 //!
 //! The invariants, for every counter row: view = base + confirmed + sealed + open, of which the base is what the
 //! hub said last; what a batch holds is in no other batch; a delta leaves the view only when its row has come back
 //! with it.
 
+/// Whether the simulator breaks this rule, to see whether it notices. Outside of its tests nobody does.
+macro_rules! broken {
+    ($rule:ident) => {{
+        #[cfg(test)]
+        let broken = {
+            use crate::replica::simulator::sabotage;
+            sabotage::on(sabotage::Sabotage::$rule)
+        };
+        #[cfg(not(test))]
+        let broken = false;
+        broken
+    }};
+}
+
+mod adopt;
 mod attach;
 mod clock;
 mod confirm;
 mod counters;
-mod document;
+pub(in crate::replica) mod document;
 mod identity;
 mod machine;
 mod obstacles;
@@ -215,8 +230,14 @@ pub enum Note {
     Adopted {
         to: HubIdentity,
     },
+    /// The last pull took several pages: some counts may be missing or twice in the new hub.
+    AdoptedInexactly {
+        provider: String,
+    },
+    /// Another instance adopts until then, by the hub's clock; or it cannot be done now.
     AdoptRefused {
-        why: String,
+        by: Option<Uuid>,
+        until: Option<i64>,
     },
 }
 

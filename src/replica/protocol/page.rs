@@ -69,7 +69,7 @@ impl Stream<'_> {
         let lane = ask.lane;
         let complete = self.note.lane(lane).complete.map(|at| Version::at(Timestamp(at)));
         let blind = ask.cursor.is_some() && complete.is_none_or(|complete| page.swept > complete);
-        if lane == Lane::State && blind {
+        if lane == Lane::State && blind && !broken!(IgnoresHorizon) {
             self.begin_resync(Why::Away)?;
             return Ok(Turn::More);
         }
@@ -87,6 +87,7 @@ impl Stream<'_> {
         }
         let lane_note = self.note.lane(lane);
         let (snapshot, began, before) = match lane_note.drain.take() {
+            Some(drain) if broken!(CursorOfLastPage) => (snapshot.to_owned(), drain.began, drain.rows),
             Some(drain) => (drain.snapshot, drain.began, drain.rows),
             None => (snapshot.to_owned(), began, 0),
         };

@@ -35,28 +35,33 @@ impl Stream<'_> {
     pub fn reconcile(&mut self, at: &Mark, answers: &RowAnswers, fresh: Uuid) -> Result<Position> {
         let confirmed = self.note.confirmed.clone();
         if at.seq == confirmed.seq && (at.digest == confirmed.digest || at.seq == 0) {
-            return Ok(self.resume(Position::Good));
+            return self.resume(Position::Good);
         }
         let own = at.seq == 0 || self.batch(at.seq)?.is_some_and(|batch| batch.digest == at.digest);
         match (own, at.seq.cmp(&confirmed.seq)) {
+            (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
                 self.confirm_up_to(at.seq, answers)?;
-                Ok(self.resume(Position::Good))
+                self.resume(Position::Good)
             }
             (false, std::cmp::Ordering::Less) => Ok(self.stop(Stop::RolledBack(at.seq))),
             (false, _) => {
                 self.fork(fresh)?;
-                Ok(self.resume(Position::Changed))
+                self.resume(Position::Changed)
             }
         }
     }
 
-    fn resume(&mut self, position: Position) -> Position {
-        if self.note.stopped.take().is_some() {
-            self.say(|provider| Note::Resumed { provider });
+    fn resume(&mut self, position: Position) -> Result<Position> {
+        let Some(stop) = self.note.stopped.take() else { return Ok(position) };
+        self.say(|provider| Note::Resumed { provider });
+        if matches!(stop, Stop::RolledBack(_)) {
+            // Somebody has brought back what the hub had forgotten, as far as he knew it.
+            self.begin_resync(Why::RolledBack)?;
+            return Ok(Position::Changed);
         }
-        position
+        Ok(position)
     }
 
     pub fn stop(&mut self, stop: Stop) -> Position {
@@ -104,7 +109,7 @@ impl Stream<'_> {
         self.note.confirmed = Mark { seq: at.seq, digest: at.digest.clone() };
         self.say(|provider| Note::RolledBack { provider, batches: confirmed - at.seq });
         self.begin_resync(Why::RolledBack)?;
-        Ok(self.resume(Position::Changed))
+        self.resume(Position::Changed)
     }
 
     /// Confirmed deltas become part of the base, or wait for their row whatever page it is on.
@@ -127,13 +132,16 @@ impl Stream<'_> {
     /// What this process has counted nobody else can have told: it is open again. What was sealed before it began
     /// lies in the copy too, which has sent it, since it sends nothing else before it.
     fn fork(&mut self, fresh: Uuid) -> Result<()> {
-        let mut taken = 0;
+        let (mut taken, mut told) = (0, false);
         for seq in self.queue()?.into_iter().rev() {
             let Some(batch) = self.batch(seq)? else { continue };
-            if batch.run == self.note.run {
+            let own =
+                (batch.run == self.note.run && !broken!(ForkDropsEverything)) || broken!(ForkKeepsEverything);
+            if own {
                 self.unseal(&batch)?;
                 continue;
             }
+            told = true;
             taken += batch
                 .rows
                 .global
@@ -158,9 +166,11 @@ impl Stream<'_> {
         self.forget_confirmed(Some(0))?;
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
         (self.note.sent, self.note.doubtful, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
-        self.rename(fresh)?;
+        if !broken!(ForkKeepsId) {
+            self.rename(fresh)?;
+        }
         let instance = self.note.instance;
         self.say(|provider| Note::Forked { provider, instance, taken });
-        Ok(())
+        if told { self.begin_resync(Why::Forked) } else { Ok(()) }
     }
 }

@@ -17,8 +17,13 @@ impl Stream<'_> {
     pub fn begin_resync(&mut self, why: Why) -> Result<()> {
         let since = self.note.state.complete;
         // A hub that may have lost rows says more than one that has forgotten deletions.
+        let weight = |why: Why| match why {
+            Why::Forked => 0,
+            Why::Away => 1,
+            Why::Moved | Why::RolledBack => 2,
+        };
         let why = match &self.note.resync {
-            Some(before) if why == Why::Away => before.why,
+            Some(before) if weight(before.why) > weight(why) => before.why,
             _ => why,
         };
         self.note.resync = Some(Resync { why, since, state_done: false, stats_done: false, missing: 0 });
@@ -36,9 +41,12 @@ impl Stream<'_> {
         let Some(mut resync) = self.note.resync.take() else { return Ok(()) };
         match lane {
             Lane::State if !resync.state_done => {
-                self.settle_keys(&resync)?;
-                self.settle_tokens(&resync)?;
-                if resync.why != Why::Away {
+                // After a fork only the totals were in doubt.
+                if resync.why != Why::Forked && !broken!(AbsenceIsNothing) {
+                    self.settle_keys(&resync)?;
+                    self.settle_tokens(&resync)?;
+                }
+                if matches!(resync.why, Why::RolledBack | Why::Moved) {
                     self.tell_deletions()?;
                 }
                 resync.state_done = true;
@@ -62,6 +70,9 @@ impl Stream<'_> {
     /// Whether a row that the hub does not have was deleted there while this instance was away. Otherwise the hub
     /// has lost it.
     fn was_deleted(resync: &Resync, added: Version) -> bool {
+        if broken!(AbsenceIsDeletion) {
+            return true;
+        }
         let since = resync.since.map(|at| Version::at(Timestamp(at)));
         resync.why == Why::Away && since.is_some_and(|since| added <= since)
     }

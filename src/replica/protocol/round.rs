@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Wishes, page::Turn};
+use super::{Wishes, adopt::Adopting, page::Turn};
 use crate::replica::wire::{Ask, Lane};
 
 pub struct Round {
+    pub adopting: Option<Adopting>,
     pub hello: bool,
     pub streams: Vec<StreamRound>,
 }
@@ -28,7 +29,7 @@ impl Round {
             (false, true) => VecDeque::from([Lane::State, Lane::Stats]),
         };
         let stream = |_| StreamRound { pushing: true, sealed: 0, pushed: 0, lanes: lanes(), pages: 0 };
-        Self { hello: wishes.hello, streams: (0..streams).map(stream).collect() }
+        Self { adopting: None, hello: wishes.hello, streams: (0..streams).map(stream).collect() }
     }
 }
 
@@ -55,6 +56,7 @@ pub struct Awaited {
 
 pub enum What {
     Hello,
+    Adopt,
     Push { stream: usize, seq: u64 },
     Pull { asks: Vec<(usize, Ask)> },
 }

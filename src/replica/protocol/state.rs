@@ -18,6 +18,12 @@ fn take<T: PartialEq>(here: &mut T, here_v: &mut Version, there: T, there_v: Ver
 
 /// Merges `there` into `here`; returns whether something here is later than there.
 pub fn merge_key(here: &mut KeyEntry, there: KeyEntry) -> bool {
+    if broken!(TakesWholeRows) {
+        if there.versions.note >= here.versions.note {
+            *here = there;
+        }
+        return false;
+    }
     let mut ahead = false;
     let (record, versions) = (there.record, there.versions);
     let (r, v) = (&mut here.record, &mut here.versions);
@@ -32,8 +38,11 @@ pub fn merge_key(here: &mut KeyEntry, there: KeyEntry) -> bool {
     let added = v.added;
     let there = text::of_age(there.health, added);
     here.health = text::of_age(here.health.clone(), added);
+    if broken!(IgnoresEpochs) {
+        here.health.epoch = there.epoch;
+    }
     here.health.merge(&there);
-    ahead || here.health != there
+    (ahead || here.health != there) && !broken!(StateIsNotToldAgain)
 }
 
 pub fn merge_token(here: &mut TokenEntry, there: TokenEntry) -> bool {
@@ -174,6 +183,9 @@ impl Stream<'_> {
     }
 
     fn take_gone(&mut self, row: &GoneRow, contained: u64) -> Result<()> {
+        if broken!(IgnoresDeletions) {
+            return Ok(());
+        }
         self.observe(row.v);
         let digest = text::unhex(&row.id);
         let id = match row.t {

@@ -11,10 +11,13 @@ pub use apply::{Applied, apply};
 pub use check::{Problem, Report, check};
 
 /// What every hub needs, in order: the file's name and its text.
-const CORE: [(&str, &str); 7] = [
+const CORE: [(&str, &str); 10] = [
     ("010_core.sql", include_str!("../../../schema/010_core.sql")),
     ("011_triggers.sql", include_str!("../../../schema/011_triggers.sql")),
     ("012_providers.sql", include_str!("../../../schema/012_providers.sql")),
+    ("013_rows.sql", include_str!("../../../schema/013_rows.sql")),
+    ("014_state.sql", include_str!("../../../schema/014_state.sql")),
+    ("015_counts.sql", include_str!("../../../schema/015_counts.sql")),
     ("020_push.sql", include_str!("../../../schema/020_push.sql")),
     ("021_pull.sql", include_str!("../../../schema/021_pull.sql")),
     ("022_care.sql", include_str!("../../../schema/022_care.sql")),

@@ -7,17 +7,18 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
+    oracle::Five,
     sabotage::{self, Sabotage},
     shelf::digest,
 };
 use crate::{
-    model::{Health, Version},
+    model::{CounterId, Health, Version},
     replica::{
         protocol::text::{self, Shift, hex},
         wire::{
-            Ask, GlobalRow, GoneKind, GoneRow, Greeting, HelloAnswer, HourRow, HubIdentity, KeyRow,
-            KeyStatsRow, Lane, ModelRow, PROTOCOL, Page, PullAnswer, PullRequest, PushAnswer, PushRequest,
-            RowAnswers, Rows, SCHEMA, StreamRow, Sums, TokenRow, TokenStatsRow,
+            AdoptAnswer, AdoptRequest, Ask, GlobalRow, GoneKind, GoneRow, Greeting, HelloAnswer, HourRow,
+            HubIdentity, KeyRow, KeyStatsRow, Lane, ModelRow, PROTOCOL, Page, PullAnswer, PullRequest,
+            PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA, StreamRow, Sums, TokenRow, TokenStatsRow,
         },
     },
     store::shelf::{KeyEntry, TokenEntry},
@@ -95,7 +96,7 @@ pub struct Database {
     /// Batches that are contained, for the oracle.
     pub applied: BTreeSet<(Uuid, u64, String)>,
     /// What other programs did to the totals, for the oracle.
-    pub foreign: BTreeMap<(String, String), i64>,
+    pub foreign: BTreeMap<(String, CounterId), Five>,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +150,33 @@ impl ModelHub {
         format!("{xmin}:{}:{}", self.db.next_xid, running.join(","))
     }
 
+    /// Recovered to an earlier point in time: transaction ids begin again there.
+    pub fn recover(&mut self, earlier: Database) {
+        let timeline = self.db.identity.timeline + 1;
+        self.db = earlier;
+        self.db.identity.timeline = timeline;
+        self.running.clear();
+    }
+
+    /// Dumped and restored into another cluster, whose transaction ids have only begun.
+    pub fn move_house(&mut self, system: String) {
+        self.db.identity.system = system;
+        self.db.identity.timeline = 1;
+        self.db.next_xid = 10;
+        self.running.clear();
+    }
+
+    /// A new, empty database under the old URL.
+    pub fn replace(&mut self, id: Uuid) {
+        self.db.identity = HubIdentity { id, system: id.to_string(), timeline: 1 };
+        self.db.was.clear();
+        self.db.next_xid = 10;
+        self.running.clear();
+        self.db.applied.clear();
+        self.db.foreign.clear();
+        self.db.tables.values_mut().for_each(|tables| *tables = Tables::default());
+    }
+
     /// The version of an edit by other hands.
     pub fn foreign_version(&self, old: Version) -> Version {
         let now = self.now * 1000;
@@ -178,10 +206,22 @@ impl ModelHub {
 
     /// Carried out in the transaction `xid`, which may have begun long ago.
     pub fn push(&mut self, request: &str, xid: Xid) -> String {
+        if let Ok(request) = serde_json::from_str::<AdoptRequest>(request) {
+            return self.adopt(&request);
+        }
         let request: PushRequest = serde_json::from_str(request).unwrap();
         let greeting = self.greeting();
-        let mut applied = self.db.applied.clone();
-        let (now, foreign) = (self.now, &mut self.db.foreign);
+        let at_home = request.hub.as_ref().is_none_or(|hub| {
+            let here = &self.db.identity;
+            (&hub.id, &hub.system) == (&here.id, &here.system) || self.db.was.contains(hub)
+        });
+        if !at_home && !sabotage::on(Sabotage::HubTakesWhatIsForAnother) {
+            let (status, rows) = ("elsewhere".to_owned(), RowAnswers::default());
+            let answer =
+                PushAnswer { greeting, status, seq: 0, digest: String::new(), rows, missing: Vec::new() };
+            return serde_json::to_string(&answer).unwrap();
+        }
+        let (now, applied) = (self.now, &mut self.db.applied);
         let tables = self.db.tables.get_mut(&request.stream).unwrap();
         let held = tables.streams.get(&request.instance).map(|stream| stream.row.clone());
         let (seq, held_digest, answers) = held.unwrap_or_default();
@@ -193,7 +233,7 @@ impl ModelHub {
             } else if (request.seq == seq + 1 && follows)
                 || (request.seq == seq && same_digest && sabotage::on(Sabotage::HubAppliesTwice))
             {
-                let answers = tables.apply(&request, xid, now, foreign);
+                let answers = tables.apply(&request, xid, now);
                 let stream = (request.seq, request.digest.clone(), answers.clone());
                 tables.streams.insert(request.instance, Stamped { row: stream, xid });
                 applied.insert((request.instance, request.seq, request.digest.clone()));
@@ -201,10 +241,34 @@ impl ModelHub {
             } else {
                 ("mismatch", seq, held_digest, RowAnswers::default())
             };
-        self.db.applied = applied;
         let status = status.to_owned();
         let answer = PushAnswer { greeting, status, seq, digest, rows, missing: Vec::new() };
         serde_json::to_string(&answer).unwrap()
+    }
+
+    fn adopt(&mut self, request: &AdoptRequest) -> String {
+        let greeting = self.greeting();
+        let known = self.db.was.contains(&request.was) || self.db.identity == request.was;
+        let status = if known { "adopted" } else { "ok" };
+        if !known {
+            let xid = self.begin();
+            self.end(xid);
+            match request.step.as_str() {
+                "rows" => {
+                    let now = self.now;
+                    let tables = self.db.tables.get_mut(&request.stream).unwrap();
+                    tables.adopt(&request.rows, xid, now);
+                }
+                "restamp" if !sabotage::on(Sabotage::AdoptionKeepsStamps) => {
+                    let next = self.db.next_xid;
+                    self.db.tables.values_mut().for_each(|tables| tables.restamp(next, xid));
+                }
+                "end" => self.db.was.push(request.was.clone()),
+                _ => {}
+            }
+        }
+        let status = status.to_owned();
+        serde_json::to_string(&AdoptAnswer { greeting, status, left: 0, by: None, until: None }).unwrap()
     }
 
     pub fn pull(&mut self, request: &str) -> String {
@@ -321,14 +385,7 @@ impl Tables {
         out
     }
 
-    fn apply(
-        &mut self,
-        request: &PushRequest,
-        xid: Xid,
-        now: i64,
-        foreign: &mut BTreeMap<(String, String), i64>,
-    ) -> RowAnswers {
-        let _ = foreign;
+    fn apply(&mut self, request: &PushRequest, xid: Xid, now: i64) -> RowAnswers {
         let mut answers = RowAnswers::default();
         let future = Version::at(crate::model::Timestamp(now + AHEAD));
         let strict = !sabotage::on(Sabotage::HubBelievesAnyClock);
@@ -405,7 +462,7 @@ impl Tables {
         answers
     }
 
-    fn retire(&mut self, kind: GoneKind, k: &str, more: &Numbers) {
+    pub fn retire(&mut self, kind: GoneKind, k: &str, more: &Numbers) {
         if sabotage::on(Sabotage::HubDropsRetired) {
             return;
         }
@@ -446,6 +503,63 @@ impl Tables {
         let later = self.tombstones.get(&at).is_none_or(|tomb| tomb.row.v < v);
         if later {
             self.tombstones.insert(at, Stamped { row: Tombstone { v, at: now }, xid });
+        }
+    }
+
+    /// Stamps that lie ahead of this cluster's transactions.
+    fn restamp(&mut self, ahead: Xid, xid: Xid) {
+        fn all<K: Ord, T>(rows: &mut BTreeMap<K, Stamped<T>>, ahead: Xid, xid: Xid) {
+            rows.values_mut().filter(|row| row.xid >= ahead).for_each(|row| row.xid = xid);
+        }
+        all(&mut self.keys, ahead, xid);
+        all(&mut self.tokens, ahead, xid);
+        all(&mut self.key_stats, ahead, xid);
+        all(&mut self.token_stats, ahead, xid);
+        all(&mut self.models, ahead, xid);
+        all(&mut self.hours, ahead, xid);
+        all(&mut self.global, ahead, xid);
+        all(&mut self.tombstones, ahead, xid);
+        all(&mut self.streams, ahead, xid);
+    }
+
+    /// Counters are raised to what an instance knew.
+    fn adopt(&mut self, rows: &Rows, xid: Xid, now: i64) {
+        for row in &rows.gone {
+            self.delete(row.t, &row.id, row.v, xid, now);
+        }
+        for row in &rows.keys {
+            self.push_key(row, xid);
+        }
+        for row in &rows.tokens {
+            self.push_token(row, xid);
+        }
+        for row in &rows.key_stats {
+            let most = Numbers {
+                sums: Sums { s: row.s, f: row.f, o: row.o, lu: row.lu, ..Sums::default() },
+                last_success: row.ls,
+                last_failure: row.lf,
+            };
+            raise(&mut self.key_stats, row.k.expose().to_owned(), &most, xid);
+        }
+        let of = |sums: &Sums| Numbers { sums: sums.clone(), ..Numbers::default() };
+        for row in &rows.token_stats {
+            raise(&mut self.token_stats, row.k.expose().to_owned(), &of(&row.sums), xid);
+        }
+        for row in &rows.models {
+            raise(&mut self.models, row.m.clone(), &of(&row.sums), xid);
+        }
+        for row in &rows.hours {
+            raise(&mut self.hours, (row.h, row.m.clone()), &of(&row.sums), xid);
+        }
+        if let Some(row) = &rows.global {
+            raise(&mut self.global, (), &of(&row.sums), xid);
+        }
+        for row in &rows.streams {
+            let held = self.streams.get(&row.i).map_or(0, |stream| stream.row.0);
+            if row.s > held && !sabotage::on(Sabotage::AdoptionForgetsStreams) {
+                let stream = (row.s, row.g.clone(), RowAnswers::default());
+                self.streams.insert(row.i, Stamped { row: stream, xid });
+            }
         }
     }
 
@@ -523,6 +637,16 @@ impl Tables {
         }
         self.hours.retain(|(hour, _), _| i64::from(*hour) >= now / 3_600_000 - HOURS_KEPT);
     }
+}
+
+fn raise<K: Ord>(rows: &mut BTreeMap<K, Stamped<Numbers>>, at: K, most: &Numbers, xid: Xid) {
+    let row = rows.entry(at).or_insert_with(|| Stamped { row: Numbers::default(), xid });
+    let (sums, to) = (&mut row.row.sums, &most.sums);
+    (sums.s, sums.f, sums.o) = (sums.s.max(to.s), sums.f.max(to.f), sums.o.max(to.o));
+    (sums.p, sums.q, sums.lu) = (sums.p.max(to.p), sums.q.max(to.q), sums.lu.max(to.lu));
+    row.row.last_success = row.row.last_success.max(most.last_success);
+    row.row.last_failure = row.row.last_failure.max(most.last_failure);
+    row.xid = xid;
 }
 
 fn bump<K: Ord>(rows: &mut BTreeMap<K, Stamped<Numbers>>, at: K, more: &Numbers, xid: Xid) {

@@ -1,41 +1,86 @@
 //! What has to be true in the end, worked out from what was recorded and not from what was replicated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
 
 use super::{
     hub::{Numbers, Tables},
-    shelf::{MemoryShelf, digest},
+    shelf::digest,
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
-    model::{CounterId, Hour, KeyId, Tally, TokenId},
+    model::{CounterId, Hour, KeyId, Tally, Timestamp, TokenId, Version},
     replica::{
         protocol::{
-            Note, Outcome,
+            Note,
             text::{self, Shift},
         },
-        wire::GoneKind,
+        wire::{GoneKind, Rows, Sums},
     },
     store::shelf::Shelf,
 };
 
 pub type Five = [i64; 5];
 
+/// A batch by who sent it, its number and its digest.
+pub type BatchId = (Uuid, u64, String);
+
+/// Something that was decided about a key.
+#[derive(Clone, Debug)]
+struct Said {
+    version: Version,
+    value: String,
+    /// The instance; none for other hands.
+    by: Option<usize>,
+}
+
 #[derive(Default)]
 pub struct Oracle {
     /// Every increment that was durable on some instance.
     pub counted: BTreeMap<(String, CounterId), Five>,
-    /// What other programs did, and what is known to be lost.
-    pub adjusted: BTreeMap<(String, CounterId), Five>,
+    /// Batches that nobody has any more who could send them: what of them is not on the hub is lost.
+    pub unsent: BTreeMap<(String, BatchId), Rows>,
+    /// What was set, by key and field.
+    set: BTreeMap<(String, String, String), Vec<Said>>,
+    /// Adds and deletions, by key.
+    lives: BTreeMap<(String, String), Vec<(Said, bool)>>,
+    /// Keys of whose history something was lost that nobody can know.
+    unsure: BTreeSet<(String, String)>,
+    /// The counts of deleted rows were nowhere but on a hub that is no more.
+    pub emptied: bool,
+    pub forks: u64,
+    pub stopped: u64,
+    pub taken: u64,
 }
 
 fn five(tally: &Tally) -> Five {
     [tally.success, tally.failure, tally.other, tally.prompt_tokens, tally.completion_tokens]
 }
 
-fn five_of(numbers: &Numbers) -> Five {
+pub fn five_of(numbers: &Numbers) -> Five {
     let sums = &numbers.sums;
     [sums.s, sums.f, sums.o, sums.p, sums.q]
+}
+
+/// The increments of a batch.
+fn fives(provider: &str, rows: &Rows) -> Vec<(CounterId, Five)> {
+    let of = |sums: &Sums| [sums.s, sums.f, sums.o, sums.p, sums.q];
+    let mut out = Vec::new();
+    for row in &rows.key_stats {
+        out.push((CounterId::Key(KeyId::derive(provider, row.k.expose())), [row.s, row.f, row.o, 0, 0]));
+    }
+    for row in &rows.token_stats {
+        out.push((CounterId::Token(TokenId::derive(provider, row.k.expose())), of(&row.sums)));
+    }
+    for row in &rows.models {
+        out.push((CounterId::Model(row.m.as_str().into()), of(&row.sums)));
+    }
+    for row in &rows.hours {
+        out.push((CounterId::Hour(Hour(row.h), row.m.as_str().into()), of(&row.sums)));
+    }
+    out.extend(rows.global.iter().map(|row| (CounterId::Total, of(&row.sums))));
+    out
 }
 
 pub fn add(to: &mut Five, more: &Five, sign: i64) {
@@ -44,20 +89,92 @@ pub fn add(to: &mut Five, more: &Five, sign: i64) {
     }
 }
 
-pub struct Before;
-
 impl Oracle {
     pub fn recorded(&mut self, provider: &str, id: &CounterId, tally: &Tally) {
         add(self.counted.entry((provider.to_owned(), id.clone())).or_default(), &five(tally), 1);
     }
 
-    pub fn note(&mut self, _at: usize, _note: &Note) {}
-
-    pub fn before(&self, _at: usize, _shelf: &MemoryShelf, _providers: usize) -> Before {
-        Before
+    pub fn edited(
+        &mut self,
+        provider: &str,
+        key: &str,
+        field: &str,
+        version: Version,
+        value: &str,
+        by: Option<usize>,
+    ) {
+        let at = (provider.to_owned(), key.to_owned(), field.to_owned());
+        self.set.entry(at).or_default().push(Said { version, value: value.to_owned(), by });
     }
 
-    pub fn after(&mut self, _before: Before, _outcome: &Outcome) {}
+    pub fn existence(&mut self, provider: &str, key: &str, version: Version, added: bool, by: Option<usize>) {
+        let said = Said { version, value: String::new(), by };
+        self.lives.entry((provider.to_owned(), key.to_owned())).or_default().push((said, added));
+    }
+
+    /// What an instance, or other hands, said last may be lost: the keys of which is not known are left out.
+    pub fn doubt(&mut self, by: Option<usize>) {
+        let lives = self.lives.iter().filter(|(_, said)| said.iter().any(|(said, _)| said.by == by));
+        self.unsure.extend(lives.map(|(at, _)| at.clone()));
+        let set = self.set.iter().filter(|(_, said)| said.iter().any(|said| said.by == by));
+        self.unsure.extend(set.map(|((provider, key, _), _)| (provider.clone(), key.clone())));
+    }
+
+    pub fn unsure(&mut self, provider: &str, key: &str) {
+        self.unsure.insert((provider.to_owned(), key.to_owned()));
+    }
+
+    pub fn note(&mut self, note: &Note) {
+        match note {
+            Note::Forked { taken, .. } => {
+                self.forks += 1;
+                self.taken += taken;
+            }
+            Note::Stopped { .. } => self.stopped += 1,
+            _ => {}
+        }
+    }
+
+    /// Of keys whose whole history is known: those that were deleted last stay away, the others are there, and
+    /// every field has its latest value.
+    fn check_state(&self, provider: &str, tables: &Tables) -> Result<(), String> {
+        for ((of, key), said) in self.lives.iter().filter(|((of, _), _)| of == provider) {
+            if self.unsure.contains(&(of.clone(), key.clone())) {
+                continue;
+            }
+            let last = |added: bool| {
+                said.iter().filter(|(_, kind)| *kind == added).map(|(said, _)| said.version).max()
+            };
+            let (added, deleted) = (last(true), last(false));
+            let row = tables.keys.get(key);
+            if row.is_some() != (added > deleted) {
+                let there = row.is_some();
+                return Err(format!("{key}: added {added:?}, deleted {deleted:?}, there: {there}"));
+            }
+            let (Some(row), None) = (row, deleted) else { continue };
+            let at = |field: &str| (of.clone(), key.clone(), field.to_owned());
+            let fields = [
+                (
+                    "note",
+                    row.row.versions.note,
+                    row.row.record.note.as_deref().unwrap_or_default().to_owned(),
+                ),
+                ("weight", row.row.versions.weight, row.row.record.weight.to_string()),
+            ];
+            for (field, version, value) in fields {
+                let Some(last) =
+                    self.set.get(&at(field)).and_then(|said| said.iter().max_by_key(|said| said.version))
+                else {
+                    continue;
+                };
+                let same = last.version == version && last.value == value;
+                if last.version > added.unwrap_or_default() && !same {
+                    return Err(format!("{key}: {field} is {value:?} of {version}, and {last:?} was said"));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The hub's numbers by this side's names; of deleted rows too.
@@ -101,6 +218,11 @@ impl World {
             let tables = &self.hub.db.tables[*stream];
             let (live, retired) = hub_counters(provider, tables);
             self.check_totals(provider, &live, &retired)?;
+            let latest = Version::at(Timestamp(self.now + 300_000));
+            if let Some((key, row)) = tables.keys.iter().find(|(_, row)| row.row.versions.added > latest) {
+                return Err(format!("{key} was added at {:?}, which is yet to come", row.row.versions.added));
+            }
+            self.oracle.check_state(provider, tables).map_err(|error| format!("{provider}: {error}"))?;
             for at in 0..self.instances.len() {
                 self.check_instance(at, provider, tables, &live)
                     .map_err(|error| format!("instance {at}, {provider}: {error}"))?;
@@ -116,14 +238,23 @@ impl World {
         retired: &BTreeMap<CounterId, Numbers>,
     ) -> Result<(), String> {
         let mut expected: BTreeMap<CounterId, Five> = BTreeMap::new();
-        for ((of, id), five) in self.oracle.counted.iter().chain(&self.oracle.adjusted) {
+        for ((of, id), five) in self.oracle.counted.iter().chain(&self.hub.db.foreign) {
             if of == provider {
                 add(expected.entry(id.clone()).or_default(), five, 1);
+            }
+        }
+        for ((of, batch), rows) in &self.oracle.unsent {
+            if of != provider || self.hub.db.applied.contains(batch) {
+                continue;
+            }
+            for (id, five) in fives(provider, rows) {
+                add(expected.entry(id).or_default(), &five, -1);
             }
         }
         let oldest = self.now / 3_600_000 - 30 * 24 + 24;
         let kept = |id: &CounterId| match id {
             CounterId::Hour(hour, _) => i64::from(hour.0) > oldest,
+            CounterId::Key(_) | CounterId::Token(_) => !self.oracle.emptied,
             _ => true,
         };
         let mut there: BTreeMap<CounterId, Five> = BTreeMap::new();

@@ -26,6 +26,13 @@ sabotages! {
     StateCreatesRows,
     HubTakesWholeRows,
     HubIgnoresEpochs,
+    /// Of a counter that another program lowers.
+    LowerIsTaken,
+    /// After a dump and restore, stamps lie ahead of the new cluster's transactions.
+    AdoptionKeepsStamps,
+    AdoptionForgetsStreams,
+    /// A batch lands in a database that it is not for.
+    HubTakesWhatIsForAnother,
     /// Open deltas go out without being sealed first: what is sent again differs.
     SealsAfterSending,
     /// A confirmed delta leaves the view at its confirmation.
@@ -45,8 +52,6 @@ sabotages! {
     /// What the hub does not have is kept for ever.
     AbsenceIsNothing,
     IgnoresHorizon,
-    /// A page that shows a batch does not confirm it.
-    PagesConfirmNothing,
     IgnoresAnswers,
     TakesWholeRows,
     IgnoresEpochs,
@@ -55,7 +60,6 @@ sabotages! {
     StateIsNotToldAgain,
     DatesAreNotShifted,
     BelievesAnyHub,
-    TakesUnawaitedAnswers,
     StartSealsAsItsOwn,
 }
 

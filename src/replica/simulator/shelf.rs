@@ -52,6 +52,8 @@ pub struct MemoryShelf {
     pub writes: u64,
     /// The write at which the process dies.
     pub dies_at: Option<u64>,
+    /// Batches that this transaction has thrown away.
+    pub thrown: Vec<(String, Vec<u8>)>,
 }
 
 impl MemoryShelf {
@@ -63,9 +65,11 @@ impl MemoryShelf {
 
     pub fn commit(&mut self) {
         self.undo.clear();
+        self.thrown.clear();
     }
 
     pub fn give_up(&mut self) {
+        self.thrown.clear();
         while let Some((at, old)) = self.undo.pop() {
             match old {
                 Some(item) => self.items.insert(at, item),
@@ -354,6 +358,9 @@ impl Shelf for MemoryShelf {
     }
 
     fn set_batch(&mut self, provider: &str, seq: u64, batch: Option<&[u8]>) -> Result2<()> {
+        if let (None, Some(bytes)) = (batch, self.batch(provider, seq)?) {
+            self.thrown.push((provider.to_owned(), bytes));
+        }
         self.put(At::Batch(provider.to_owned(), seq), batch.map(|batch| Item::Bytes(batch.to_vec())))
     }
 

@@ -14,11 +14,14 @@ use super::{
 use crate::{
     model::{CounterId, KeyId, Stamps, Tally, Timestamp, TokenId, Version},
     replica::{
-        protocol::{Bounds, Call, Effect, Error, Hub, Machine, Note, Outcome, StreamOf, Wishes},
+        protocol::{
+            Bounds, Call, Effect, Error, Hub, Machine, Note, Outcome, StreamOf, Wishes,
+            document::{self, Batch, StreamNote},
+        },
         transport::ErrorKind,
         wire::Function,
     },
-    store::shelf::{KeyEntry, Shelf, TokenEntry},
+    store::shelf::{KeyEntry, Row, Shelf, TokenEntry},
 };
 
 pub const PROVIDERS: [(&str, &str); 2] = [("alpha", "alpha_api"), ("beta", "beta_api")];
@@ -94,6 +97,10 @@ pub struct Instance {
     /// When it was sent.
     sent: i64,
     pub notes: Vec<Note>,
+    /// Of its streams, by provider.
+    pub ids: BTreeMap<String, (Uuid, Uuid)>,
+    /// Requests that it has counted itself, by provider.
+    own: BTreeMap<&'static str, i64>,
 }
 
 /// A request that arrives after its sender has given up.
@@ -105,7 +112,6 @@ struct Stray {
 }
 
 pub struct World {
-    pub seed: u64,
     pub rng: Rng,
     pub hub: ModelHub,
     pub now: i64,
@@ -117,6 +123,8 @@ pub struct World {
     pub bounds: Bounds,
     /// Per thousand.
     pub loss: u32,
+    /// Nothing takes counts away: neither other hands nor a lost file or hub.
+    pub steady: bool,
     uuids: u128,
 }
 
@@ -135,7 +143,6 @@ impl World {
         };
         let loss = *rng.choice(&[0, 30, 150][..]).unwrap_or(&0);
         let mut world = Self {
-            seed,
             hub,
             now: BEGIN,
             instances: Vec::new(),
@@ -145,6 +152,7 @@ impl World {
             trace: traced.then(Vec::new),
             bounds,
             loss,
+            steady: false,
             uuids: u128::from(seed) << 64,
             rng,
         };
@@ -201,7 +209,7 @@ impl World {
         shelf.dies_at = None;
         shelf.give_up();
         let (machine, stamps) = self.engine(&shelf);
-        let memory = Memory::of(&shelf);
+        let (memory, ids) = (Memory::of(&shelf), stream_ids(&shelf));
         let instance = Instance {
             shelf,
             machine,
@@ -212,6 +220,8 @@ impl World {
             waiting: None,
             sent: 0,
             notes: Vec::new(),
+            ids,
+            own: BTreeMap::new(),
         };
         self.instances.push(instance);
         let at = self.instances.len() - 1;
@@ -220,6 +230,7 @@ impl World {
     }
 
     fn start(&mut self, at: usize) -> Result<(), String> {
+        self.instances[at].ids = stream_ids(&self.instances[at].shelf);
         let now = self.local(at);
         let it = &mut self.instances[at];
         let outcome = it.machine.start(&mut it.shelf, now).map_err(|error| format!("start: {error}"))?;
@@ -253,17 +264,143 @@ impl World {
 
     /// A transaction has been committed: memory follows.
     fn take(&mut self, at: usize, outcome: Outcome) -> Result<(), String> {
+        self.bury_thrown(at, &outcome);
         let it = &mut self.instances[at];
         it.shelf.commit();
+        it.ids = stream_ids(&it.shelf);
         for effect in outcome.effects {
             it.memory.apply(effect).map_err(|error| format!("instance {at}: {error}"))?;
         }
+        for (provider, own) in it.own.iter().filter(|_| self.steady) {
+            let total = it.shelf.view(provider, &CounterId::Total).unwrap();
+            if total.success + total.failure + total.other < *own {
+                return Err(format!("instance {at} shows {total:?}, and has counted {own} itself"));
+            }
+        }
         for note in outcome.notes {
             self.say(|| format!("{at} notes {note:?}"));
-            self.oracle.note(at, &note);
+            self.oracle.note(&note);
             self.instances[at].notes.push(note);
         }
         Ok(())
+    }
+
+    /// Batches that a fork throws away: those of this life are open again, the others are for the copy to tell.
+    fn bury_thrown(&mut self, at: usize, outcome: &Outcome) {
+        let it = &self.instances[at];
+        for (provider, bytes) in &it.shelf.thrown {
+            let forked = outcome
+                .notes
+                .iter()
+                .any(|note| matches!(note, Note::Forked { provider: of, .. } if of == provider));
+            let (Some((id, run)), true) = (it.ids.get(provider), forked) else { continue };
+            let batch: Batch = document::decode(bytes).unwrap();
+            if batch.confirmed.is_some() || batch.run != *run {
+                let name = (provider.clone(), (*id, batch.seq, batch.digest));
+                self.oracle.unsent.insert(name, batch.rows);
+            }
+        }
+    }
+
+    /// A file is lost: what of it the hub has not, nobody will tell.
+    fn bury(&mut self, at: usize) -> Result<(), String> {
+        // As a start would seal it, so that batches have the names that they have in a copy.
+        self.crash(at)?;
+        let it = &self.instances[at];
+        for (provider, (id, _)) in &it.ids {
+            for seq in it.shelf.batches(provider, 0).unwrap() {
+                let bytes = it.shelf.batch(provider, seq).unwrap().unwrap_or_default();
+                let batch: Batch = document::decode(&bytes).unwrap();
+                let name = (provider.clone(), (*id, seq, batch.digest));
+                self.oracle.unsent.insert(name, batch.rows);
+            }
+            // Of a provider that never met a hub nothing is in batches.
+        }
+        for (provider, _) in &PROVIDERS[..self.providers] {
+            if !it.ids.contains_key(*provider) {
+                for (id, tally) in it.shelf.views(provider, None, usize::MAX).unwrap() {
+                    let lost = Tally::default().minus(&tally);
+                    self.oracle.recorded(provider, &id, &lost);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The file as `store backup` copies it.
+    pub fn backup(&mut self, at: usize) -> Result<MemoryShelf, String> {
+        self.say(|| format!("{at} is backed up"));
+        let next = self.uuid();
+        self.instances[at].waiting = None;
+        self.instances[at].machine.forget();
+        let now = self.local(at);
+        let it = &mut self.instances[at];
+        let sealed = it.machine.seal_all(&mut it.shelf, now, Some(next));
+        self.take(at, sealed.map_err(|error| error.to_string())?)?;
+        Ok(self.instances[at].shelf.clone())
+    }
+
+    /// A backup takes the place of the file.
+    pub fn restore(&mut self, at: usize, shelf: MemoryShelf) -> Result<(), String> {
+        self.say(|| format!("{at} is restored"));
+        self.bury(at)?;
+        self.oracle.doubt(Some(at));
+        self.instances[at].shelf = shelf;
+        self.instances[at].waiting = None;
+        self.crash(at)
+    }
+
+    /// A copy of the file becomes another instance.
+    pub fn copy(&mut self, at: usize, shelf: MemoryShelf) -> Result<(), String> {
+        let next = self.instances.len();
+        self.say(|| format!("a copy of {at} is {next}"));
+        let skew = self.instances[at].skew;
+        self.boot(shelf, skew).map(drop)
+    }
+
+    /// The same world with other bounds.
+    pub fn rebound(mut self) -> Result<Self, String> {
+        for at in 0..self.instances.len() {
+            self.crash(at)?;
+        }
+        Ok(self)
+    }
+
+    /// One instance makes the database that is there the hub.
+    pub fn adopt(&mut self, at: usize) -> Result<(), String> {
+        self.say(|| format!("{at} adopts the hub"));
+        let now = self.local(at);
+        let it = &mut self.instances[at];
+        it.waiting = None;
+        let begun = it.machine.begin_adoption(&mut it.shelf, now).map_err(|error| error.to_string())?;
+        it.shelf.commit();
+        if !begun {
+            return Err("nothing to adopt".to_owned());
+        }
+        while self.step(at)? {}
+        Ok(())
+    }
+
+    /// The hub forgets what is old. What somebody who is away adds meanwhile it can then not refuse.
+    pub fn sweep(&mut self, away: usize) {
+        let now = self.now;
+        self.say(|| "the hub forgets what is old".to_owned());
+        for (provider, stream) in &PROVIDERS[..self.providers] {
+            for (row, dirty) in self.instances[away].shelf.dirty(provider, None, usize::MAX).unwrap() {
+                let key = KEYS.iter().find(|key| row == Row::Key(KeyId::derive(provider, key)));
+                if let (Some(key), true) = (key, dirty.added) {
+                    self.oracle.unsure(provider, key);
+                }
+            }
+            if let Some(tables) = self.hub.db.tables.get_mut(*stream) {
+                tables.sweep(now);
+            }
+        }
+    }
+
+    /// Requests under way to a hub that is no more go nowhere.
+    pub fn hub_restarted(&mut self) {
+        self.strays.clear();
     }
 
     /// A step of the protocol in a transaction; `None` when it was given up.
@@ -277,11 +414,9 @@ impl World {
         let writes = self.rng.u64(1..20);
         let it = &mut self.instances[at];
         it.shelf.dies_at = dies.then_some(it.shelf.writes + writes);
-        let forks = self.oracle.before(at, &it.shelf, self.providers);
         match work(&mut it.machine, &mut it.shelf, now) {
             Ok((value, outcome)) => {
                 it.shelf.dies_at = None;
-                self.oracle.after(forks, &outcome);
                 self.take(at, outcome)?;
                 Ok(Some(value))
             }
@@ -437,6 +572,7 @@ impl World {
             (CounterId::Total, tally),
         ];
         let it = &mut self.instances[at];
+        *it.own.entry(provider).or_default() += n;
         let keys = it.shelf.keys(provider, None, usize::MAX).unwrap();
         if !keys.is_empty() {
             rows.push((CounterId::Key(keys[self.rng.usize(..keys.len())].0), attempt));
@@ -483,4 +619,16 @@ impl World {
         }
         Err("it never becomes quiet".to_owned())
     }
+}
+
+/// Of each provider that has met a hub: the id that its stream goes by, and the life that counts in it.
+fn stream_ids(shelf: &MemoryShelf) -> BTreeMap<String, (Uuid, Uuid)> {
+    let mut ids = BTreeMap::new();
+    for (provider, _) in PROVIDERS {
+        let note: Option<StreamNote> = document::read(shelf, &document::stream_name(provider)).unwrap();
+        if let Some(note) = note {
+            ids.insert(provider.to_owned(), (note.instance, note.run));
+        }
+    }
+    ids
 }

@@ -72,7 +72,7 @@ fn rows(txn: &ReadTransaction, problems: &mut Vec<String>) -> Result<(), Fault> 
         let (provider, kind, digest) = at.value();
         let id = <[u8; 16]>::try_from(value.value()).ok().map(u128::from_be_bytes);
         let found = match id.and_then(|id| row_of(kind, id)) {
-            Some(row) => exists(provider, row)?,
+            Some(row) => exists(provider, row)? || gone.get(tables::row_at(provider, row))?.is_some(),
             None => false,
         };
         if !found {

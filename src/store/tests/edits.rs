@@ -184,7 +184,15 @@ async fn keys_are_found_by_the_hubs_word_for_them() {
     let found = store.edit(|shelf| shelf.token_by_digest(P, digest(&token().secret))).await.unwrap();
     assert_eq!(found, Some(token_id));
     store.change(vec![put(3), Change::DeleteKey { provider: P.into(), id: key(1) }]).await.unwrap();
-    assert_eq!((find(1).await, find(3).await), (None, Some(key(3))));
+    assert_eq!((find(1).await, find(3).await), (Some(key(1)), Some(key(3))), "also a deleted one");
+    store
+        .edit(|shelf| {
+            shelf.set_dirty(P, Row::Key(key(1)), None)?;
+            shelf.set_gone(P, Row::Key(key(1)), None)
+        })
+        .await
+        .unwrap();
+    assert_eq!(find(1).await, None);
     store
         .edit(|shelf| {
             let entry = shelf.key(P, key(2))?.unwrap();
@@ -195,8 +203,11 @@ async fn keys_are_found_by_the_hubs_word_for_them() {
         .await
         .unwrap();
     assert_eq!((find(2).await, find(4).await), (None, Some(key(4))));
+    store.change(vec![Change::DeleteKey { provider: P.into(), id: key(4) }]).await.unwrap();
     store.edit(|shelf| shelf.set_replicated(P, false)).await.unwrap();
     assert_eq!(find(4).await, None);
+    store.edit(|shelf| shelf.set_replicated(P, true)).await.unwrap();
+    assert_eq!((find(3).await, find(4).await), (Some(key(3)), Some(key(4))));
     store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
 }
@@ -222,30 +233,21 @@ async fn a_decision_here_is_later_than_every_one_that_came_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_new_identity_and_the_hubs_time_last() {
+async fn a_new_identity_lasts() {
     let dir = tempfile::tempdir().unwrap();
     let (store, contents) = open(dir.path());
     let id = uuid::Uuid::from_u128(12345);
     assert_ne!(contents.instance, id);
     let tag = |version: Version| version.0 & 1023;
     let before = store.stamps().next(NOW);
-    store
-        .edit(move |shelf| {
-            shelf.set_note(CLOCK_OFFSET, Some(b"-90000"))?;
-            shelf.set_instance(id)
-        })
-        .await
-        .unwrap();
+    store.edit(move |shelf| shelf.set_instance(id)).await.unwrap();
     let after = store.stamps().next(NOW);
     assert_eq!(tag(after), (12345 % 1023) + 1);
     assert!(after > before);
     store.close().await.unwrap();
     let (store, contents) = open(dir.path());
-    assert_eq!(
-        (contents.instance, contents.clock_offset_ms, store.stamps().offset_ms()),
-        (id, -90000, -90000)
-    );
-    assert_eq!(store.stamps().next(NOW).time(), Timestamp(NOW.0 - 90000));
+    assert_eq!(contents.instance, id);
+    assert_eq!(tag(store.stamps().next(NOW)), tag(after));
     store.close().await.unwrap();
 }
 

@@ -59,7 +59,9 @@ const ROUNDS: usize = 12;
 /// Also takes another id in the middle, as a copied file does.
 fn seal(shelf: &mut dyn Shelf, seq: u64) -> Result<(), Error> {
     shelf.set_replicated(P, true)?;
-    let (sealed, open) = (sealed(shelf)?, shelf.open(P, &CounterId::Total)?.unwrap_or_default());
+    let (sealed, open) = (number(shelf, "sealed")?, shelf.open(P, &CounterId::Total)?.unwrap_or_default());
+    let edits = number(shelf, "edits")?;
+    shelf.set_note("edits", Some((edits + 1).to_string().as_bytes()))?;
     shelf.set_note("sealed", Some((sealed + open.success).to_string().as_bytes()))?;
     shelf.set_open(P, &CounterId::Total, None)?;
     shelf.set_batch(P, seq, Some(b"batch"))?;
@@ -72,8 +74,8 @@ fn seal(shelf: &mut dyn Shelf, seq: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn sealed(shelf: &dyn Shelf) -> Result<i64, Error> {
-    let note = shelf.note("sealed")?.unwrap_or_default();
+fn number(shelf: &dyn Shelf, note: &str) -> Result<i64, Error> {
+    let note = shelf.note(note)?.unwrap_or_default();
     Ok(std::str::from_utf8(&note).unwrap().parse().unwrap_or(0))
 }
 
@@ -143,7 +145,8 @@ async fn one_failure_anywhere_loses_and_doubles_nothing() {
             let (batches, counted) = again
                 .edit(|shelf| {
                     let open = shelf.open(P, &CounterId::Total)?.unwrap_or_default();
-                    Ok::<_, Error>((shelf.batches(P, 0)?, sealed(shelf)? + open.success))
+                    assert_eq!(number(shelf, "edits")?, ROUNDS as i64, "an edit was done twice");
+                    Ok::<_, Error>((shelf.batches(P, 0)?, number(shelf, "sealed")? + open.success))
                 })
                 .await
                 .unwrap();

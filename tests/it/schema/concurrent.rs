@@ -11,6 +11,14 @@ async fn concurrent_batches_neither_deadlock_nor_lose_a_count() {
     let (cluster, client) = hub().await;
     let a = version(-60);
     let hour = version(0) / 1024 / 3_600_000_000;
+    // Adding is done one after another; what comes then is not.
+    let added = |name: &str| {
+        (0..41).map(|n| json!({"k": format!("{name}{n}"), "a": a, "add": true})).collect::<Vec<_>>()
+    };
+    let zero = (0..41).map(|n| json!({"k": format!("k{n}")})).collect::<Vec<_>>();
+    Stream::new(100)
+        .push(&client, json!({"keys": added("k"), "tokens": added("t"), "key_stats": zero}))
+        .await;
     let mut tasks = Vec::new();
     for writer in 0..WRITERS {
         let client = cluster.connect("hub", "postgres").await;
@@ -22,9 +30,9 @@ async fn concurrent_batches_neither_deadlock_nor_lose_a_count() {
                 names.sort_by_key(|n| (n * 7919 + writer * 31 + round) % 41);
                 let list = |f: &dyn Fn(u64) -> Value| names.iter().map(|n| f(*n)).collect::<Vec<_>>();
                 let batch = json!({
-                    "keys": list(&|n| json!({"k": format!("k{n}"), "a": a, "add": true, "u": format!("w{writer}"),
+                    "keys": list(&|n| json!({"k": format!("k{n}"), "a": a, "u": format!("w{writer}"),
                         "uv": version(0), "h": {"e": a, "n": round}})),
-                    "tokens": list(&|n| json!({"k": format!("t{n}"), "a": a, "add": true})),
+                    "tokens": list(&|n| json!({"k": format!("t{n}"), "a": a})),
                     "key_stats": list(&|n| json!({"k": format!("k{n}"), "s": 1})),
                     "token_stats": list(&|n| json!({"k": format!("t{n}"), "s": 1})),
                     "models": list(&|n| json!({"m": format!("m{round}-{n}"), "s": 1})),
@@ -85,7 +93,11 @@ async fn deleting_adding_and_counting_at_once_loses_no_count() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_same_batch_sent_twice_at_once_counts_once() {
     let (cluster, client) = hub().await;
-    let batch = Stream::new(1).batch(&json!({"global": {"s": 1}, "models": [{"m": "m", "s": 1}]}));
+    let mut stream = Stream::new(1);
+    stream.push(&client, json!({"global": {"s": 1}})).await;
+    // Held up in the middle, so that all of them are under way at once.
+    client.batch_execute("BEGIN; SELECT 1 FROM ollama_api_global_stats FOR UPDATE").await.unwrap();
+    let batch = stream.batch(&json!({"global": {"s": 1}, "models": [{"m": "m", "s": 1}]}));
     let mut tasks = Vec::new();
     for _ in 0..6 {
         let (client, batch) = (cluster.connect("hub", "postgres").await, batch.clone());
@@ -93,6 +105,8 @@ async fn the_same_batch_sent_twice_at_once_counts_once() {
             super::call(&client, "keytide_push", &batch).await["status"].clone()
         }));
     }
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    client.batch_execute("COMMIT").await.unwrap();
     let mut applied = 0;
     for task in tasks {
         let status = task.await.unwrap();
@@ -100,5 +114,5 @@ async fn the_same_batch_sent_twice_at_once_counts_once() {
         assert!(status == "applied" || status == "already", "{status}");
     }
     assert_eq!(applied, 1);
-    assert_eq!(rows(&client, "SELECT total_requests FROM ollama_api_global_stats").await, "1");
+    assert_eq!(rows(&client, "SELECT total_requests FROM ollama_api_global_stats").await, "2");
 }

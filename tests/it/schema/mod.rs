@@ -1,6 +1,7 @@
 //! The hub's SQL on a real Postgres: each rule of replication that it keeps has a test that fails without it.
 
 mod adopt;
+mod cli;
 mod concurrent;
 mod foreign;
 mod install;

@@ -205,6 +205,18 @@ async fn a_deleted_keys_counts_rest_until_it_is_added_again() {
             .await,
         ""
     );
+    let ghost = two
+        .push(
+            &client,
+            json!({"keys": [{"k": "never seen", "a": c, "u": "x"}], "tokens": [{"k": "t", "a": c}]}),
+        )
+        .await;
+    assert_eq!(ghost, json!({"gone": [["keys", 0], ["tokens", 0]]}));
+    assert_eq!(
+        rows(&client, "SELECT api_key FROM ollama_api_keys UNION SELECT token FROM ollama_api_client_tokens")
+            .await,
+        ""
+    );
     // A state version never makes a row, nor does an add from before the deletion; late counts are kept.
     let answer = two
         .push(&client, json!({

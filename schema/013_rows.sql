@@ -1,0 +1,110 @@
+-- Which database this is, and the rows of a batch as they are read.
+
+SET client_min_messages = warning;
+
+-- Which database this is.
+CREATE OR REPLACE FUNCTION public.keytide_greeting() RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'hub', jsonb_build_object(
+            'id', s.hub_id,
+            'system', (SELECT system_identifier::text FROM pg_control_system()),
+            'timeline', (SELECT timeline_id FROM pg_control_checkpoint())),
+        'schema', s.schema_version,
+        'now', public.keytide_ms(clock_timestamp()),
+        'was', coalesce((SELECT jsonb_agg(jsonb_build_object('id', l.hub_id, 'system', l.system, 'timeline', l.timeline)
+                                          ORDER BY l.adopted_at, l.hub_id)
+                         FROM public.keytide_lineage l), '[]'),
+        'read_only', current_setting('transaction_read_only') = 'on')
+    FROM public.keytide_settings s
+$$;
+
+-- The rows of a batch, read without trust: what is no number, date or text is absent, what is out of bounds is
+-- moved to the bound. Positions count from 0.
+
+CREATE OR REPLACE FUNCTION public.keytide_list(list jsonb) RETURNS TABLE (pos bigint, v jsonb)
+LANGUAGE sql IMMUTABLE ROWS 1000 AS $$
+    SELECT l.pos - 1, l.v
+    FROM jsonb_array_elements(CASE WHEN jsonb_typeof(list) = 'array' THEN list ELSE '[]' END) WITH ORDINALITY AS l (v, pos)
+$$;
+
+-- `top` is the latest version in the row.
+CREATE OR REPLACE FUNCTION public.keytide_key_rows(list jsonb) RETURNS TABLE (
+    pos bigint, k text, a bigint, c timestamptz, add boolean, u text, uv bigint, n text, nv bigint, x timestamptz,
+    xv bigint, w integer, wv bigint, e boolean, ev bigint, d timestamptz, dv bigint, he bigint, hf timestamptz, hc text,
+    hn integer, ha integer, hs integer, hv boolean, top bigint
+) LANGUAGE sql STABLE ROWS 1000 AS $$
+    SELECT r.*, greatest(r.a, r.uv, r.nv, r.xv, r.wv, r.ev, r.dv, r.he)
+    FROM (
+        SELECT l.pos, public.keytide_text(v -> 'k', 2000), a.a, public.keytide_date(v -> 'c'), v -> 'add' = 'true',
+               public.keytide_text(v -> 'u', 1000), coalesce(public.keytide_int(v -> 'uv', 0, 9223372036854775807), a.a),
+               public.keytide_text(v -> 'n', 1000), coalesce(public.keytide_int(v -> 'nv', 0, 9223372036854775807), a.a),
+               public.keytide_date(v -> 'x'), coalesce(public.keytide_int(v -> 'xv', 0, 9223372036854775807), a.a),
+               coalesce(public.keytide_int(v -> 'w', 1, 65535)::integer, 1),
+               coalesce(public.keytide_int(v -> 'wv', 0, 9223372036854775807), a.a),
+               v -> 'e' IS DISTINCT FROM 'false', coalesce(public.keytide_int(v -> 'ev', 0, 9223372036854775807), a.a),
+               public.keytide_date(v -> 'd'), coalesce(public.keytide_int(v -> 'dv', 0, 9223372036854775807), a.a),
+               coalesce(public.keytide_int(h.h -> 'e', 0, 9223372036854775807), a.a), public.keytide_date(h.h -> 'f'),
+               CASE WHEN public.keytide_cause(h.h ->> 'c') > 0 THEN h.h ->> 'c' END,
+               coalesce(public.keytide_int(h.h -> 'n', 0, 2147483647)::integer, 0),
+               coalesce(public.keytide_int(h.h -> 'a', 0, 2147483647)::integer, 0),
+               coalesce(public.keytide_int(h.h -> 's', 0, 2147483647)::integer, 0), coalesce(h.h -> 'v' = 'true', false)
+        FROM public.keytide_list(list) l
+        CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a) a
+        CROSS JOIN LATERAL (SELECT CASE WHEN jsonb_typeof(v -> 'h') = 'object' THEN v -> 'h' END AS h) h
+    ) AS r (pos, k, a, c, add, u, uv, n, nv, x, xv, w, wv, e, ev, d, dv, he, hf, hc, hn, ha, hs, hv)
+$$;
+
+CREATE OR REPLACE FUNCTION public.keytide_token_rows(list jsonb) RETURNS TABLE (
+    pos bigint, k text, a bigint, c timestamptz, add boolean, n text, nv bigint, x timestamptz, xv bigint, m jsonb,
+    mv bigint, r integer, rv bigint, top bigint
+) LANGUAGE sql STABLE ROWS 1000 AS $$
+    SELECT r.*, greatest(r.a, r.nv, r.xv, r.mv, r.rv)
+    FROM (
+        SELECT l.pos, public.keytide_text(v -> 'k', 2000), a.a, public.keytide_date(v -> 'c'), v -> 'add' = 'true',
+               public.keytide_text(v -> 'n', 1000), coalesce(public.keytide_int(v -> 'nv', 0, 9223372036854775807), a.a),
+               public.keytide_date(v -> 'x'), coalesce(public.keytide_int(v -> 'xv', 0, 9223372036854775807), a.a),
+               CASE WHEN jsonb_typeof(v -> 'm') = 'array' THEN nullif(v -> 'm', '[]') END,
+               coalesce(public.keytide_int(v -> 'mv', 0, 9223372036854775807), a.a),
+               public.keytide_int(v -> 'r', 0, 2147483647)::integer,
+               coalesce(public.keytide_int(v -> 'rv', 0, 9223372036854775807), a.a)
+        FROM public.keytide_list(list) l
+        CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a) a
+    ) AS r (pos, k, a, c, add, n, nv, x, xv, m, mv, r, rv)
+$$;
+
+-- Rows of counters, one for each `id` (and hour), summed where a batch names one twice. What one row adds is bounded,
+-- so that no sum can overflow.
+CREATE OR REPLACE FUNCTION public.keytide_sum_rows(list jsonb, name text, most integer) RETURNS TABLE (
+    pos bigint, id text, h bigint, s bigint, f bigint, o bigint, p bigint, q bigint, lu timestamptz, ls timestamptz,
+    lf timestamptz
+) LANGUAGE sql STABLE ROWS 1000 AS $$
+    SELECT min(r.pos), r.id, r.h, sum(r.s)::bigint, sum(r.f)::bigint, sum(r.o)::bigint, sum(r.p)::bigint,
+           sum(r.q)::bigint, max(r.lu), max(r.ls), max(r.lf)
+    FROM (
+        SELECT l.pos, coalesce(public.keytide_text(v -> name, most), '') AS id,
+               public.keytide_int(v -> 'h', 0, 4294967295) AS h,
+               coalesce(public.keytide_int(v -> 's', 0, 1000000000000000), 0) AS s,
+               coalesce(public.keytide_int(v -> 'f', 0, 1000000000000000), 0) AS f,
+               coalesce(public.keytide_int(v -> 'o', 0, 1000000000000000), 0) AS o,
+               coalesce(public.keytide_int(v -> 'p', 0, 1000000000000000), 0) AS p,
+               coalesce(public.keytide_int(v -> 'q', 0, 1000000000000000), 0) AS q,
+               public.keytide_date(v -> 'lu') AS lu, public.keytide_date(v -> 'ls') AS ls, public.keytide_date(v -> 'lf') AS lf
+        FROM public.keytide_list(list) l
+    ) AS r
+    GROUP BY r.id, r.h
+$$;
+
+-- What a counter becomes: more by what was counted, or (when a hub is made again) at least what was known.
+CREATE OR REPLACE FUNCTION public.keytide_more(had bigint, more bigint, raise boolean) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN raise THEN greatest(coalesce(had, 0), more) ELSE public.keytide_plus(had, more) END
+$$;
+
+CREATE OR REPLACE FUNCTION public.keytide_total(
+    had bigint, had_s bigint, had_f bigint, s bigint, f bigint, o bigint, raise boolean
+) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN raise
+        THEN greatest(coalesce(had_s, 0), s) + greatest(coalesce(had_f, 0), f)
+            + greatest(coalesce(had, 0) - coalesce(had_s, 0) - coalesce(had_f, 0), o)
+        ELSE public.keytide_plus(had, s + f + o) END
+$$;

@@ -1,0 +1,157 @@
+//! Another database becomes the hub: one instance tells it all that it knows of the old one.
+//!
+//! It raises counters to the base, which is what the old hub had said, and installs how far each instance was
+//! contained in that, so that the others send again exactly what is missing.
+
+use super::{
+    Note, Result,
+    document::{self, Stop, Vector, Why},
+    stream::Stream,
+    text,
+};
+use crate::{
+    model::{CounterId, KeyId, TokenId},
+    replica::wire::{
+        GlobalRow, GoneKind, GoneRow, HourRow, HubIdentity, ModelRow, Rows, StreamRow, TokenStatsRow,
+    },
+    store::shelf::Row,
+};
+
+/// How far an adoption is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adopting {
+    pub was: HubIdentity,
+    pub step: Step,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Begin,
+    Rows { stream: usize, part: Part },
+    Restamp,
+    End,
+}
+
+/// The next rows are those behind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Part {
+    Keys(Option<KeyId>),
+    Tokens(Option<TokenId>),
+    Gone(Option<Row>),
+    Counters(Option<CounterId>),
+    Streams,
+}
+
+impl Stream<'_> {
+    /// The identity that the new hub takes over; none if nothing has stopped.
+    pub fn to_adopt(&self) -> Option<HubIdentity> {
+        let known = self.note.hub.clone()?;
+        match self.note.stopped.as_ref()? {
+            Stop::OtherHub(_) => Some(known),
+            // The database is the same: this names the state of it that was lost.
+            Stop::RolledBack(_) => Some(HubIdentity { timeline: -self.hub_now().0, ..known }),
+        }
+    }
+
+    /// Rows of one part, and the part that follows.
+    pub fn adopt_rows(&mut self, part: &Part) -> Result<(Rows, Option<Part>)> {
+        let mut rows = Rows::default();
+        let most = self.bounds.rows;
+        let next = match part {
+            Part::Keys(after) => {
+                let keys = self.shelf.keys(self.provider, *after, most)?;
+                let next = keys.last().map_or(Part::Tokens(None), |(last, _)| Part::Keys(Some(*last)));
+                rows.keys = keys.iter().map(|(_, entry)| text::key_row(entry, true, self.shift)).collect();
+                rows.keys.sort_by(|a, b| a.k.cmp(&b.k));
+                next
+            }
+            Part::Tokens(after) => {
+                let tokens = self.shelf.tokens(self.provider, *after, most)?;
+                let next = tokens.last().map_or(Part::Gone(None), |(last, _)| Part::Tokens(Some(*last)));
+                rows.tokens =
+                    tokens.iter().map(|(_, entry)| text::token_row(entry, true, self.shift)).collect();
+                rows.tokens.sort_by(|a, b| a.k.cmp(&b.k));
+                next
+            }
+            Part::Gone(after) => {
+                let gone = self.shelf.all_gone(self.provider, *after, most)?;
+                let next = gone.last().map_or(Part::Counters(None), |(last, _)| Part::Gone(Some(*last)));
+                rows.gone = gone
+                    .iter()
+                    .map(|(row, gone)| {
+                        let t = if matches!(row, Row::Key(_)) { GoneKind::Key } else { GoneKind::Token };
+                        GoneRow { t, id: text::hex(&gone.digest), v: gone.version }
+                    })
+                    .collect();
+                rows.gone.sort_by(|a, b| (a.t, &a.id).cmp(&(b.t, &b.id)));
+                next
+            }
+            Part::Counters(after) => {
+                let views = self.shelf.views(self.provider, after.as_ref(), most)?;
+                let next = views.last().map_or(Part::Streams, |(last, _)| Part::Counters(Some(last.clone())));
+                for (id, _) in views {
+                    self.adopt_counter(&id, &mut rows)?;
+                }
+                super::seal::sort(&mut rows);
+                next
+            }
+            Part::Streams => {
+                rows.streams = self.contained()?;
+                return Ok((rows, None));
+            }
+        };
+        Ok((rows, Some(next)))
+    }
+
+    /// What the old hub had: the view without what it was never told.
+    fn adopt_counter(&mut self, id: &CounterId, rows: &mut Rows) -> Result<()> {
+        let mut base = self.shelf.view(self.provider, id)?;
+        if let Some(open) = self.shelf.open(self.provider, id)? {
+            base = base.minus(&open);
+        }
+        let inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
+        inflight.sealed.iter().for_each(|(_, tally)| base = base.minus(tally));
+        let shift = self.shift;
+        match id {
+            CounterId::Key(key) => {
+                // Of a deleted one the counts are the old hub's retired ones, which nobody else has.
+                if let Some(entry) = self.shelf.key(self.provider, *key)? {
+                    rows.key_stats.push(text::key_stats_row(entry.record.secret, &base, shift));
+                }
+            }
+            CounterId::Token(token) => {
+                if let Some(entry) = self.shelf.token(self.provider, *token)? {
+                    rows.token_stats
+                        .push(TokenStatsRow { k: entry.record.secret, sums: text::sums(&base, shift) });
+                }
+            }
+            CounterId::Model(model) => {
+                rows.models.push(ModelRow { m: model.to_string(), sums: text::sums(&base, shift) });
+            }
+            CounterId::Hour(hour, model) => {
+                let sums = text::sums(&base, shift);
+                rows.hours.push(HourRow { h: hour.0, m: model.to_string(), sums });
+            }
+            CounterId::Total => rows.global = Some(GlobalRow { sums: text::sums(&base, shift) }),
+        }
+        Ok(())
+    }
+
+    fn contained(&mut self) -> Result<Vec<StreamRow>> {
+        let vector: Option<Vector> = document::read(self.shelf, &document::vector_name(self.provider))?;
+        let mut vector = vector.unwrap_or_default();
+        if !vector.exact {
+            self.say(|provider| Note::AdoptedInexactly { provider });
+        }
+        vector.of.insert(self.note.instance, self.note.confirmed.clone());
+        let rows = vector.of.into_iter().filter(|(_, mark)| mark.seq > 0);
+        Ok(rows.map(|(i, mark)| StreamRow { i, s: mark.seq, g: mark.digest }).collect())
+    }
+
+    /// The database that is there now is the hub.
+    pub fn adopted(&mut self, to: &HubIdentity) -> Result<()> {
+        self.note.stopped = None;
+        self.note.hub = Some(to.clone());
+        self.begin_resync(Why::Moved)
+    }
+}

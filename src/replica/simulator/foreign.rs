@@ -1,0 +1,153 @@
+//! Other programs and people on the same tables, as the triggers take them, and what befalls the hub itself.
+
+use super::{
+    hub::{Stamped, Tombstone},
+    oracle::{Five, add, five_of},
+    shelf::digest,
+    world::{KEYS, MODELS, PROVIDERS, World},
+};
+use crate::{
+    model::{CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Timestamp, Version},
+    replica::{protocol::text::hex, wire::GoneKind},
+    store::shelf::KeyEntry,
+};
+
+/// A statement of a transaction that stays open for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct Statement {
+    provider: usize,
+    kind: u8,
+    key: usize,
+    model: usize,
+    number: i64,
+}
+
+impl World {
+    pub fn statement(&mut self) -> Statement {
+        Statement {
+            provider: self.rng.usize(..self.providers),
+            kind: self.rng.u8(..14),
+            key: self.rng.usize(..KEYS.len()),
+            model: self.rng.usize(..MODELS.len()),
+            number: self.rng.i64(1..20),
+        }
+    }
+
+    /// Carried out in the transaction `xid`, at its end: until then it holds its rows.
+    pub fn foreign(&mut self, statement: Statement, xid: u64) {
+        self.say(|| format!("by other hands, in {xid}: {statement:?}"));
+        let Statement { provider, kind, key, model, number } = statement;
+        let (provider, stream) = PROVIDERS[provider];
+        let k = KEYS[key];
+        let id = KeyId::derive(provider, k);
+        let now = self.now;
+        let fresh = self.hub.foreign_version(Version::ZERO);
+        let hub = &self.hub;
+        let later = |old: Version| hub.foreign_version(old);
+        let here = hub.db.tables[stream].keys.get(k).map(|row| row.row.versions);
+        let next = here.map(|v| (later(v.note), later(v.enabled.max(v.disabled_until))));
+        let buried = hub.db.tables[stream].tombstones.get(&(GoneKind::Key, hex(&digest(k))));
+        let again = later(buried.map_or(Version::ZERO, |tomb| tomb.row.v)).max(fresh);
+        let tables = self.hub.db.tables.get_mut(stream).unwrap_or_else(|| unreachable!());
+        let mut moved: Vec<(CounterId, Five)> = Vec::new();
+        let mut shift = |id: CounterId, before: Five, after: Five| {
+            let mut change = after;
+            add(&mut change, &before, -1);
+            moved.push((id, change));
+        };
+        match kind {
+            0..3 => {
+                if here.is_none() {
+                    let entry = KeyEntry {
+                        record: KeyRecord::new(Secret::new(k), Timestamp(now)),
+                        versions: KeyVersions::all(again),
+                        health: Health { epoch: again, ..Health::default() },
+                    };
+                    tables.add_key(k, entry, xid);
+                    self.oracle.existence(provider, k, again, true, None);
+                }
+            }
+            3 => {
+                if let Some(v) = here {
+                    let version = later_than(v.added, fresh);
+                    tables.delete(GoneKind::Key, &hex(&digest(k)), version, xid, now);
+                    self.oracle.existence(provider, k, version, false, None);
+                }
+            }
+            4..6 => {
+                if let (Some(row), Some((version, _))) = (tables.keys.get_mut(k), next) {
+                    row.row.record.note = Some(format!("by hand {number}").into());
+                    row.row.versions.note = version;
+                    row.xid = xid;
+                    self.oracle.edited(provider, k, "note", version, &format!("by hand {number}"), None);
+                }
+            }
+            6..8 => {
+                if let (Some(row), Some((_, version))) = (tables.keys.get_mut(k), next) {
+                    row.row.record.enabled = number % 2 == 0;
+                    row.row.record.disabled_until = None;
+                    (row.row.versions.enabled, row.row.versions.disabled_until) = (version, version);
+                    row.xid = xid;
+                }
+            }
+            8 => {
+                // `active`: a new epoch.
+                if let Some(row) = tables.keys.get_mut(k) {
+                    let epoch = later_than(row.row.health.epoch, fresh);
+                    row.row.health = Health { epoch, ..Health::default() };
+                    row.xid = xid;
+                }
+            }
+            9 => {
+                // An older program counts: it raises what it read, or lowers it, which is ignored.
+                if let Some(row) = tables.key_stats.get_mut(k) {
+                    let before = five_of(&row.row);
+                    if number > 5 || super::sabotage::on(super::sabotage::Sabotage::LowerIsTaken) {
+                        row.row.sums.s += number - 5;
+                        row.xid = xid;
+                    }
+                    if number > 5 {
+                        shift(CounterId::Key(id), before, five_of(&row.row));
+                    }
+                }
+            }
+            10 => {
+                if let Some(row) = tables.key_stats.get_mut(k) {
+                    let before = five_of(&row.row);
+                    (row.row.sums.s, row.row.sums.f, row.row.sums.o) = (0, 0, 0);
+                    row.xid = xid;
+                    shift(CounterId::Key(id), before, five_of(&row.row));
+                }
+            }
+            11 => {
+                if let Some(row) = tables.key_stats.remove(k) {
+                    let row_id = (GoneKind::KeyStats, hex(&digest(k)));
+                    tables.tombstones.insert(row_id, Stamped { row: Tombstone { v: fresh, at: now }, xid });
+                    shift(CounterId::Key(id), five_of(&row.row), [0; 5]);
+                }
+            }
+            12 => {
+                let m = MODELS[model];
+                if let Some(row) = tables.models.remove(m) {
+                    let row_id = (GoneKind::Model, m.to_owned());
+                    tables.tombstones.insert(row_id, Stamped { row: Tombstone { v: fresh, at: now }, xid });
+                    shift(CounterId::Model(m.into()), five_of(&row.row), [0; 5]);
+                }
+            }
+            _ => {
+                if let Some(row) = tables.global.remove(&()) {
+                    let row_id = (GoneKind::Global, "global".to_owned());
+                    tables.tombstones.insert(row_id, Stamped { row: Tombstone { v: fresh, at: now }, xid });
+                    shift(CounterId::Total, five_of(&row.row), [0; 5]);
+                }
+            }
+        }
+        for (id, change) in moved {
+            add(self.hub.db.foreign.entry((provider.to_owned(), id)).or_default(), &change, 1);
+        }
+    }
+}
+
+fn later_than(old: Version, fresh: Version) -> Version {
+    fresh.max(Version(((old.0 >> 10) + 1) << 10))
+}
