@@ -1,9 +1,11 @@
 //! Several keytides, each in a process of its own, and one hub: what they count and what people decide must come to
 //! the same everywhere, whatever is killed, cut or kept away meanwhile.
 
+mod copies;
 mod cutter;
 mod foreign;
 mod hubs;
+mod moved;
 mod node;
 mod troubles;
 mod ways;

@@ -121,6 +121,14 @@ impl Node {
         self.process.take().unwrap().kill();
     }
 
+    /// In an orderly way, to its end.
+    pub async fn stop(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.signal("TERM");
+        let status = process.ended().await;
+        assert!(status.success(), "{}: {status}", self.name);
+    }
+
     /// Keys and a token.
     pub async fn stock(&self, provider: &str) {
         let prefix = if provider == "openrouter" { "or-" } else { "" };
