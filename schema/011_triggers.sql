@@ -226,6 +226,13 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN new IS NULL THEN old WHEN new = 0 OR new > coalesce(old, 0) THEN new ELSE old END
 $$;
 
+-- Of a row that was read before others counted, one column may raise what is there and another not. What succeeded
+-- and what failed was asked for, which is also how instances read the row.
+CREATE OR REPLACE FUNCTION public.keytide_covering(total bigint, success bigint, failure bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT greatest(total, public.keytide_plus(coalesce(success, 0), coalesce(failure, 0)))
+$$;
+
 CREATE OR REPLACE FUNCTION public.keytide_key_stats_write() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
@@ -237,6 +244,10 @@ BEGIN
             OR NEW.failure_count < OLD.failure_count AND NEW.failure_count <> 0 THEN
             PERFORM public.keytide_report('counter_lowered', TG_TABLE_NAME);
         END IF;
+        IF NEW.total_requests = 0 AND NEW.success_count IS NOT DISTINCT FROM OLD.success_count
+            AND NEW.failure_count IS NOT DISTINCT FROM OLD.failure_count THEN
+            NEW.success_count := 0; NEW.failure_count := 0;
+        END IF;
         NEW.total_requests := public.keytide_counter(OLD.total_requests, NEW.total_requests);
         NEW.success_count := public.keytide_counter(OLD.success_count, NEW.success_count);
         NEW.failure_count := public.keytide_counter(OLD.failure_count, NEW.failure_count);
@@ -246,6 +257,7 @@ BEGIN
     ELSIF TG_OP = 'UPDATE' THEN
         PERFORM public.keytide_bury(TG_ARGV[0], 'key_stats', public.keytide_digest(OLD.api_key), public.keytide_version());
     END IF;
+    NEW.total_requests := public.keytide_covering(NEW.total_requests, NEW.success_count, NEW.failure_count);
     NEW.success_rate := public.keytide_rate(NEW.success_count, NEW.total_requests);
     NEW.stats_xid := pg_current_xact_id();
     RETURN NEW;
@@ -263,6 +275,10 @@ BEGIN
             OR NEW.failure_count < OLD.failure_count AND NEW.failure_count <> 0 THEN
             PERFORM public.keytide_report('counter_lowered', TG_TABLE_NAME);
         END IF;
+        IF NEW.total_requests = 0 AND NEW.success_count IS NOT DISTINCT FROM OLD.success_count
+            AND NEW.failure_count IS NOT DISTINCT FROM OLD.failure_count THEN
+            NEW.success_count := 0; NEW.failure_count := 0;
+        END IF;
         NEW.total_requests := public.keytide_counter(OLD.total_requests, NEW.total_requests);
         NEW.success_count := public.keytide_counter(OLD.success_count, NEW.success_count);
         NEW.failure_count := public.keytide_counter(OLD.failure_count, NEW.failure_count);
@@ -270,6 +286,7 @@ BEGIN
         NEW.completion_tokens := public.keytide_counter(OLD.completion_tokens, NEW.completion_tokens);
         NEW.last_used := greatest(OLD.last_used, NEW.last_used);
     END IF;
+    NEW.total_requests := public.keytide_covering(NEW.total_requests, NEW.success_count, NEW.failure_count);
     NEW.stats_xid := pg_current_xact_id();
     RETURN NEW;
 END $$;
@@ -284,12 +301,17 @@ BEGIN
             OR NEW.failure < OLD.failure AND NEW.failure <> 0 THEN
             PERFORM public.keytide_report('counter_lowered', TG_TABLE_NAME);
         END IF;
+        IF NEW.requests = 0 AND NEW.success IS NOT DISTINCT FROM OLD.success
+            AND NEW.failure IS NOT DISTINCT FROM OLD.failure THEN
+            NEW.success := 0; NEW.failure := 0;
+        END IF;
         NEW.requests := public.keytide_counter(OLD.requests, NEW.requests);
         NEW.success := public.keytide_counter(OLD.success, NEW.success);
         NEW.failure := public.keytide_counter(OLD.failure, NEW.failure);
         NEW.prompt_tokens := public.keytide_counter(OLD.prompt_tokens, NEW.prompt_tokens);
         NEW.completion_tokens := public.keytide_counter(OLD.completion_tokens, NEW.completion_tokens);
     END IF;
+    NEW.requests := public.keytide_covering(NEW.requests, NEW.success, NEW.failure);
     NEW.stats_xid := pg_current_xact_id();
     RETURN NEW;
 END $$;

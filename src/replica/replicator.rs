@@ -563,6 +563,7 @@ impl Task {
 
     fn tell(&mut self, broken: Option<Broken>) {
         let now = self.parts.clock.now();
+        let hindered = words::hindered(self.steps.lock().obstacles());
         let mut status = self.shared.status();
         let traffic = self.transport.traffic();
         let running = self.began.elapsed();
@@ -573,23 +574,23 @@ impl Task {
             budget_a_month: self.pace.share(),
             statistics_every_ms: self.pace.every().as_millis() as u64,
         };
-        match broken {
-            None => {
-                if status.last_error.take().is_some() {
-                    info!(hub = status.name, "the hub is reached again");
-                }
-                status.last_success = Some(now);
-            }
-            Some(broken) => {
-                let Words { message, advice } = broken.words();
-                let times = status.last_error.as_ref().map_or(0, |before| before.times) + 1;
-                let same = status.last_error.as_ref().is_some_and(|before| before.message == message);
-                if !same {
-                    warn!(hub = status.name, "replication failed: {message}; {advice}");
-                }
-                status.last_error = Some(HubError { message, advice, at: now, times });
-            }
+        if broken.is_none() {
+            status.last_success = Some(now);
         }
+        // What the hub says that it cannot do has been noted when it began.
+        let noted = broken.is_none();
+        let Some(Words { message, advice }) = broken.map(|broken| broken.words()).or(hindered) else {
+            if status.last_error.take().is_some() {
+                info!(hub = status.name, "replication goes on");
+            }
+            return;
+        };
+        let times = status.last_error.as_ref().map_or(0, |before| before.times) + 1;
+        let same = status.last_error.as_ref().is_some_and(|before| before.message == message);
+        if !same && !noted {
+            warn!(hub = status.name, "replication failed: {message}; {advice}");
+        }
+        status.last_error = Some(HubError { message, advice, at: now, times });
     }
 
     /// Reads from the store how each stream stands.
@@ -599,7 +600,10 @@ impl Task {
             self.steps.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
         let Ok((streams, (measured, applied))) = looked else { return };
         let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
-        let instances: Vec<_> = self.steps.lock().instances().to_vec();
+        let (instances, obstacles) = {
+            let machine = self.steps.lock();
+            (machine.instances().to_vec(), machine.obstacles().clone())
+        };
         let now = self.parts.clock.now();
         let hub_now = now.0.saturating_add(applied);
         let live = |seen: i64| hub_now.saturating_sub(seen) < ALIVE.as_millis() as i64;
@@ -609,7 +613,7 @@ impl Task {
         self.waiting_since = if waits { self.waiting_since.or(Some(now)) } else { None };
 
         let mut status = self.shared.status();
-        status.streams = streams.into_iter().map(shown).collect();
+        status.streams = streams.into_iter().map(|stream| shown(stream, &obstacles)).collect();
         status.instances = instances
             .into_iter()
             .map(|instance| status::InstanceStatus {
@@ -658,11 +662,13 @@ impl Task {
     }
 }
 
-fn shown(stream: protocol::StreamStatus) -> status::StreamStatus {
+fn shown(stream: protocol::StreamStatus, obstacles: &protocol::Obstacles) -> status::StreamStatus {
     use status::StreamState as State;
+    let lacks = obstacles.missing.iter().find(|missing| missing.stream == stream.stream);
     let current = stream.state.current && stream.stats.current;
     let state = match (&stream.stopped, &stream.hub) {
         (Some(_), _) => State::Stopped,
+        _ if lacks.is_some() => State::Missing,
         (None, None) => State::New,
         (None, Some(_)) if stream.resync.is_some() || !current => State::Resyncing,
         (None, Some(_)) => State::Ok,
@@ -672,7 +678,7 @@ fn shown(stream: protocol::StreamStatus) -> status::StreamStatus {
         provider: stream.provider,
         table_prefix: stream.stream,
         state,
-        reason: stream.stopped.as_ref().map(words::stopped),
+        reason: stream.stopped.as_ref().map(words::stopped).or(lacks.map(|lacks| lacks.what.join(", "))),
         pending_batches: stream.sealed.saturating_sub(stream.confirmed),
         pending_rows: stream.pending_rows,
         open_rows: stream.dirty + stream.open,

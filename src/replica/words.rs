@@ -1,8 +1,9 @@
 //! What the protocol has to say, in words for an operator.
 
 use super::{
-    protocol::{Error, Note, Stop, Why},
-    transport,
+    protocol::{Error, Note, Obstacles, Stop, Why},
+    transport::{self, ErrorKind},
+    wire::MissingRow,
 };
 use crate::model::Timestamp;
 
@@ -21,12 +22,42 @@ impl From<&transport::Error> for Words {
 impl From<&Error> for Words {
     fn from(error: &Error) -> Self {
         let advice = match error {
-            Error::Garbage(_) => transport::ErrorKind::Garbage.advice(),
+            Error::Garbage(_) => ErrorKind::Garbage.advice(),
             Error::Store(_) => "see to the store; keytide goes on by itself then",
             Error::Document(_) => "restore a backup of the store",
         };
         Self { message: error.to_string(), advice: advice.to_owned() }
     }
+}
+
+/// What keeps a hub that is reached from being replicated with.
+pub fn hindered(by: &Obstacles) -> Option<Words> {
+    let say = |message: String, advice: &str| Some(Words { message, advice: advice.to_owned() });
+    if let Some(speaks) = &by.unsupported {
+        return say(other_functions(speaks), OTHER_FUNCTIONS);
+    }
+    if !by.missing.is_empty() {
+        return say(lacking(&by.missing), ErrorKind::Missing.advice());
+    }
+    by.read_only.then_some(()).and_then(|()| say(READ_ONLY.to_owned(), ErrorKind::ReadOnly.advice()))
+}
+
+const READ_ONLY: &str = "the hub takes no writes at present; what is counted and changed here waits";
+const OTHER_FUNCTIONS: &str =
+    "install the keytide that the hub is for, or run `keytide schema apply` if this one is newer";
+
+fn lacking(missing: &[MissingRow]) -> String {
+    let all: Vec<_> = missing.iter().map(|of| format!("{}: {}", of.stream, of.what.join(", "))).collect();
+    format!("the hub lacks something ({})", all.join("; "))
+}
+
+fn other_functions(speaks: &[u32]) -> String {
+    let theirs: Vec<_> = speaks.iter().map(ToString::to_string).collect();
+    let theirs = if theirs.is_empty() { "of another number".to_owned() } else { theirs.join(", ") };
+    let ours = super::wire::PROTOCOL;
+    format!(
+        "the hub's functions are of another keytide (they speak protocol {theirs}, this one speaks {ours})"
+    )
 }
 
 fn requests(count: u64) -> String {
@@ -109,23 +140,9 @@ pub fn note(note: &Note) -> String {
                 requests(*count)
             )
         }
-        Note::Missing { missing } => {
-            let all: Vec<_> =
-                missing.iter().map(|of| format!("{}: {}", of.stream, of.what.join(", "))).collect();
-            format!("the hub lacks something ({}); run `keytide schema apply`", all.join("; "))
-        }
-        Note::ReadOnly => {
-            "the hub takes no writes at present; what is counted and changed here waits".to_owned()
-        }
-        Note::Unsupported { speaks } => {
-            let theirs: Vec<_> = speaks.iter().map(ToString::to_string).collect();
-            format!(
-                "the hub's functions are of another keytide (they speak protocol {}, this one speaks {}); install that \
-                 version, or run `keytide schema apply` if this one is newer",
-                if theirs.is_empty() { "of another number".to_owned() } else { theirs.join(", ") },
-                super::wire::PROTOCOL
-            )
-        }
+        Note::Missing { missing } => format!("{}; run `keytide schema apply`", lacking(missing)),
+        Note::ReadOnly => READ_ONLY.to_owned(),
+        Note::Unsupported { speaks } => format!("{}; {OTHER_FUNCTIONS}", other_functions(speaks)),
         Note::Adopted { to } => format!("this database ({}) is the hub from now on", to.id),
         Note::AdoptedInexactly { provider } => format!(
             "{provider}: this instance was in the middle of reading when the hub was lost, so some counts of others may \

@@ -101,6 +101,11 @@ impl Process {
         self.log.lock().unwrap().iter().filter(|line| says(line, text)).count()
     }
 
+    /// All of it, as text.
+    pub fn log(&self) -> String {
+        serde_json::to_string(&*self.log.lock().unwrap()).unwrap()
+    }
+
     /// As a power cut would: nothing of it runs any more when this returns.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

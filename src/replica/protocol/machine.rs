@@ -11,6 +11,7 @@ use super::{
     clock,
     document::{self, HubNote, Mark, StreamNote},
     garbage,
+    obstacles::Obstacles,
     page::Turn,
     position::Position,
     round::{Awaited, Round, What},
@@ -42,12 +43,14 @@ pub struct Machine {
     awaited: Option<Awaited>,
     ids: u64,
     instances: Vec<InstanceRow>,
+    obstacles: Obstacles,
 }
 
 impl Machine {
     /// `run` is drawn at random for each process.
     pub fn new(hub: Hub, stamps: Arc<Stamps>, run: Uuid) -> Self {
-        Self { hub, stamps, run, round: None, awaited: None, ids: 0, instances: Vec::new() }
+        let obstacles = Obstacles::default();
+        Self { hub, stamps, run, round: None, awaited: None, ids: 0, instances: Vec::new(), obstacles }
     }
 
     pub fn hub(&self) -> &Hub {
@@ -57,6 +60,11 @@ impl Machine {
     /// The instances that the hub named in its last hello.
     pub fn instances(&self) -> &[InstanceRow] {
         &self.instances
+    }
+
+    /// What kept the last rounds from doing all that they were to do, though the hub answered.
+    pub fn obstacles(&self) -> &Obstacles {
+        &self.obstacles
     }
 
     /// Once, before anything is counted: what the last process left open is sealed as its own, so that two copies
@@ -501,6 +509,17 @@ impl Machine {
         Ok(Some(value))
     }
 
+    /// Nothing can be said to that hub before it is exchanged.
+    fn unsupported(&mut self, speaks: Vec<u32>, round: &mut Round, out: &mut Outcome) {
+        round.streams.iter_mut().for_each(super::round::StreamRound::end);
+        // Only a greeting tells what it speaks.
+        let known = self.obstacles.unsupported.as_ref();
+        if known.is_none_or(|known| !speaks.is_empty() && *known != speaks) {
+            out.notes.push(Note::Unsupported { speaks: speaks.clone() });
+            self.obstacles.unsupported = Some(speaks);
+        }
+    }
+
     /// Looks at the hub's clock.
     fn greeted(
         &mut self,
@@ -513,9 +532,10 @@ impl Machine {
         if !(0..=LAST_DAY).contains(&greeting.now) {
             return Err(garbage("a time that no clock shows"));
         }
-        if greeting.read_only {
+        if greeting.read_only && !self.obstacles.read_only {
             out.notes.push(Note::ReadOnly);
         }
+        self.obstacles.read_only = greeting.read_only;
         let before = self.hub_note(shelf)?;
         let measured = clock::measure(greeting.now, now, took);
         let offset = clock::apply(before.offset, measured, took);
@@ -541,8 +561,7 @@ impl Machine {
         match answer.status.as_str() {
             "ok" => {}
             "unsupported" => {
-                out.notes.push(Note::Unsupported { speaks: answer.speaks });
-                round.streams.iter_mut().for_each(super::round::StreamRound::end);
+                self.unsupported(answer.speaks, round, out);
                 return Ok(());
             }
             _ => return Err(garbage("a greeting of another kind")),
@@ -553,11 +572,10 @@ impl Machine {
                 turn.end();
                 continue;
             }
+            self.obstacles.serves(of);
             self.stream(shelf, at, now, out, |stream| stream.meet(&answer.greeting))?;
         }
-        if !answer.missing.is_empty() {
-            out.notes.push(Note::Missing { missing: answer.missing });
-        }
+        self.obstacles.lacks(answer.missing, out);
         self.instances = answer.instances;
         Ok(())
     }
@@ -574,21 +592,21 @@ impl Machine {
         fresh: Uuid,
         out: &mut Outcome,
     ) -> Result<()> {
+        if answer.status == "unsupported" {
+            self.unsupported(Vec::new(), round, out);
+            return Ok(());
+        }
         let turn = &mut round.streams[at];
         match answer.status.as_str() {
-            "applied" | "already" | "mismatch" | "elsewhere" => {}
+            "applied" => self.obstacles.serves(&self.hub.streams[at].stream),
+            "already" | "mismatch" | "elsewhere" => {}
             "missing" => {
                 turn.end();
-                out.notes.push(Note::Missing { missing: answer.missing });
+                self.obstacles.lacks(answer.missing, out);
                 return Ok(());
             }
             "read_only" => {
                 turn.pushing = false;
-                return Ok(());
-            }
-            "unsupported" => {
-                turn.end();
-                out.notes.push(Note::Unsupported { speaks: Vec::new() });
                 return Ok(());
             }
             _ => return Err(garbage("a push answered in another way")),
@@ -632,8 +650,7 @@ impl Machine {
         match answer.status.as_str() {
             "ok" => {}
             "unsupported" => {
-                out.notes.push(Note::Unsupported { speaks: Vec::new() });
-                round.streams.iter_mut().for_each(super::round::StreamRound::end);
+                self.unsupported(Vec::new(), round, out);
                 return Ok(());
             }
             _ => return Err(garbage("a pull answered in another way")),
@@ -647,9 +664,12 @@ impl Machine {
         for ((at, ask), page) in asks.iter().zip(&answer.pages) {
             let turn = &mut round.streams[*at];
             if page.missing {
+                // A push or a greeting tells what.
+                self.obstacles.lack(&page.stream, out);
                 turn.end();
                 continue;
             }
+            self.obstacles.serves(&page.stream);
             let began = answer.greeting.now;
             let turned = self.stream(shelf, *at, now, out, |stream| {
                 let met = stream.meet(&answer.greeting)?;

@@ -9,6 +9,7 @@
 //!   is here: confirmed without an answer, forked, rolled back; `identity` does so for the hub itself;
 //! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
 //!   pull; `text` turns rows into the wire's and back;
+//! - `obstacles` is what a hub says that it cannot do;
 //! - `attach` brings in what was there before the first hub, `adopt` makes another database the hub;
 //! - `clock` measures the hub's.
 //!
@@ -38,6 +39,7 @@ mod counters;
 pub(in crate::replica) mod document;
 mod identity;
 mod machine;
+mod obstacles;
 mod page;
 mod position;
 mod resync;
@@ -52,6 +54,7 @@ use uuid::Uuid;
 
 pub use document::{HubNote, Resync, Stop, Why};
 pub use machine::Machine;
+pub use obstacles::Obstacles;
 pub use status::{LaneStatus, StreamStatus};
 
 use super::wire::{Function, HubIdentity, MissingRow};

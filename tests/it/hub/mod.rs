@@ -4,10 +4,10 @@
 //! The hub's functions are stand-ins here that do as they are told: ways carry calls, whatever these mean.
 
 mod conformance;
-mod pgbouncer;
-mod postrust;
+pub mod pgbouncer;
+pub mod postrust;
 mod strangers;
-mod tls;
+pub mod tls;
 
 use std::{
     process::{Child, Command, Stdio},
@@ -29,7 +29,7 @@ pub const DATABASE: &str = "keytide";
 pub const USER: &str = "keytide";
 /// With everything that has a meaning in URLs.
 pub const PASSWORD: &str = "p@ss/w:rd #1?%";
-const ENCODED: &str = "p%40ss%2Fw%3Ard%20%231%3F%25";
+pub const ENCODED: &str = "p%40ss%2Fw%3Ard%20%231%3F%25";
 /// Stands in rows and error details; nobody may ever see it.
 pub const ROW_SECRET: &str = "sk-or-v1-5ec4e7ab1e5ec4e7ab1e";
 

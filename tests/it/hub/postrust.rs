@@ -17,6 +17,11 @@ pub struct Postrust {
 
 impl Postrust {
     pub async fn start(postgres: u16) -> Self {
+        Self::start_for(postgres, "visitor").await
+    }
+
+    /// Callers without a key are in that role.
+    pub async fn start_for(postgres: u16, anon: &str) -> Self {
         let program = tool("postrust", "HUB_POSTRUST");
         for _ in 0..5 {
             let port = free_port();
@@ -28,7 +33,7 @@ impl Postrust {
                     format!("postgres://authenticator:letmein@127.0.0.1:{postgres}/{DATABASE}"),
                 )
                 .env("PGRST_DB_SCHEMAS", "public")
-                .env("PGRST_DB_ANON_ROLE", "visitor")
+                .env("PGRST_DB_ANON_ROLE", anon)
                 .env("PGRST_JWT_SECRET", SECRET)
                 .env("PGRST_SERVER_HOST", "127.0.0.1")
                 .env("PGRST_SERVER_PORT", port.to_string())

@@ -90,7 +90,7 @@ pub fn options(files: &Files) -> Options {
 }
 
 /// The files keep their owner: only what is in them changes.
-fn exchange(cluster: &mut Cluster, files: &Files) {
+pub fn exchange(cluster: &mut Cluster, files: &Files) {
     std::fs::write(cluster.data().join("server.crt"), &files.certificate).unwrap();
     std::fs::write(cluster.data().join("server.key"), &files.key).unwrap();
     cluster.restart();

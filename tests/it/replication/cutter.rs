@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU16, Ordering},
 };
 
 use tokio::{
@@ -17,10 +17,14 @@ pub struct Cutter {
 }
 
 struct Shared {
-    target: u16,
+    target: AtomicU16,
     refuses: AtomicBool,
+    /// What a stranger in the hub's place answers to everybody.
+    stranger: Mutex<Option<String>>,
     /// The statement whose answer is to be lost.
     doomed: Mutex<Option<String>>,
+    /// The statement of which the hub is to see only the beginning.
+    halved: Mutex<Option<String>>,
     /// Counts cuts: every open connection ends at each.
     cuts: watch::Sender<u64>,
 }
@@ -30,9 +34,11 @@ impl Cutter {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            target,
+            target: AtomicU16::new(target),
             refuses: AtomicBool::new(false),
+            stranger: Mutex::default(),
             doomed: Mutex::default(),
+            halved: Mutex::default(),
             cuts: watch::Sender::new(0),
         });
         let serving = shared.clone();
@@ -44,10 +50,36 @@ impl Cutter {
         Self { port, shared }
     }
 
+    fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Ends every connection; the next ones lead elsewhere.
+    pub fn lead_to(&self, target: u16) {
+        self.shared.target.store(target, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Ends every connection; from now on, or until told otherwise, a stranger answers with this.
+    pub fn stranger(&self, answer: Option<&str>) {
+        *self.shared.stranger.lock().unwrap() = answer.map(str::to_owned);
+        self.cut();
+    }
+
     /// Ends every connection, and lets none through until told otherwise.
     pub fn refuse(&self, refuse: bool) {
         self.shared.refuses.store(refuse, Ordering::SeqCst);
-        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+        self.cut();
+    }
+
+    /// The next request that contains `text` reaches the hub only in part.
+    pub fn cut_next_request(&self, text: &str) {
+        *self.shared.halved.lock().unwrap() = Some(text.to_owned());
+    }
+
+    /// Whether such a cut is still to come.
+    pub fn is_armed(&self) -> bool {
+        self.shared.halved.lock().unwrap().is_some() || self.shared.doomed.lock().unwrap().is_some()
     }
 
     /// The next request that contains `text` reaches the hub; its answer does not come back.
@@ -61,8 +93,13 @@ impl Shared {
         if self.refuses.load(Ordering::SeqCst) {
             return;
         }
-        let Ok(server) = TcpStream::connect(("127.0.0.1", self.target)).await else { return };
         let mut cuts = self.cuts.subscribe();
+        let stranger = self.stranger.lock().unwrap().clone();
+        if let Some(answer) = stranger {
+            return answer_as(client, &answer).await;
+        }
+        let target = self.target.load(Ordering::SeqCst);
+        let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
         let doomed = Arc::new(AtomicBool::new(false));
@@ -74,7 +111,10 @@ impl Shared {
                 if this.doomed.lock().unwrap().take_if(|wanted| text.contains(wanted.as_str())).is_some() {
                     seen.store(true, Ordering::SeqCst);
                 }
-                if to_server.write_all(&buffer[..length]).await.is_err() {
+                let halved =
+                    this.halved.lock().unwrap().take_if(|wanted| text.contains(wanted.as_str())).is_some();
+                let through = if halved { length / 2 } else { length };
+                if to_server.write_all(&buffer[..through]).await.is_err() || halved {
                     break;
                 }
             }
@@ -97,4 +137,14 @@ impl Shared {
             _ = cuts.changed() => {}
         }
     }
+}
+
+/// Says its text to whatever it is told, and hangs up.
+async fn answer_as(mut client: TcpStream, answer: &str) {
+    let mut asked = vec![0; 64 << 10];
+    let Ok(1..) = client.read(&mut asked).await else { return };
+    let _it_may_be_gone = client.write_all(answer.as_bytes()).await;
+    let _it_may_be_gone = client.shutdown().await;
+    // Read to the end: a reset would take the answer with it.
+    while let Ok(1..) = client.read(&mut asked).await {}
 }

@@ -12,14 +12,17 @@ use std::{
 use keytide::{demo::upstream::Upstream, model::KeyId};
 use serde_json::{Value, json};
 
-use super::cutter::Cutter;
+use super::{
+    cutter::Cutter,
+    world::{KEYS, key},
+};
 use crate::{
     harness::{TOKEN, chat, client},
     pg::Cluster,
     process::{Home, PATIENCE, Process},
 };
 
-const ADMIN: &str = "admin-token-of-the-tests";
+pub const ADMIN: &str = "admin-token-of-the-tests";
 const CALLERS: usize = 4;
 
 /// Runs a command of keytide's to its end, with this hub.
@@ -37,41 +40,66 @@ pub fn keytide(arguments: &[&str], database_url: &str) -> String {
     text(&done.stdout)
 }
 
+/// Of a node's configuration: one hub for everything, reached through `port`.
+pub fn hub(port: u16) -> String {
+    hub_at(&format!("postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"))
+}
+
+pub fn hub_at(url: &str) -> String {
+    format!("[sync]\ndatabase_url = \"{url}\"\ninterval = \"1s\"\n")
+}
+
+/// `openrouter` is its table of the configuration, if it is used; `hubs` those of the hubs.
+pub fn config(upstream: &Upstream, openrouter: Option<&str>, hubs: &str) -> String {
+    let provider = format!(
+        r#"base_url = "{}"
+        retry_backoff = "5ms"
+        policy.server_first = "100ms"
+        policy.server_max = "200ms""#,
+        upstream.base_url()
+    );
+    let openrouter = openrouter
+        .map_or("enabled = false".to_owned(), |more| format!("{provider}\nkey_pattern = \"^or-\"\n{more}"));
+    format!(
+        r#"
+        [server]
+        listen = "127.0.0.1:0"
+        workers = 1
+        admin_token = "{ADMIN}"
+        [store]
+        durability = "strict"
+        flush_interval = "20ms"
+        [providers.ollama]
+        {provider}
+        [providers.openrouter]
+        {openrouter}
+        {hubs}
+        "#
+    )
+}
+
 pub struct Node {
     pub name: String,
     pub cutter: Cutter,
-    home: Home,
-    process: Option<Process>,
+    pub home: Home,
+    pub process: Option<Process>,
     url: String,
     http: reqwest::Client,
 }
 
 impl Node {
+    /// One provider, and this cluster as its hub.
     pub async fn start(upstream: &Upstream, cluster: &Cluster, n: usize) -> Self {
         let cutter = Cutter::start(cluster.port).await;
-        let home = Home::new(&format!(
-            r#"
-            [server]
-            listen = "127.0.0.1:0"
-            workers = 1
-            admin_token = "{ADMIN}"
-            [store]
-            durability = "strict"
-            flush_interval = "20ms"
-            [providers.openrouter]
-            enabled = false
-            [providers.ollama]
-            base_url = "{}"
-            retry_backoff = "5ms"
-            policy.server_first = "100ms"
-            policy.server_max = "200ms"
-            [sync]
-            database_url = "postgresql://postgres@127.0.0.1:{}/postgres?sslmode=disable"
-            interval = "1s"
-            "#,
-            upstream.base_url(),
-            cutter.port
-        ));
+        let config = config(upstream, None, &hub(cutter.port));
+        Self::with(n, cutter, &config).await
+    }
+
+    pub async fn with(n: usize, cutter: Cutter, config: &str) -> Self {
+        Self::at_home(n, cutter, Home::new(config)).await
+    }
+
+    pub async fn at_home(n: usize, cutter: Cutter, home: Home) -> Self {
         let mut node = Self {
             name: format!("instance {n}"),
             cutter,
@@ -91,6 +119,40 @@ impl Node {
 
     pub fn kill(&mut self) {
         self.process.take().unwrap().kill();
+    }
+
+    /// In an orderly way, to its end.
+    pub async fn stop(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.signal("TERM");
+        let status = process.ended().await;
+        assert!(status.success(), "{}: {status}", self.name);
+    }
+
+    /// Keys and a token.
+    pub async fn stock(&self, provider: &str) {
+        let prefix = if provider == "openrouter" { "or-" } else { "" };
+        let keys: Vec<_> = (0..KEYS).map(|n| format!("{prefix}{}", key(n))).collect();
+        let added = self.post("/admin/api-keys/import", &json!({"provider": provider, "keys": keys})).await;
+        assert_eq!(added["added"], KEYS, "{added}");
+        let path = format!("/admin/tokens?provider={provider}");
+        self.post(&path, &json!({"name": "test", "token": TOKEN})).await;
+    }
+
+    /// So many requests, one after another, each of which is answered well. Returns their number.
+    pub async fn serve(&self, provider: &str, requests: i64) -> i64 {
+        for n in 0..requests {
+            let asked = self
+                .http
+                .post(format!("{}/{provider}/v1/chat/completions", self.url))
+                .bearer_auth(TOKEN)
+                .json(&chat(n % 2 == 0));
+            let answer = asked.timeout(PATIENCE).send().await.unwrap();
+            let status = answer.status();
+            let body = answer.text().await.unwrap();
+            assert_eq!(status, 200, "{}: {body}", self.name);
+        }
+        requests
     }
 
     async fn ask(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> (u16, Value) {
@@ -116,6 +178,11 @@ impl Node {
 
     pub async fn stats(&self) -> Value {
         self.get("/admin/stats?provider=ollama").await
+    }
+
+    /// How replication stands.
+    pub async fn sync(&self) -> Value {
+        self.get("/admin/sync").await
     }
 
     /// A round now; `None` when the hub could not be reached.
@@ -150,8 +217,12 @@ impl Node {
 
     /// Every number and every state that all instances have to agree on.
     pub async fn picture(&self) -> Value {
-        let stats = self.stats().await;
-        let page = self.get("/admin/api-keys?provider=ollama&pageSize=500").await;
+        self.picture_of("ollama").await
+    }
+
+    pub async fn picture_of(&self, provider: &str) -> Value {
+        let stats = self.get(&format!("/admin/stats?provider={provider}")).await;
+        let page = self.get(&format!("/admin/api-keys?provider={provider}&pageSize=500")).await;
         let (mut keys, mut states) = (BTreeMap::new(), BTreeMap::new());
         for key in page["keys"].as_array().unwrap() {
             let id = key["id"].as_str().unwrap().to_owned();
@@ -180,7 +251,7 @@ impl Node {
                 (of["model"].as_str().unwrap().to_owned(), counts)
             })
             .collect();
-        let listed = self.get("/admin/tokens?provider=ollama").await;
+        let listed = self.get(&format!("/admin/tokens?provider={provider}")).await;
         let tokens: BTreeMap<_, _> = listed["tokens"]
             .as_array()
             .unwrap()
