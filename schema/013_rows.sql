@@ -18,6 +18,16 @@ CREATE OR REPLACE FUNCTION public.keytide_greeting() RETURNS jsonb LANGUAGE sql 
     FROM public.keytide_settings s
 $$;
 
+-- Whether this is the database that is named, or has been. Of this one the timeline does not matter: whoever pushes
+-- compares what was applied.
+CREATE OR REPLACE FUNCTION public.keytide_is_hub(hub jsonb) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT 1 FROM public.keytide_settings s
+                   WHERE s.hub_id::text = hub ->> 'id'
+                     AND (SELECT system_identifier::text FROM pg_control_system()) = hub ->> 'system')
+        OR EXISTS (SELECT 1 FROM public.keytide_lineage l
+                   WHERE l.hub_id::text = hub ->> 'id' AND l.system = hub ->> 'system' AND l.timeline::text = hub ->> 'timeline')
+$$;
+
 -- The rows of a batch, read without trust: what is no number, date or text is absent, what is out of bounds is
 -- moved to the bound. Positions count from 0.
 

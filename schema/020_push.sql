@@ -100,6 +100,10 @@ BEGIN
     IF request ->> 'mode' = 'adopt' THEN
         RETURN public.keytide_adopt(request);
     END IF;
+    -- What is meant for another database would be counted here and there.
+    IF jsonb_typeof(request -> 'hub') = 'object' AND NOT public.keytide_is_hub(request -> 'hub') THEN
+        RETURN public.keytide_greeting() || '{"status": "elsewhere"}';
+    END IF;
     me := (request ->> 'instance')::uuid;
     wanted := (request ->> 'seq')::bigint;
     IF to_stream IS NULL OR to_stream !~ '^[a-z][a-z0-9_]{0,40}$' THEN

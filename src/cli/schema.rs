@@ -140,7 +140,7 @@ fn number_of(name: &str) -> u32 {
 
 async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) -> Result<(), Error> {
     let hubs = hub::hubs(config, only)?;
-    let mut left = 0;
+    let (mut left, mut unchanged) = (0, 0);
     for of in &hubs {
         let targets = targets_of(of);
         head(of, &hubs, io)?;
@@ -148,6 +148,7 @@ async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) 
             // Functions are all that a REST API leads to.
             io.note(PASTE);
             io.print(&schema::script(&targets).map_err(failed)?)?;
+            unchanged += 1;
             continue;
         };
         let spinner = io.spinner("applying the schema");
@@ -165,7 +166,15 @@ async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) 
         }
         left += report(&applied.left, io)?;
     }
-    failing(left)
+    failing(left)?;
+    match unchanged {
+        0 => Ok(()),
+        // A script that runs this is not to believe that it was done.
+        count => Err(Error::failed(format!(
+            "{} not changed: the SQL above is to be pasted",
+            show::counted(count, "hub was", "hubs were")
+        ))),
+    }
 }
 
 async fn check(config: &Config, only: Option<&str>, json: bool, io: &mut Io) -> Result<(), Error> {

@@ -34,6 +34,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "replica::schema",
             "replica::postgres",
             "replica::transport",
+            // It asks hubs what they hold, without a server.
+            "replica::route",
+            "replica::wire",
             "store",
             "model",
             "app",

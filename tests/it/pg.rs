@@ -1,6 +1,6 @@
 //! A Postgres cluster of a test's own, made from installed binaries and gone with the value that holds it.
 //!
-//! Binaries are looked for in `KEYTIDE_PG/NN/bin`, `target/postgres/NN/bin` (where `scripts/test` puts several
+//! Binaries are looked for in `HUB_POSTGRES/NN/bin`, `target/postgres/NN/bin` (where `scripts/test` puts several
 //! versions) and `/usr/lib/postgresql/NN/bin` (Debian's), in this order. Postgres refuses to run as root; then it
 //! runs as `postgres`, else as `nobody`.
 
@@ -14,6 +14,8 @@ use std::{
 };
 
 use tokio_postgres::{Client, NoTls};
+
+use crate::hub::skipped;
 
 /// Of the superuser, where passwords are asked for.
 pub const PASSWORD: &str = "correct horse";
@@ -273,7 +275,7 @@ pub fn installed() -> Vec<u32> {
 
 fn places() -> Vec<(u32, PathBuf)> {
     let roots = [
-        std::env::var_os("KEYTIDE_PG").map(PathBuf::from).unwrap_or_default(),
+        std::env::var_os("HUB_POSTGRES").map(PathBuf::from).unwrap_or_default(),
         Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgres"),
         PathBuf::from("/usr/lib/postgresql"),
     ];
@@ -342,6 +344,9 @@ fn pause() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_survives_kills_and_keeps_its_port() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let mut cluster = Cluster::start(Options { passwords: true, ..Options::default() });
     cluster.psql("CREATE TABLE t AS SELECT 1 AS n");
     let refused = tokio_postgres::connect(&cluster.url("postgres", "postgres"), NoTls).await;

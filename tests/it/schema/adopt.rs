@@ -3,9 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{Stream, call, hub, rows, version};
+use crate::hub::skipped;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_was_made_anew_is_adopted_once() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let a = version(-99);
@@ -49,4 +53,56 @@ async fn a_hub_that_was_made_anew_is_adopted_once() {
     stream.push(&client, json!({"global": {"s": 1}})).await;
     let answer = adopt(step(2, "begin", json!({}))).await;
     assert_eq!((&answer["status"], &answer["was"]), (&json!("adopted"), &json!([was])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_for_another_database_is_left_alone() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    let stream = Stream::new(1);
+    let here = call(&client, "keytide_hello", &hello(&stream)).await["hub"].clone();
+    let with = |field: &str, value: Value| {
+        let mut hub = here.clone();
+        hub[field] = value;
+        hub
+    };
+    let other = with("id", json!(uuid::Uuid::from_u128(7)));
+    let batch = |hub: &Value| {
+        let mut batch = stream.batch(&json!({"global": {"s": 1}}));
+        batch["hub"] = hub.clone();
+        batch
+    };
+    let push = async |request: Value| call(&client, "keytide_push", &request).await;
+    let nothing =
+        "SELECT (SELECT count(*) FROM keytide_streams), (SELECT count(*) FROM ollama_api_global_stats)";
+    for elsewhere in [&other, &with("system", json!("1")), &json!({}), &json!({"id": 7, "system": []})] {
+        let answer = push(batch(elsewhere)).await;
+        assert_eq!(answer["status"], "elsewhere", "{elsewhere}");
+        assert_eq!(answer["hub"], here, "it says which database it is");
+        serde_json::from_value::<keytide::replica::wire::PushAnswer>(answer).unwrap();
+    }
+    assert_eq!(rows(&client, nothing).await, "0|0");
+
+    // Once this database has taken that one's place, it is that one.
+    client
+        .batch_execute(&format!(
+            "INSERT INTO keytide_lineage (hub_id, system, timeline) VALUES ('{}', '{}', {})",
+            other["id"].as_str().unwrap(),
+            other["system"].as_str().unwrap(),
+            other["timeline"]
+        ))
+        .await
+        .unwrap();
+    assert_eq!(push(batch(&other)).await["status"], "applied");
+    // Before anything else is looked at: that it was applied already, too.
+    assert_eq!(push(batch(&with("id", json!(uuid::Uuid::from_u128(8))))).await["status"], "elsewhere");
+    for home in [&here, &with("timeline", json!(99)), &json!(null)] {
+        assert_eq!(push(batch(home)).await["status"], "already", "{home}");
+    }
+}
+
+fn hello(stream: &Stream) -> Value {
+    json!({"protocol": 1, "instance": stream.instance, "name": "a", "version": "1", "now": 0, "streams": []})
 }

@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use super::rows;
-use crate::pg::{Cluster, Options};
+use crate::{
+    hub::skipped,
+    pg::{Cluster, Options},
+};
 
 /// Exit code, stdout, stderr.
 fn keytide(arguments: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
@@ -22,6 +25,9 @@ fn keytide(arguments: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_schema_is_printed_applied_and_checked_from_the_command_line() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let cluster = Cluster::start(Options::default());
     let client = cluster.database("hub").await;
     let url = cluster.url("hub", "postgres");
@@ -35,6 +41,7 @@ async fn the_schema_is_printed_applied_and_checked_from_the_command_line() {
     assert!(out.contains("added table ollama_api_keys") && !out.contains("openrouter"), "{out}");
     let (code, out, _) = keytide(&["apply", "--provider", "ollama"], &env);
     assert_eq!((code, out.as_str()), (0, "everything was there already\n"));
+    // One line for each hub.
     let (code, out, _) = keytide(&["check", "--json"], &env);
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
@@ -42,6 +49,7 @@ async fn the_schema_is_printed_applied_and_checked_from_the_command_line() {
         (1, &false.into(), &1.into()),
         "openrouter is missing"
     );
+    assert_eq!((&report["hub"], out.lines().count()), (&"default".into(), 1));
     assert_eq!(report["problems"][0]["stream"], "openrouter_api");
 
     let (code, sql, _) = keytide(&["print"], &[]);
@@ -80,8 +88,9 @@ async fn the_schema_is_printed_applied_and_checked_from_the_command_line() {
 
     let rest =
         [("SUPABASE_REST_URL", "https://ref.supabase.co/rest/v1"), ("SUPABASE_SERVICE_ROLE_KEY", "eyJ")];
-    let (code, _, err) = keytide(&["apply"], &rest);
-    assert!(code == 1 && err.contains("keytide schema print"), "{err}");
+    let (code, out, err) = keytide(&["apply"], &rest);
+    assert!(code == 1 && err.contains("paste") && err.contains("1 hub was not changed"), "{err}");
+    assert_eq!(out, sql, "what is to be pasted");
     let (code, _, err) = keytide(&["print", "--provider", "nobody"], &[]);
     assert!(code == 2 && err.contains("ollama, openrouter"), "{err}");
 }

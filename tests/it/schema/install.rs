@@ -4,7 +4,10 @@ use keytide::replica::schema::{self, Target};
 use serde_json::json;
 
 use super::{OLLAMA, OPENROUTER, Stream, hub, rows, version};
-use crate::pg::{self, Cluster, Options};
+use crate::{
+    hub::skipped,
+    pg::{self, Cluster, Options},
+};
 
 /// All that is defined, in words.
 const SHAPE: &str = "
@@ -45,6 +48,9 @@ const GUIDE: &str = "
 
 #[tokio::test(flavor = "multi_thread")]
 async fn applying_twice_changes_nothing() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let before = rows(&client, SHAPE).await;
     let again = schema::apply(&client, &[OLLAMA, OPENROUTER], false).await.unwrap();
@@ -59,6 +65,9 @@ async fn applying_twice_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guides_database_keeps_its_rows_and_is_read_right() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let cluster = Cluster::start(Options::default());
     let client = cluster.database("hub").await;
     client.batch_execute(GUIDE).await.unwrap();
@@ -108,6 +117,9 @@ async fn a_guides_database_keeps_its_rows_and_is_read_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_another_make_are_named_and_converted_with_their_values() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let cluster = Cluster::start(Options::default());
     let client = cluster.database("hub").await;
     let odd = GUIDE.replace("TIMESTAMPTZ", "TIMESTAMP").replace("BIGINT", "INTEGER");
@@ -151,6 +163,9 @@ async fn tables_of_another_make_are_named_and_converted_with_their_values() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_provider_alone_any_prefix_and_newer_schemas() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let cluster = Cluster::start(Options::default());
     let superuser = cluster.database("hub").await;
     let problems = schema::check(&superuser, &[OLLAMA]).await.unwrap().problems;
@@ -193,6 +208,9 @@ async fn one_provider_alone_any_prefix_and_newer_schemas() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_owner_can_do_it_on_every_version() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     for found in pg::installed() {
         let cluster = Cluster::start(Options { version: Some(found), ..Options::default() });
         cluster.connect("postgres", "postgres").await.batch_execute("CREATE ROLE owner LOGIN").await.unwrap();

@@ -4,9 +4,13 @@ use keytide::replica::wire;
 use serde_json::json;
 
 use super::{Stream, call, digest, hub, rows, version};
+use crate::hub::skipped;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_applied_once_and_only_after_its_predecessor() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let first = stream.batch(&json!({"global": {"s": 5, "f": 2, "o": 1}}));
@@ -41,6 +45,9 @@ async fn a_batch_is_applied_once_and_only_after_its_predecessor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_writes_nothing_works_on_a_hub_that_cannot_be_written() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let first = stream.batch(&json!({"global": {"s": 5}}));
@@ -60,6 +67,9 @@ async fn what_writes_nothing_works_on_a_hub_that_cannot_be_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_row_stops_a_batch() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let hostile = json!({
@@ -105,6 +115,9 @@ async fn no_row_stops_a_batch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_field_goes_by_its_own_version() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let (mut one, mut two) = (Stream::new(1), Stream::new(2));
     let (a, b, c) = (version(-100), version(-50), version(-10));
@@ -141,6 +154,9 @@ async fn each_field_goes_by_its_own_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_goes_by_epoch_and_then_by_the_greater() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let (a, e, late) = (version(-100), version(-50), 1_900_000_000_000_i64);
@@ -164,6 +180,9 @@ async fn health_goes_by_epoch_and_then_by_the_greater() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_future_is_refused_row_by_row() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let (now, ahead) = (version(0), version(400));
@@ -182,6 +201,9 @@ async fn the_future_is_refused_row_by_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_keys_counts_rest_until_it_is_added_again() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let (mut one, mut two) = (Stream::new(1), Stream::new(2));
     let (a, b, c) = (version(-100), version(-50), version(-10));
@@ -242,6 +264,9 @@ async fn a_deleted_keys_counts_rest_until_it_is_added_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revoked_tokens_are_remembered_for_good_and_keys_for_thirty_days() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let a = version(-100);
@@ -284,6 +309,9 @@ async fn revoked_tokens_are_remembered_for_good_and_keys_for_thirty_days() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_hour_is_answered_and_not_kept() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let hour = version(0) / 1024 / 3_600_000_000;
@@ -301,6 +329,9 @@ async fn an_old_hour_is_answered_and_not_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_are_not_used_up_and_steady_updates_stay_on_their_page() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let mut stream = Stream::new(1);
     let hour = version(0) / 1024 / 3_600_000_000;
@@ -349,6 +380,9 @@ async fn ids_are_not_used_up_and_steady_updates_stay_on_their_page() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_protocols_and_missing_tables_are_said_so() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
     let (_cluster, client) = hub().await;
     let stream = Stream::new(1);
     for function in ["keytide_hello", "keytide_push", "keytide_pull", "keytide_sizes", "keytide_retain"] {
