@@ -15,8 +15,6 @@ use std::{
 
 use tokio_postgres::{Client, NoTls};
 
-use crate::hub::skipped;
-
 /// Of the superuser, where passwords are asked for.
 pub const PASSWORD: &str = "correct horse";
 
@@ -357,4 +355,14 @@ async fn a_cluster_survives_kills_and_keeps_its_port() {
     let copy = cluster.copy();
     assert_eq!(copy.psql("SELECT n FROM t"), "1");
     assert_ne!(copy.port, cluster.port);
+}
+
+/// Whether any of these variables says `skip`: `HUB_TESTS` for all that needs a Postgres, `HUB_PGBOUNCER` and
+/// `HUB_POSTRUST` for what needs these. Without it, a program that is missing fails the test.
+pub fn skipped(variables: &[&str]) -> bool {
+    let named = variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| value == "skip"));
+    if let Some(name) = named {
+        eprintln!("{name}=skip: not run");
+    }
+    named.is_some()
 }

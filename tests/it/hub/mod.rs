@@ -112,15 +112,7 @@ fn tool(name: &str, variable: &str) -> std::path::PathBuf {
         })
 }
 
-/// Whether any of these variables says `skip`: `HUB_TESTS` for all that needs a Postgres, `HUB_PGBOUNCER` and
-/// `HUB_POSTRUST` for what needs these. Without it, a program that is missing fails the test.
-pub fn skipped(variables: &[&str]) -> bool {
-    let named = variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| value == "skip"));
-    if let Some(name) = named {
-        eprintln!("{name}=skip: not run");
-    }
-    named.is_some()
-}
+pub use crate::pg::skipped;
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
