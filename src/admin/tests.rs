@@ -170,6 +170,7 @@ impl World {
             ledger,
             clock: clock.clone(),
             flush_failing: Box::new(|| false),
+            hubs: Box::new(Vec::new),
         });
         let router = operator_router(state.clone(), observe::router(observe));
         Self { router, state, clock, books: parts.swap_remove(0), store, dir }

@@ -52,13 +52,14 @@ impl Operator {
             public_stats: config.server.public_stats,
             edits: edits.clone(),
         });
-        let failing = flusher.clone();
+        let (failing, watched) = (flusher.clone(), hubs.clone());
         let observe = observe::State::new(observe::Parts {
             providers: observed(&live.load()),
             store: store.clone(),
             ledger: ledger.clone(),
             clock: clock.clone(),
             flush_failing: Box::new(move || failing.failing()),
+            hubs: Box::new(move || watched.states()),
         });
         Self { admin, observe }
     }

@@ -58,6 +58,11 @@ impl Hubs {
         Ok(())
     }
 
+    /// As of the last rounds.
+    pub(super) fn states(&self) -> Vec<HubStatus> {
+        self.replicators.iter().map(Replicator::status).collect()
+    }
+
     pub(super) async fn stop(&self) {
         join_all(self.replicators.iter().map(|hub| hub.stop(LAST_PUSH))).await;
     }
@@ -65,7 +70,7 @@ impl Hubs {
 
 impl admin::Replication for Hubs {
     fn status(&self) -> BoxFuture<'_, Vec<HubStatus>> {
-        Box::pin(async { self.replicators.iter().map(Replicator::status).collect() })
+        Box::pin(async { self.states() })
     }
 
     fn look(&self) {

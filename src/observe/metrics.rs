@@ -15,6 +15,7 @@ use crate::{
     ledger::OTHER,
     model::{Counts, Usage},
     pool::StateCounts,
+    replica::status::{HubState, HubStatus},
 };
 
 /// Models with a row of their own; the rest are added up, so that a scrape stays small.
@@ -35,6 +36,7 @@ struct Scrape {
     file_bytes: Option<u64>,
     store_healthy: bool,
     flush_failing: bool,
+    hubs: Vec<HubStatus>,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl Scrape {
             file_bytes,
             store_healthy: state.store.healthy().is_none(),
             flush_failing: (state.flush_failing)(),
+            hubs: (state.hubs)(),
         }
     }
 }
@@ -127,6 +130,7 @@ impl Collector for Scrape {
         })?;
         self.books(&mut out)?;
         self.since_start(&mut out)?;
+        self.replication(&mut out)?;
         if let Some(bytes) = self.file_bytes {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             out.gauge("store_file_bytes", "Size of the store's file", |row| row(&[], bytes))?;
@@ -167,6 +171,38 @@ impl Scrape {
             self.each(|p| {
                 row(&[("provider", &p.name), ("kind", "prompt")], p.total.prompt_tokens)?;
                 row(&[("provider", &p.name), ("kind", "completion")], p.total.completion_tokens)
+            })
+        })
+    }
+
+    fn replication(&self, out: &mut Out<'_>) -> fmt::Result {
+        if self.hubs.is_empty() {
+            return Ok(());
+        }
+        out.gauge("hub_ok", "Whether the last round with a hub went well", |row| {
+            self.hubs.iter().try_for_each(|hub| {
+                let ok = matches!(hub.state, HubState::Ok | HubState::Resyncing);
+                row(&[("hub", &hub.name)], ok.into())
+            })
+        })?;
+        out.gauge("hub_lag_milliseconds", "How long the oldest change made here waits for the hub", |row| {
+            self.hubs
+                .iter()
+                .try_for_each(|hub| row(&[("hub", &hub.name)], i64::try_from(hub.lag_ms).unwrap_or(i64::MAX)))
+        })?;
+        out.gauge("hub_pending_rows", "Rows that the hub has not confirmed", |row| {
+            self.hubs.iter().try_for_each(|hub| {
+                hub.streams.iter().try_for_each(|stream| {
+                    let rows = stream.pending_rows.saturating_add(stream.open_rows);
+                    let labels = [("hub", hub.name.as_str()), ("provider", stream.provider.as_str())];
+                    row(&labels, i64::try_from(rows).unwrap_or(i64::MAX))
+                })
+            })
+        })?;
+        out.counter("hub_bytes", "Bytes to and from a hub, since the start", |row| {
+            self.hubs.iter().try_for_each(|hub| {
+                row(&[("hub", &hub.name), ("direction", "sent")], hub.traffic.sent)?;
+                row(&[("hub", &hub.name), ("direction", "received")], hub.traffic.received)
             })
         })
     }

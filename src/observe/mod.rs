@@ -16,7 +16,14 @@ use axum::{
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
-use crate::{gateway::metrics::Metrics, ledger::Ledger, model::Clock, pool::Pool, store::Store};
+use crate::{
+    gateway::metrics::Metrics,
+    ledger::Ledger,
+    model::Clock,
+    pool::Pool,
+    replica::status::{HubState, HubStatus},
+    store::Store,
+};
 
 /// What is watched of a provider.
 #[derive(Clone)]
@@ -35,6 +42,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Whether the last flush failed.
     pub flush_failing: Box<dyn Fn() -> bool + Send + Sync>,
+    /// How replication stands; empty where there is none.
+    pub hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
 }
 
 pub struct State {
@@ -43,13 +52,14 @@ pub struct State {
     ledger: Arc<Ledger>,
     clock: Clock,
     flush_failing: Box<dyn Fn() -> bool + Send + Sync>,
+    hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
 }
 
 impl State {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { providers, store, ledger, clock, flush_failing } = parts;
+        let Parts { providers, store, ledger, clock, flush_failing, hubs } = parts;
         let providers = ArcSwap::from_pointee(providers);
-        Arc::new(Self { providers, store, ledger, clock, flush_failing })
+        Arc::new(Self { providers, store, ledger, clock, flush_failing, hubs })
     }
 
     /// For a reload of the configuration.
@@ -100,6 +110,15 @@ async fn ready(Extract(state): Extract<Arc<State>>) -> (StatusCode, Json<Readine
         } else if counts.active == 0 {
             warnings.push(format!("\"{}\" has no key that can be picked at present", provider.name));
         }
+    }
+    // Requests do not need a hub, so it is no reason.
+    for hub in (state.hubs)() {
+        let how = match hub.state {
+            HubState::Failing => "cannot be reached or used",
+            HubState::Stopped => "is not the one that it was",
+            _ => continue,
+        };
+        warnings.push(format!("the hub \"{}\" {how}: see keytide sync status", hub.name));
     }
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -14,6 +14,9 @@ async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
         ledger: Arc::new(Ledger::new(Books::default(), 1)),
         clock: Clock::manual(Timestamp(0)),
         flush_failing: Box::new(|| true),
+        hubs: Box::new(|| {
+            vec![HubStatus { name: "eu".to_owned(), state: HubState::Failing, ..HubStatus::default() }]
+        }),
     });
     let ask = async || {
         let request = http::Request::get("/ready").body(axum::body::Body::empty()).unwrap();
@@ -34,5 +37,11 @@ async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
     assert_eq!(ask().await.1.reasons.len(), 2);
     state.set_providers(vec![entry(true)]);
     let (status, answer) = ask().await;
-    assert_eq!((status, answer.reasons.len(), answer.warnings.len()), (503, 1, 1));
+    assert_eq!((status, answer.reasons.len(), answer.warnings.len()), (503, 1, 2));
+    assert!(answer.warnings[1].contains("eu"), "{answer:?}");
+    let request = http::Request::get("/metrics").body(axum::body::Body::empty()).unwrap();
+    let bytes = router(state).oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    assert!(text.contains("keytide_hub_ok{hub=\"eu\"} 0"), "{text}");
+    assert!(text.contains("keytide_hub_bytes_total{hub=\"eu\",direction=\"sent\"} 0"), "{text}");
 }

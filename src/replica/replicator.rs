@@ -117,17 +117,7 @@ impl Replicator {
             name: name.clone(),
             transport: transport.kind().to_owned(),
             target: transport.target(),
-            state: HubState::Connecting,
-            last_success: None,
-            next_round: None,
-            lag_ms: 0,
-            last_error: None,
-            clock_offset_ms: None,
-            clock_correction_ms: 0,
-            traffic: status::Traffic::default(),
-            streams: Vec::new(),
-            instances: Vec::new(),
-            notes: Vec::new(),
+            ..HubStatus::default()
         };
         let shared = Arc::new(Shared {
             looking: AtomicBool::new(false),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::model::Timestamp;
 
 /// One hub, as seen from here.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HubStatus {
     /// As the configuration names it; `default` for `[sync]`.
     pub name: String,

@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("guard", &["model", "ledger"]),
     ("replica", &["model", "store"]),
     ("gateway", &["model", "pool", "upstream", "guard", "ledger"]),
-    ("observe", &["gateway::metrics", "ledger", "pool", "store", "model", "guard"]),
+    ("observe", &["gateway::metrics", "replica::status", "ledger", "pool", "store", "model", "guard"]),
     ("admin", &["model", "store", "pool", "ledger", "guard", "replica::status"]),
     // Composed of each room's own options.
     ("config", &["model", "store", "pool", "upstream", "gateway"]),
