@@ -272,9 +272,11 @@ async fn burst(changes: &mut watch::Receiver<()>) {
     tokio::time::sleep(BURST).await;
 }
 
-/// Why a round ended before its end.
+/// Why a round did not do all that it was to do.
 enum Broken {
     Call(transport::Error),
+    /// It came to its end, but one stream's batch was not taken.
+    Push(transport::Error),
     Protocol(protocol::Error),
     Flush(String),
 }
@@ -282,7 +284,7 @@ enum Broken {
 impl Broken {
     fn words(&self) -> Words {
         match self {
-            Self::Call(error) => error.into(),
+            Self::Call(error) | Self::Push(error) => error.into(),
             Self::Protocol(error) => error.into(),
             Self::Flush(why) => Words {
                 message: why.clone(),
@@ -351,16 +353,18 @@ impl Task {
         let before = self.transport.traffic();
         let gone = self.round(wishes).await;
         let after = self.transport.traffic();
-        let round = match &gone {
-            Ok(moved) => {
-                if wishes.hello {
-                    self.hello_at = Some(Instant::now());
-                }
-                if wishes.stats {
-                    self.pace.read(now, after.received.saturating_sub(before.received));
-                }
-                if *moved { Round::Moved } else { Round::Quiet }
+        if matches!(gone, Ok(_) | Err(Broken::Push(_))) {
+            if wishes.hello {
+                self.hello_at = Some(Instant::now());
             }
+            if wishes.stats {
+                self.pace.read(now, after.received.saturating_sub(before.received));
+            }
+        }
+        let round = match &gone {
+            Ok(true) => Round::Moved,
+            // Nothing keeps the others waiting.
+            Ok(false) | Err(Broken::Push(_)) => Round::Quiet,
             Err(Broken::Call(error)) => Round::Failed(error.retry_after),
             Err(_) => Round::Failed(None),
         };
@@ -383,17 +387,26 @@ impl Task {
 
     /// What is begun, to its end; whether anything moved, and what was said.
     async fn calls(&mut self) -> Result<(bool, Vec<Note>), Broken> {
-        let (mut moved, mut notes) = (false, Vec::new());
+        let (mut moved, mut notes, mut hindered) = (false, Vec::new(), None);
         loop {
             let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
             let (call, outcome) = next.map_err(Broken::Protocol)?;
             notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
-            let Some(call) = call else { return Ok((moved, notes)) };
+            let Some(call) = call else {
+                return hindered.map_or(Ok((moved, notes)), |error| Err(Broken::Push(error)));
+            };
             moved |= call.function == Function::Push;
-            let (changed, said) = self.call(call).await?;
-            moved |= changed;
-            notes.extend(said);
+            match self.call(call).await {
+                Ok((changed, said)) => {
+                    moved |= changed;
+                    notes.extend(said);
+                }
+                Err(Broken::Call(error)) if self.steps.lock().is_in_round() => {
+                    hindered.get_or_insert(error);
+                }
+                Err(broken) => return Err(broken),
+            }
             self.progress().await;
         }
     }
@@ -508,15 +521,17 @@ impl Task {
                     Note::Adopted { .. } | Note::AdoptedInexactly { .. } | Note::Moved { .. } => {
                         done.push(words::note(note));
                     }
-                    Note::AdoptRefused { .. } | Note::ReadOnly | Note::Missing { .. } => {
-                        refused = Some(words::note(note));
-                    }
+                    Note::AdoptRefused { .. } => refused = Some(words::note(note)),
                     _ => {}
                 }
             }
             if done.len() == before {
                 break;
             }
+        }
+        let hindered = words::hindered(self.steps.lock().obstacles());
+        if let Some(Words { message, advice }) = hindered.filter(|_| refused.is_some() || done.is_empty()) {
+            return Err(format!("{message}; {advice}"));
         }
         match refused {
             Some(why) => Err(why),

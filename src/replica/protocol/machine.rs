@@ -434,7 +434,8 @@ impl Machine {
         Ok(out)
     }
 
-    /// The call failed: whether it was carried out shows in the next round. Ends this one.
+    /// The call failed: whether it was carried out shows later. Ends the round, unless the hub has answered that
+    /// it cannot take this stream's batch, which is nothing to the other streams or to what is to be read.
     ///
     /// # Errors
     /// The shelf's.
@@ -447,8 +448,12 @@ impl Machine {
     ) -> Result<Outcome> {
         let mut out = Outcome::default();
         let awaited = self.awaited.take().filter(|awaited| awaited.id == id);
-        self.round = None;
+        let round = self.round.take();
         if let Some(Awaited { what: What::Push { stream, seq }, .. }) = awaited {
+            self.round = round.filter(|_| is_one_streams(kind)).map(|mut round| {
+                round.streams[stream].pushing = false;
+                round
+            });
             self.stream(shelf, stream, now, &mut out, |stream| {
                 match kind {
                     ErrorKind::TooLarge => {
@@ -462,6 +467,11 @@ impl Machine {
             })?;
         }
         Ok(out)
+    }
+
+    /// Whether there may be a next call.
+    pub fn is_in_round(&self) -> bool {
+        self.round.is_some()
     }
 
     /// How each stream stands.
@@ -690,6 +700,26 @@ impl Machine {
             turn.turned(ask.lane, turned.unwrap_or(Turn::Done), most);
         }
         Ok(())
+    }
+}
+
+/// Failures of a batch, rather than of the way to the hub or of the hub as a whole.
+fn is_one_streams(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Timeout
+        | ErrorKind::Forbidden
+        | ErrorKind::Missing
+        | ErrorKind::ReadOnly
+        | ErrorKind::Full
+        | ErrorKind::TooLarge
+        | ErrorKind::Server => true,
+        ErrorKind::Unreachable
+        | ErrorKind::Certificate
+        | ErrorKind::Credentials
+        | ErrorKind::NoSchema
+        | ErrorKind::Busy
+        | ErrorKind::Garbage
+        | ErrorKind::Settings => false,
     }
 }
 

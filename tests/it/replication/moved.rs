@@ -50,6 +50,14 @@ impl World {
         }
     }
 
+    /// Of connections that are made from now on.
+    fn writes(&self, setting: &str) {
+        self.cluster.psql(&format!("SET TRANSACTION READ WRITE; ALTER DATABASE postgres {setting}"));
+        for node in &self.nodes {
+            node.cutter.lead_to(self.cluster.port);
+        }
+    }
+
     async fn adopt(&self) {
         let done = self.nodes[0].post("/admin/sync/adopt", &json!({})).await;
         assert!(!done["done"].as_array().unwrap().is_empty(), "{done}");
@@ -121,6 +129,14 @@ async fn a_hub_that_is_emptied() {
     world.nodes[1].kill();
     world.nodes[1].restart().await;
     served += world.serve(7).await;
+    // A database that takes no writes is no hub yet, and that is what is said.
+    world.writes("SET default_transaction_read_only = on");
+    for _ in 0..2 {
+        let path = "/admin/sync/adopt";
+        let (status, refusal) = world.nodes[0].ask(reqwest::Method::POST, path, Some(&json!({}))).await;
+        assert!(status == 502 && refusal.to_string().contains("takes no writes"), "{refusal}");
+    }
+    world.writes("RESET default_transaction_read_only");
     world.adopt().await;
     world.is_exact(served).await;
     world.decisions_stand().await;

@@ -155,7 +155,7 @@ impl Node {
         requests
     }
 
-    async fn ask(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub async fn ask(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> (u16, Value) {
         let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(ADMIN);
         if let Some(body) = body {
             request = request.json(body);

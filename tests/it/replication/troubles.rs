@@ -258,6 +258,22 @@ async fn what_one_provider_lacks_is_not_the_others_trouble() {
         scene.sql(repair);
     }
     scene.is_well().await;
+
+    // Something that nobody thought of keeps one provider's batches away.
+    scene.sql(
+        "CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$; \
+         CREATE TRIGGER veto BEFORE INSERT OR UPDATE ON ollama_api_global_stats FOR EACH ROW EXECUTE FUNCTION veto()",
+    );
+    scene.suffers("not today", ErrorKind::Server).await;
+    others += scene.node().serve("openrouter", 5).await;
+    let eighth = key(8);
+    scene.sql(&format!("UPDATE ollama_api_keys SET username = 'eve' WHERE api_key = '{eighth}'"));
+    scene.node().sync_now().await;
+    let there = scene.world.sql("SELECT total_requests FROM openrouter_api_global_stats");
+    assert_eq!(there[0][0], others.to_string(), "the other provider goes on");
+    assert_eq!(scene.node().key(&eighth).await.unwrap()["username"], "eve", "what others decide is read");
+    scene.sql("DROP FUNCTION veto() CASCADE");
+    scene.is_well().await;
     assert_eq!(scene.world.compare("openrouter").await, others);
 }
 
