@@ -21,6 +21,7 @@ use crate::{
         replicator::{self, Mirror, Parts, Replicator},
         route::{self, Choice, Route},
         status::HubStatus,
+        transport,
     },
     store::Store,
 };
@@ -174,8 +175,8 @@ pub(super) async fn start(
     let mut replicators = Vec::new();
     for hub in config.hubs() {
         let name = hub.name.clone();
-        let route = route::choose(&route_of(&hub.options))
-            .map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
+        let route =
+            route(&hub.options).map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
         let Some(Route { transport, warnings }) = route else { continue };
         for warning in warnings {
             warn!(hub = name, "{warning}");
@@ -220,17 +221,20 @@ fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn route_of(options: &SyncOptions) -> route::Options {
-    let choice = match options.transport {
-        Transport::Auto => Choice::Auto,
-        Transport::Postgres => Choice::Postgres,
-        Transport::Rest => Choice::Rest,
-        Transport::Off => Choice::Off,
-    };
-    route::Options {
-        choice,
+/// The way to a hub, as configured; nothing where none is wanted.
+///
+/// # Errors
+/// Settings that cannot be used.
+pub fn route(options: &SyncOptions) -> Result<Option<Route>, transport::Error> {
+    route::choose(&route::Options {
+        choice: match options.transport {
+            Transport::Auto => Choice::Auto,
+            Transport::Postgres => Choice::Postgres,
+            Transport::Rest => Choice::Rest,
+            Transport::Off => Choice::Off,
+        },
         database_url: options.database_url.clone(),
         rest_url: options.rest_url.clone(),
         service_key: options.service_key.clone(),
-    }
+    })
 }

@@ -6,10 +6,9 @@ use uuid::Uuid;
 
 use super::error::Error;
 use crate::{
-    config::{Config, HubConfig, SyncOptions, Transport as Configured},
+    config::{Config, HubConfig, SyncOptions},
     replica::{
         postgres::{self, Postgres},
-        route::{self, Choice, Route},
         transport::{self, ErrorKind, Transport},
         wire::{Ask, Function, Lane, PROTOCOL, PullAnswer, PullRequest},
     },
@@ -35,20 +34,6 @@ pub(super) fn hubs(config: &Config, only: Option<&str>) -> Result<Vec<HubConfig>
         return Err(Error::usage("no hub is configured: set DATABASE_URL, or [sync] in the configuration"));
     }
     Ok(hubs)
-}
-
-pub(super) fn route(options: &SyncOptions) -> Result<Option<Route>, transport::Error> {
-    route::choose(&route::Options {
-        choice: match options.transport {
-            Configured::Auto => Choice::Auto,
-            Configured::Postgres => Choice::Postgres,
-            Configured::Rest => Choice::Rest,
-            Configured::Off => Choice::Off,
-        },
-        database_url: options.database_url.clone(),
-        rest_url: options.rest_url.clone(),
-        service_key: options.service_key.clone(),
-    })
 }
 
 /// A connection for the schema's own statements; `None` where only the REST API is configured.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{error::Error, hub, io::Io, remote::Local, show};
 use crate::{
+    app::hub_route,
     config::{Config, HubConfig},
     replica::{
         schema::{self, Target},
@@ -213,7 +214,7 @@ const PASTE: &str = "this hub is reached over REST alone, which cannot alter tab
 /// What can be seen without the catalogue: whether the functions and every provider's tables are there.
 async fn over_rest(of: &HubConfig) -> Result<schema::Report, Error> {
     let cannot = |error: transport::Error| Error::failed(error.to_string());
-    let Some(route) = hub::route(&of.options).map_err(cannot)? else {
+    let Some(route) = hub_route(&of.options).map_err(cannot)? else {
         return Err(Error::failed(format!("replication with the hub {:?} is switched off", of.name)));
     };
     let mut report = schema::Report::default();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Report;
 use crate::{
+    app::hub_route,
     cli::hub,
     config::{Config, HubConfig},
     model::{Clock, Secret},
@@ -35,7 +36,7 @@ async fn one(hub: &HubConfig, report: &mut Report) {
     let fail = |report: &mut Report, error: &Error| {
         report.fail(&check, error.detail.as_str(), error.kind.advice());
     };
-    let Route { transport, warnings } = match hub::route(&hub.options) {
+    let Route { transport, warnings } = match hub_route(&hub.options) {
         Ok(Some(route)) => route,
         Ok(None) => return report.skipped(&check, "replication is switched off"),
         Err(error) => return fail(report, &error),
