@@ -1,0 +1,355 @@
+//! Rounds, one after another, and what ends them.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tracing::{info, warn};
+
+use super::{Command, Parts, Shared, Steps};
+use crate::{
+    model::Timestamp,
+    replica::{
+        pace::{Pace, Rhythm, Round},
+        protocol::{self, Call, Machine, Note, Outcome, Wishes},
+        transport::{self, Transport},
+        wire::{Function, PROTOCOL, RetainAnswer, RetainRequest},
+        words::{self, Words},
+    },
+    store,
+};
+
+/// After a change made here, how long to wait for others to go along.
+const BURST: Duration = Duration::from_millis(500);
+/// How often an instance says that it is alive.
+const HELLO_EVERY: Duration = Duration::from_secs(300);
+/// How often the hub is asked to forget what is no longer kept.
+const RETAIN_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Calls of that at a time; what is left waits.
+const RETAIN_CALLS: usize = 20;
+/// How often a long round is looked at, and how often the log is told.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) struct Task {
+    pub(super) began: Instant,
+    pub(super) steps: Steps,
+    pub(super) parts: Parts,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) rhythm: Rhythm,
+    pub(super) pace: Pace,
+    pub(super) hello_at: Option<Instant>,
+    pub(super) retained_at: Option<Instant>,
+    pub(super) looked_at: Instant,
+    pub(super) logged_at: Instant,
+    /// Since when something made here has been waiting to be confirmed.
+    pub(super) waiting_since: Option<Timestamp>,
+}
+
+/// A change, and a moment for those that come with it.
+async fn burst(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        // Nobody is left to change anything.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(BURST).await;
+}
+
+/// Why a round did not do all that it was to do.
+pub(super) enum Broken {
+    Call(transport::Error),
+    /// It came to its end, but one stream's batch was not taken.
+    Push(transport::Error),
+    Protocol(protocol::Error),
+    Flush(String),
+}
+
+impl Broken {
+    pub(super) fn words(&self) -> Words {
+        match self {
+            Self::Call(error) | Self::Push(error) => error.into(),
+            Self::Protocol(error) => error.into(),
+            Self::Flush(why) => Words {
+                message: why.clone(),
+                advice: "see to the store; keytide goes on by itself then".to_owned(),
+            },
+        }
+    }
+}
+
+impl Task {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut next = Instant::now();
+        loop {
+            self.shared.status().next_round = Some(self.wall(next));
+            let command = tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(command) => Some(command),
+                    // Nobody holds the handle any more.
+                    None => return,
+                },
+                () = tokio::time::sleep_until(next) => None,
+                () = self.shared.looked.notified(), if self.rhythm.failures() == 0 => {
+                    if !self.pace.is_due(self.parts.clock.now(), true) {
+                        continue;
+                    }
+                    None
+                }
+                () = burst(&mut self.parts.changes), if self.rhythm.failures() == 0 => {
+                    self.rhythm.wake();
+                    None
+                }
+            };
+            match command {
+                None => next = Instant::now() + self.due(false).await,
+                Some(Command::Now(done)) => {
+                    next = Instant::now() + self.due(true).await;
+                    let _gone = done.send(());
+                }
+                Some(Command::Adopt(done)) => {
+                    let adopted = self.adopt().await;
+                    next = Instant::now();
+                    let _gone = done.send(adopted);
+                }
+                Some(Command::Stop(patience, done)) => {
+                    self.last(patience).await;
+                    let _gone = done.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn wall(&self, at: Instant) -> Timestamp {
+        self.parts.clock.now().saturating_add(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// A round, and how long to wait after it.
+    async fn due(&mut self, all: bool) -> Duration {
+        let now = self.parts.clock.now();
+        let looking = self.shared.looking.swap(false, Ordering::Relaxed);
+        let wishes = Wishes {
+            hello: all || self.hello_at.is_none_or(|at| at.elapsed() >= HELLO_EVERY),
+            stats: all || self.pace.is_due(now, looking),
+            only_push: false,
+        };
+        let before = self.transport.traffic();
+        let gone = self.round(wishes).await;
+        let after = self.transport.traffic();
+        if matches!(gone, Ok(_) | Err(Broken::Push(_))) {
+            if wishes.hello {
+                self.hello_at = Some(Instant::now());
+            }
+            if wishes.stats {
+                self.pace.read(now, after.received.saturating_sub(before.received));
+            }
+        }
+        let round = match &gone {
+            Ok(true) => Round::Moved,
+            // Nothing keeps the others waiting.
+            Ok(false) | Err(Broken::Push(_)) => Round::Quiet,
+            Err(Broken::Call(error)) => Round::Failed(error.retry_after),
+            Err(_) => Round::Failed(None),
+        };
+        if gone.is_ok() && self.retained_at.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
+            self.retained_at = Some(Instant::now());
+            self.retain().await;
+        }
+        self.tell(gone.err());
+        self.look_at_streams().await;
+        self.rhythm.after(round, fastrand::f64())
+    }
+
+    /// All calls of one round; whether anything moved.
+    async fn round(&mut self, wishes: Wishes) -> Result<bool, Broken> {
+        // What memory holds belongs into the next batch.
+        self.parts.mirror.flush().await.map_err(Broken::Flush)?;
+        self.steps.lock().begin(wishes);
+        Ok(self.calls().await?.0)
+    }
+
+    /// What is begun, to its end; whether anything moved, and what was said.
+    async fn calls(&mut self) -> Result<(bool, Vec<Note>), Broken> {
+        let (mut moved, mut notes, mut hindered) = (false, Vec::new(), None);
+        loop {
+            let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
+            let (call, outcome) = next.map_err(Broken::Protocol)?;
+            notes.extend(outcome.notes.clone());
+            self.note(outcome.notes);
+            let Some(call) = call else {
+                return hindered.map_or(Ok((moved, notes)), |error| Err(Broken::Push(error)));
+            };
+            moved |= call.function == Function::Push;
+            match self.call(call).await {
+                Ok((changed, said)) => {
+                    moved |= changed;
+                    notes.extend(said);
+                }
+                Err(Broken::Call(error)) if self.steps.lock().is_in_round() => {
+                    hindered.get_or_insert(error);
+                }
+                Err(broken) => return Err(broken),
+            }
+            self.progress().await;
+        }
+    }
+
+    /// In a long round, tells now and then how far it is.
+    async fn progress(&mut self) {
+        if self.looked_at.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.look_at_streams().await;
+        if self.logged_at.elapsed() < LOG_EVERY {
+            return;
+        }
+        self.logged_at = Instant::now();
+        for stream in self.shared.status().streams.iter() {
+            if let Some(rows) = stream.resync_rows {
+                info!(provider = stream.provider, rows, "reading everything the hub has");
+            } else if stream.pending_rows + stream.open_rows > 0 {
+                info!(
+                    provider = stream.provider,
+                    rows = stream.pending_rows + stream.open_rows,
+                    "still to be sent"
+                );
+            }
+        }
+    }
+
+    /// One call and what its answer does; whether that was anything.
+    async fn call(&mut self, call: Call) -> Result<(bool, Vec<Note>), Broken> {
+        let id = call.id;
+        match self.transport.call(call.function, &call.request).await {
+            Ok(reply) => {
+                let fresh = uuid::Uuid::new_v4();
+                let work = move |machine: &mut Machine, shelf: &mut dyn store::shelf::Shelf, now| {
+                    machine.answered(shelf, id, &reply.body, reply.took, now, fresh)
+                };
+                let outcome = self.change(work).await.map_err(Broken::Protocol)?;
+                let moved = !outcome.effects.is_empty();
+                self.note(outcome.notes.clone());
+                Ok((moved, outcome.notes))
+            }
+            Err(error) => {
+                let kind = error.kind;
+                let failed =
+                    self.steps.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
+                self.note(failed.map_err(Broken::Protocol)?.notes);
+                Err(Broken::Call(error))
+            }
+        }
+    }
+
+    /// Has the hub forget what is no longer kept. Another time will do where it cannot.
+    async fn retain(&self) {
+        let request = RetainRequest { protocol: PROTOCOL };
+        let request = serde_json::to_string(&request).unwrap_or_default();
+        for _ in 0..RETAIN_CALLS {
+            let answer: RetainAnswer = match self.transport.call(Function::Retain, &request).await {
+                Ok(reply) => match serde_json::from_str(&reply.body) {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        return warn!(hub = self.name(), "the hub's answer to retention cannot be read");
+                    }
+                },
+                Err(error) => return warn!(hub = self.name(), "the hub could not forget old rows: {error}"),
+            };
+            if answer.hours + answer.tombstones > 0 {
+                let RetainAnswer { hours, tombstones, .. } = answer;
+                info!(hub = self.name(), hours, tombstones, "the hub has forgotten old rows");
+            }
+            if !answer.more {
+                return;
+            }
+        }
+    }
+
+    /// As `step`; memory follows before any operator's edit comes between.
+    async fn change(
+        &self,
+        work: impl FnOnce(
+            &mut Machine,
+            &mut dyn store::shelf::Shelf,
+            Timestamp,
+        ) -> Result<Outcome, protocol::Error>
+        + Send
+        + 'static,
+    ) -> Result<Outcome, protocol::Error> {
+        let alone = self.parts.mirror.lock().await;
+        let outcome = self.steps.step(work).await?;
+        self.parts.mirror.apply(outcome.effects.clone());
+        drop(alone);
+        Ok(outcome)
+    }
+
+    async fn adopt(&mut self) -> Result<Vec<String>, String> {
+        let (mut done, mut refused) = (Vec::new(), None);
+        // Providers were stopped one by one, and are adopted one by one.
+        loop {
+            let begun = self.steps.step(|machine, shelf, now| machine.begin_adoption(shelf, now)).await;
+            if !begun.map_err(|error| error.to_string())? {
+                break;
+            }
+            let notes = match self.calls().await {
+                Ok((_, notes)) => notes,
+                Err(broken) => {
+                    let Words { message, advice } = broken.words();
+                    return Err(format!("{message}; {advice}; what was done so far stays, run it again"));
+                }
+            };
+            let before = done.len();
+            for note in &notes {
+                match note {
+                    Note::Adopted { .. } | Note::AdoptedInexactly { .. } | Note::Moved { .. } => {
+                        done.push(words::note(note));
+                    }
+                    Note::AdoptRefused { .. } => refused = Some(words::note(note)),
+                    _ => {}
+                }
+            }
+            if done.len() == before {
+                break;
+            }
+        }
+        let hindered = words::hindered(self.steps.lock().obstacles());
+        if let Some(Words { message, advice }) = hindered.filter(|_| refused.is_some() || done.is_empty()) {
+            return Err(format!("{message}; {advice}"));
+        }
+        match refused {
+            Some(why) => Err(why),
+            None if done.is_empty() => {
+                Err("nothing has to be adopted: the hub is the one that this instance knows".to_owned())
+            }
+            None => Ok(done),
+        }
+    }
+
+    /// At the end: everything into batches, and these to the hub if that is quick.
+    async fn last(&mut self, patience: Duration) {
+        let sealed = self.steps.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
+        if let Err(error) = sealed {
+            warn!(hub = self.name(), "what is open could not be sealed: {error}");
+            return;
+        }
+        let wishes = Wishes { only_push: true, ..Wishes::default() };
+        match tokio::time::timeout(patience, self.round(wishes)).await {
+            Ok(Ok(_)) => info!(hub = self.name(), "all counts and changes are with the hub"),
+            Ok(Err(broken)) => {
+                let message = broken.words().message;
+                info!(hub = self.name(), "the next start sends what is left: {message}");
+            }
+            Err(_) => info!(hub = self.name(), "the next start sends what is left: the hub is slow"),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.shared.status().name.clone()
+    }
+}

@@ -1,0 +1,150 @@
+//! What operators are told: the status, the notes, the log.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::task::{Broken, Task};
+use crate::{
+    model::Timestamp,
+    replica::{
+        pace,
+        protocol::{self, Note},
+        status::{self, HubError, HubState},
+        words::{self, Words},
+    },
+};
+
+/// Instances heard of within this share the budget.
+const ALIVE: Duration = Duration::from_secs(3 * 300);
+/// What operators are shown of the past.
+const NOTES: usize = 20;
+
+impl Task {
+    pub(super) fn tell(&mut self, broken: Option<Broken>) {
+        let now = self.parts.clock.now();
+        let hindered = words::hindered(self.steps.lock().obstacles());
+        let mut status = self.shared.status();
+        let traffic = self.transport.traffic();
+        let running = self.began.elapsed();
+        status.traffic = status::Traffic {
+            sent: traffic.sent,
+            received: traffic.received,
+            received_a_month: pace::a_month(traffic.received, running),
+            budget_a_month: self.pace.share(),
+            statistics_every_ms: self.pace.every().as_millis() as u64,
+        };
+        if broken.is_none() {
+            status.last_success = Some(now);
+        }
+        // What the hub says that it cannot do has been noted when it began.
+        let noted = broken.is_none();
+        let Some(Words { message, advice }) = broken.map(|broken| broken.words()).or(hindered) else {
+            if status.last_error.take().is_some() {
+                info!(hub = status.name, "replication goes on");
+            }
+            return;
+        };
+        let times = status.last_error.as_ref().map_or(0, |before| before.times) + 1;
+        let same = status.last_error.as_ref().is_some_and(|before| before.message == message);
+        if !same && !noted {
+            warn!(hub = status.name, "replication failed: {message}; {advice}");
+        }
+        status.last_error = Some(HubError { message, advice, at: now, times });
+    }
+
+    /// Reads from the store how each stream stands.
+    pub(super) async fn look_at_streams(&mut self) {
+        self.looked_at = Instant::now();
+        let looked =
+            self.steps.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
+        let Ok((streams, (measured, applied))) = looked else { return };
+        let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
+        let (instances, obstacles) = {
+            let machine = self.steps.lock();
+            (machine.instances().to_vec(), machine.obstacles().clone())
+        };
+        let now = self.parts.clock.now();
+        let hub_now = now.0.saturating_add(applied);
+        let live = |seen: i64| hub_now.saturating_sub(seen) < ALIVE.as_millis() as i64;
+        self.pace.set_live(instances.iter().filter(|instance| live(instance.last_seen)).count());
+        let waits =
+            streams.iter().any(|stream| stream.confirmed < stream.sealed || stream.dirty + stream.open > 0);
+        self.waiting_since = if waits { self.waiting_since.or(Some(now)) } else { None };
+
+        let mut status = self.shared.status();
+        status.streams = streams.into_iter().map(|stream| shown(stream, &obstacles)).collect();
+        status.instances = instances
+            .into_iter()
+            .map(|instance| status::InstanceStatus {
+                own: own.contains(&instance.id),
+                id: instance.id,
+                name: instance.name,
+                version: instance.version,
+                first_seen: Timestamp(instance.first_seen),
+                last_seen: Timestamp(instance.last_seen),
+                clock_offset_ms: instance.clock_offset,
+            })
+            .collect();
+        status.clock_offset_ms = status.last_success.is_some().then_some(measured.saturating_neg());
+        status.clock_correction_ms = applied;
+        status.lag_ms = self.waiting_since.map_or(0, |since| now.since(since).as_millis() as u64);
+        let any = |state| status.streams.iter().any(|stream| stream.state == state);
+        status.state = if any(status::StreamState::Stopped) {
+            HubState::Stopped
+        } else if status.last_error.is_some() {
+            HubState::Failing
+        } else if status.last_success.is_none() {
+            HubState::Connecting
+        } else if any(status::StreamState::Resyncing) {
+            HubState::Resyncing
+        } else {
+            HubState::Ok
+        };
+    }
+
+    pub(super) fn note(&self, notes: Vec<Note>) {
+        if notes.is_empty() {
+            return;
+        }
+        let at = self.parts.clock.now();
+        let mut status = self.shared.status();
+        for note in notes {
+            let text = words::note(&note);
+            // What the hub repeats every round is said once.
+            if status.notes.first().is_some_and(|last| last.text == text) {
+                continue;
+            }
+            warn!(hub = status.name, "{text}");
+            status.notes.insert(0, status::Note { at, text });
+        }
+        status.notes.truncate(NOTES);
+    }
+}
+
+fn shown(stream: protocol::StreamStatus, obstacles: &protocol::Obstacles) -> status::StreamStatus {
+    use status::StreamState as State;
+    let lacks = obstacles.missing.iter().find(|missing| missing.stream == stream.stream);
+    let current = stream.state.current && stream.stats.current;
+    let state = match (&stream.stopped, &stream.hub) {
+        (Some(_), _) => State::Stopped,
+        _ if lacks.is_some() => State::Missing,
+        (None, None) => State::New,
+        (None, Some(_)) if stream.resync.is_some() || !current => State::Resyncing,
+        (None, Some(_)) => State::Ok,
+    };
+    let rows = stream.state.rows.unwrap_or(0) + stream.stats.rows.unwrap_or(0);
+    status::StreamStatus {
+        provider: stream.provider,
+        table_prefix: stream.stream,
+        state,
+        reason: stream.stopped.as_ref().map(words::stopped).or(lacks.map(|lacks| lacks.what.join(", "))),
+        pending_batches: stream.sealed.saturating_sub(stream.confirmed),
+        pending_rows: stream.pending_rows,
+        open_rows: stream.dirty + stream.open,
+        confirmed_batch: stream.confirmed,
+        last_pull: stream.state.complete.map(Timestamp),
+        resync_rows: (state == State::Resyncing).then_some(rows),
+    }
+}
