@@ -99,7 +99,7 @@ CREATE TABLE IF NOT EXISTS public.keytide_reports (
 CREATE OR REPLACE FUNCTION public.keytide_ms(at timestamptz) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN at = 'infinity' THEN 253402300799000
                 WHEN at = '-infinity' THEN 0
-                ELSE round(extract(epoch FROM at)::numeric * 1000)::bigint END
+                ELSE (date_part('epoch', at) * 1000)::bigint END
 $$;
 
 CREATE OR REPLACE FUNCTION public.keytide_at(ms bigint) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$

@@ -37,72 +37,95 @@ LANGUAGE sql IMMUTABLE ROWS 1000 AS $$
     FROM jsonb_array_elements(CASE WHEN jsonb_typeof(list) = 'array' THEN list ELSE '[]' END) WITH ORDINALITY AS l (v, pos)
 $$;
 
--- `top` is the latest version in the row.
-CREATE OR REPLACE FUNCTION public.keytide_key_rows(list jsonb) RETURNS TABLE (
-    pos bigint, k text, a bigint, c timestamptz, add boolean, u text, uv bigint, n text, nv bigint, x timestamptz,
-    xv bigint, w integer, wv bigint, e boolean, ev bigint, d timestamptz, dv bigint, he bigint, hf timestamptz, hc text,
-    hn integer, ha integer, hs integer, hv boolean, top bigint
-) LANGUAGE sql STABLE ROWS 1000 AS $$
-    SELECT r.*, greatest(r.a, r.uv, r.nv, r.xv, r.wv, r.ev, r.dv, r.he)
+-- Reading a row costs more than most of what is done with it, so a batch's rows are read once, into arrays of these.
+DO $$ BEGIN
+    IF to_regtype('public.keytide_key_row') IS NULL THEN
+        -- `id` is the digest of a key that may be made, `top` the latest version in the row.
+        CREATE TYPE public.keytide_key_row AS (
+            pos bigint, k text, a bigint, c timestamptz, add boolean, u text, uv bigint, n text, nv bigint, x timestamptz,
+            xv bigint, w integer, wv bigint, e boolean, ev bigint, d timestamptz, dv bigint, he bigint, hf timestamptz,
+            hc text, hn integer, ha integer, hs integer, hv boolean, id text, top bigint);
+    END IF;
+    IF to_regtype('public.keytide_token_row') IS NULL THEN
+        CREATE TYPE public.keytide_token_row AS (
+            pos bigint, k text, a bigint, c timestamptz, add boolean, n text, nv bigint, x timestamptz, xv bigint, m jsonb,
+            mv bigint, r integer, rv bigint, id text, top bigint);
+    END IF;
+    IF to_regtype('public.keytide_sum_row') IS NULL THEN
+        CREATE TYPE public.keytide_sum_row AS (
+            pos bigint, id text, h bigint, s bigint, f bigint, o bigint, p bigint, q bigint, lu timestamptz,
+            ls timestamptz, lf timestamptz);
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION public.keytide_key_rows(list jsonb) RETURNS SETOF public.keytide_key_row
+LANGUAGE sql STABLE ROWS 1000 AS $$
+    SELECT r.*, CASE WHEN r.add THEN public.keytide_digest(r.k) END, greatest(r.a, r.uv, r.nv, r.xv, r.wv, r.ev, r.dv, r.he)
     FROM (
-        SELECT l.pos, public.keytide_text(v -> 'k', 2000), a.a, public.keytide_date(v -> 'c'), v -> 'add' = 'true',
-               public.keytide_text(v -> 'u', 1000), coalesce(public.keytide_int(v -> 'uv', 0, 9223372036854775807), a.a),
-               public.keytide_text(v -> 'n', 1000), coalesce(public.keytide_int(v -> 'nv', 0, 9223372036854775807), a.a),
-               public.keytide_date(v -> 'x'), coalesce(public.keytide_int(v -> 'xv', 0, 9223372036854775807), a.a),
-               coalesce(public.keytide_int(v -> 'w', 1, 65535)::integer, 1),
-               coalesce(public.keytide_int(v -> 'wv', 0, 9223372036854775807), a.a),
-               v -> 'e' IS DISTINCT FROM 'false', coalesce(public.keytide_int(v -> 'ev', 0, 9223372036854775807), a.a),
-               public.keytide_date(v -> 'd'), coalesce(public.keytide_int(v -> 'dv', 0, 9223372036854775807), a.a),
-               coalesce(public.keytide_int(h.h -> 'e', 0, 9223372036854775807), a.a), public.keytide_date(h.h -> 'f'),
-               CASE WHEN public.keytide_cause(h.h ->> 'c') > 0 THEN h.h ->> 'c' END,
-               coalesce(public.keytide_int(h.h -> 'n', 0, 2147483647)::integer, 0),
-               coalesce(public.keytide_int(h.h -> 'a', 0, 2147483647)::integer, 0),
-               coalesce(public.keytide_int(h.h -> 's', 0, 2147483647)::integer, 0), coalesce(h.h -> 'v' = 'true', false)
+        SELECT l.pos, public.keytide_text(v -> 'k', 2000) AS k, a.a, public.keytide_date(v -> 'c') AS c,
+               coalesce(v -> 'add' = 'true', false) AS add, public.keytide_text(v -> 'u', 1000) AS u,
+               coalesce(public.keytide_int(v -> 'uv', 0, 9223372036854775807), a.a) AS uv,
+               public.keytide_text(v -> 'n', 1000) AS n, coalesce(public.keytide_int(v -> 'nv', 0, 9223372036854775807), a.a) AS nv,
+               public.keytide_date(v -> 'x') AS x, coalesce(public.keytide_int(v -> 'xv', 0, 9223372036854775807), a.a) AS xv,
+               coalesce(public.keytide_int(v -> 'w', 1, 65535)::integer, 1) AS w,
+               coalesce(public.keytide_int(v -> 'wv', 0, 9223372036854775807), a.a) AS wv,
+               v -> 'e' IS DISTINCT FROM 'false' AS e,
+               coalesce(public.keytide_int(v -> 'ev', 0, 9223372036854775807), a.a) AS ev,
+               public.keytide_date(v -> 'd') AS d, coalesce(public.keytide_int(v -> 'dv', 0, 9223372036854775807), a.a) AS dv,
+               coalesce(public.keytide_int(h.h -> 'e', 0, 9223372036854775807), a.a) AS he, public.keytide_date(h.h -> 'f') AS hf,
+               CASE WHEN public.keytide_cause(h.h ->> 'c') > 0 THEN h.h ->> 'c' END AS hc,
+               coalesce(public.keytide_int(h.h -> 'n', 0, 2147483647)::integer, 0) AS hn,
+               coalesce(public.keytide_int(h.h -> 'a', 0, 2147483647)::integer, 0) AS ha,
+               coalesce(public.keytide_int(h.h -> 's', 0, 2147483647)::integer, 0) AS hs, coalesce(h.h -> 'v' = 'true', false) AS hv
         FROM public.keytide_list(list) l
-        CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a) a
-        CROSS JOIN LATERAL (SELECT CASE WHEN jsonb_typeof(v -> 'h') = 'object' THEN v -> 'h' END AS h) h
-    ) AS r (pos, k, a, c, add, u, uv, n, nv, x, xv, w, wv, e, ev, d, dv, he, hf, hc, hn, ha, hs, hv)
+        CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a OFFSET 0) a
+        CROSS JOIN LATERAL (SELECT CASE WHEN jsonb_typeof(v -> 'h') = 'object' THEN v -> 'h' END AS h OFFSET 0) h
+        OFFSET 0
+    ) AS r
 $$;
 
-CREATE OR REPLACE FUNCTION public.keytide_token_rows(list jsonb) RETURNS TABLE (
-    pos bigint, k text, a bigint, c timestamptz, add boolean, n text, nv bigint, x timestamptz, xv bigint, m jsonb,
-    mv bigint, r integer, rv bigint, top bigint
-) LANGUAGE sql STABLE ROWS 1000 AS $$
-    SELECT r.*, greatest(r.a, r.nv, r.xv, r.mv, r.rv)
+CREATE OR REPLACE FUNCTION public.keytide_token_rows(list jsonb) RETURNS SETOF public.keytide_token_row
+LANGUAGE sql STABLE ROWS 1000 AS $$
+    SELECT r.*, CASE WHEN r.add THEN public.keytide_digest(r.k) END, greatest(r.a, r.nv, r.xv, r.mv, r.rv)
     FROM (
-        SELECT l.pos, public.keytide_text(v -> 'k', 2000), a.a, public.keytide_date(v -> 'c'), v -> 'add' = 'true',
-               public.keytide_text(v -> 'n', 1000), coalesce(public.keytide_int(v -> 'nv', 0, 9223372036854775807), a.a),
-               public.keytide_date(v -> 'x'), coalesce(public.keytide_int(v -> 'xv', 0, 9223372036854775807), a.a),
-               CASE WHEN jsonb_typeof(v -> 'm') = 'array' THEN nullif(v -> 'm', '[]') END,
-               coalesce(public.keytide_int(v -> 'mv', 0, 9223372036854775807), a.a),
-               public.keytide_int(v -> 'r', 0, 2147483647)::integer,
-               coalesce(public.keytide_int(v -> 'rv', 0, 9223372036854775807), a.a)
+        SELECT l.pos, public.keytide_text(v -> 'k', 2000) AS k, a.a, public.keytide_date(v -> 'c') AS c,
+               coalesce(v -> 'add' = 'true', false) AS add, public.keytide_text(v -> 'n', 1000) AS n,
+               coalesce(public.keytide_int(v -> 'nv', 0, 9223372036854775807), a.a) AS nv,
+               public.keytide_date(v -> 'x') AS x, coalesce(public.keytide_int(v -> 'xv', 0, 9223372036854775807), a.a) AS xv,
+               CASE WHEN jsonb_typeof(v -> 'm') = 'array' THEN nullif(v -> 'm', '[]') END AS m,
+               coalesce(public.keytide_int(v -> 'mv', 0, 9223372036854775807), a.a) AS mv,
+               public.keytide_int(v -> 'r', 0, 2147483647)::integer AS r,
+               coalesce(public.keytide_int(v -> 'rv', 0, 9223372036854775807), a.a) AS rv
         FROM public.keytide_list(list) l
-        CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a) a
-    ) AS r (pos, k, a, c, add, n, nv, x, xv, m, mv, r, rv)
+        CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a OFFSET 0) a
+        OFFSET 0
+    ) AS r
 $$;
 
 -- Rows of counters, one for each `id` (and hour), summed where a batch names one twice. What one row adds is bounded,
 -- so that no sum can overflow.
-CREATE OR REPLACE FUNCTION public.keytide_sum_rows(list jsonb, name text, most integer) RETURNS TABLE (
-    pos bigint, id text, h bigint, s bigint, f bigint, o bigint, p bigint, q bigint, lu timestamptz, ls timestamptz,
-    lf timestamptz
-) LANGUAGE sql STABLE ROWS 1000 AS $$
-    SELECT min(r.pos), r.id, r.h, sum(r.s)::bigint, sum(r.f)::bigint, sum(r.o)::bigint, sum(r.p)::bigint,
-           sum(r.q)::bigint, max(r.lu), max(r.ls), max(r.lf)
-    FROM (
-        SELECT l.pos, coalesce(public.keytide_text(v -> name, most), '') AS id,
-               public.keytide_int(v -> 'h', 0, 4294967295) AS h,
-               coalesce(public.keytide_int(v -> 's', 0, 1000000000000000), 0) AS s,
-               coalesce(public.keytide_int(v -> 'f', 0, 1000000000000000), 0) AS f,
-               coalesce(public.keytide_int(v -> 'o', 0, 1000000000000000), 0) AS o,
-               coalesce(public.keytide_int(v -> 'p', 0, 1000000000000000), 0) AS p,
-               coalesce(public.keytide_int(v -> 'q', 0, 1000000000000000), 0) AS q,
-               public.keytide_date(v -> 'lu') AS lu, public.keytide_date(v -> 'ls') AS ls, public.keytide_date(v -> 'lf') AS lf
-        FROM public.keytide_list(list) l
-    ) AS r
-    GROUP BY r.id, r.h
-$$;
+-- In plpgsql, which plans this once for all lists of a session.
+CREATE OR REPLACE FUNCTION public.keytide_sums(list jsonb, name text, most integer) RETURNS public.keytide_sum_row[]
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF jsonb_typeof(list) IS DISTINCT FROM 'array' THEN RETURN '{}'; END IF;
+    RETURN ARRAY(
+        SELECT ROW(min(r.pos), r.id, r.h, sum(r.s)::bigint, sum(r.f)::bigint, sum(r.o)::bigint, sum(r.p)::bigint,
+               sum(r.q)::bigint, max(r.lu), max(r.ls), max(r.lf))::public.keytide_sum_row
+        FROM (
+            SELECT l.pos, coalesce(public.keytide_text(v -> name, most), '') AS id,
+                   public.keytide_int(v -> 'h', 0, 4294967295) AS h,
+                   coalesce(public.keytide_int(v -> 's', 0, 1000000000000000), 0) AS s,
+                   coalesce(public.keytide_int(v -> 'f', 0, 1000000000000000), 0) AS f,
+                   coalesce(public.keytide_int(v -> 'o', 0, 1000000000000000), 0) AS o,
+                   coalesce(public.keytide_int(v -> 'p', 0, 1000000000000000), 0) AS p,
+                   coalesce(public.keytide_int(v -> 'q', 0, 1000000000000000), 0) AS q,
+                   public.keytide_date(v -> 'lu') AS lu, public.keytide_date(v -> 'ls') AS ls, public.keytide_date(v -> 'lf') AS lf
+            FROM public.keytide_list(list) l
+        ) AS r
+        GROUP BY r.id, r.h
+    );
+END $$;
 
 -- What a counter becomes: more by what was counted, or (when a hub is made again) at least what was known.
 CREATE OR REPLACE FUNCTION public.keytide_more(had bigint, more bigint, raise boolean) RETURNS bigint

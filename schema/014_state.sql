@@ -4,29 +4,28 @@ SET client_min_messages = warning;
 
 -- Locks all rows that a batch touches, tables and rows always in the same order, so that batches wait for each other
 -- and never in a circle.
-CREATE OR REPLACE FUNCTION public.keytide_lock(stream text, batch jsonb, gone_keys text[], gone_tokens text[]) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION public.keytide_lock(
+    stream text, keys text[], tokens text[], key_stats text[]
+) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    EXECUTE format($q$
-        SELECT 1 FROM public.%I WHERE api_key = ANY (
-            $1 || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'keys'))
-               || ARRAY(SELECT r.id FROM public.keytide_sum_rows($2 -> 'key_stats', 'k', 2000) r
-                        WHERE NOT EXISTS (SELECT 1 FROM public.%I s WHERE s.api_key = r.id)))
-        ORDER BY api_key COLLATE "C" FOR UPDATE$q$, stream || '_keys', stream || '_key_stats') USING gone_keys, batch;
-    EXECUTE format($q$
-        SELECT 1 FROM public.%I WHERE token = ANY (
-            $1 || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'tokens'))
-               || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'token_stats')))
-        ORDER BY token COLLATE "C" FOR UPDATE$q$, stream || '_client_tokens') USING gone_tokens, batch;
-    EXECUTE format($q$
-        SELECT 1 FROM public.%I WHERE api_key = ANY (
-            $1 || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'keys'))
-               || ARRAY(SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($2 -> 'key_stats')))
-        ORDER BY api_key COLLATE "C" FOR UPDATE$q$, stream || '_key_stats') USING gone_keys, batch;
+    IF cardinality(keys) > 0 THEN
+        EXECUTE format('SELECT 1 FROM public.%I WHERE api_key = ANY ($1) ORDER BY api_key COLLATE "C" FOR UPDATE', stream || '_keys')
+        USING keys;
+    END IF;
+    IF cardinality(tokens) > 0 THEN
+        EXECUTE format('SELECT 1 FROM public.%I WHERE token = ANY ($1) ORDER BY token COLLATE "C" FOR UPDATE', stream || '_client_tokens')
+        USING tokens;
+    END IF;
+    IF cardinality(key_stats) > 0 THEN
+        EXECUTE format('SELECT 1 FROM public.%I WHERE api_key = ANY ($1) ORDER BY api_key COLLATE "C" FOR UPDATE', stream || '_key_stats')
+        USING key_stats;
+    END IF;
 END $$;
 
--- Deletions. Returns the positions of those from the future.
-CREATE OR REPLACE FUNCTION public.keytide_apply_gone(stream text, list jsonb, ahead bigint) RETURNS bigint[]
+-- Deletions, of these keys and tokens among others. Returns the positions of those from the future.
+CREATE OR REPLACE FUNCTION public.keytide_apply_gone(
+    stream text, list jsonb, ahead bigint, keys text[], tokens text[]
+) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     one record;
@@ -35,15 +34,16 @@ BEGIN
         SELECT g.t, g.id, g.v, k.api_key AS secret FROM (
             SELECT v ->> 't' AS t, v ->> 'id' AS id, public.keytide_int(v -> 'v', 0, 9223372036854775807) AS v
             FROM public.keytide_list($1)) g
-        LEFT JOIN public.%I k ON g.t = 'key' AND public.keytide_digest(k.api_key) = g.id
+        LEFT JOIN (SELECT api_key, added_v, public.keytide_digest(api_key) AS id FROM public.%I WHERE api_key = ANY ($3)) k USING (id)
         WHERE g.t = 'key' AND g.v <= $2 AND g.id ~ '^[0-9a-f]{32}$' AND (k.api_key IS NULL OR g.v > k.added_v)
         UNION ALL
         SELECT g.t, g.id, g.v, k.token FROM (
             SELECT v ->> 't' AS t, v ->> 'id' AS id, public.keytide_int(v -> 'v', 0, 9223372036854775807) AS v
             FROM public.keytide_list($1)) g
-        LEFT JOIN public.%I k ON g.t = 'token' AND public.keytide_digest(k.token) = g.id
+        LEFT JOIN (SELECT token, added_v, public.keytide_digest(token) AS id FROM public.%I WHERE token = ANY ($4)) k USING (id)
         WHERE g.t = 'token' AND g.v <= $2 AND g.id ~ '^[0-9a-f]{32}$' AND (k.token IS NULL OR g.v > k.added_v)
-        ORDER BY t, id$q$, stream || '_keys', stream || '_client_tokens') USING list, ahead
+        ORDER BY t, id$q$, stream || '_keys', stream || '_client_tokens')
+        USING list, ahead, keys, tokens
     LOOP
         IF one.secret IS NOT NULL AND one.t = 'key' THEN
             PERFORM public.keytide_retire_key(stream, one.secret);
@@ -61,47 +61,52 @@ BEGIN
                  WHERE public.keytide_int(v -> 'v', 0, 9223372036854775807) > ahead ORDER BY pos);
 END $$;
 
--- Keys: each field by its own version, health by its epoch. `clock` holds the positions of those from the future.
--- Returns the positions of those that are gone.
-CREATE OR REPLACE FUNCTION public.keytide_apply_keys(stream text, list jsonb, ahead bigint, clock bigint[]) RETURNS bigint[]
+-- Keys: each field by its own version, health by its epoch. Returns the positions of those that are gone.
+CREATE OR REPLACE FUNCTION public.keytide_apply_keys(stream text, list public.keytide_key_row[], ahead bigint) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     gone bigint[];
+    made text[] := '{}';
     secret text;
     installed timestamptz;
 BEGIN
     SELECT installed_at INTO installed FROM public.keytide_settings;
-    FOR secret IN EXECUTE format($q$
+    IF EXISTS (SELECT 1 FROM unnest(list) r WHERE r.add) THEN
+        EXECUTE format($q$
         WITH made AS (INSERT INTO public.%1$I (api_key, created_at, status, username, note, expires_at, weight, enabled, disabled_until,
-            username_v, note_v, expires_v, weight_v, enabled_v, disabled_v, added_v, consecutive_failures, state_xid)
-        SELECT DISTINCT ON (r.k COLLATE "C") r.k, coalesce(r.c, now()), CASE WHEN r.e THEN 'active' ELSE 'disabled' END,
+            username_v, note_v, expires_v, weight_v, enabled_v, disabled_v, health_epoch, failed_until, fail_cause,
+            consecutive_failures, auth_failures, server_failures, needs_verification, added_v, state_xid)
+        SELECT DISTINCT ON (r.k COLLATE "C") r.k, coalesce(r.c, now()),
+            CASE WHEN NOT r.e THEN 'disabled' WHEN r.hv AND r.he >= r.a THEN 'failed' ELSE 'active' END,
             r.u, r.n, r.x, r.w, r.e, r.d,
             CASE WHEN r.uv > r.a THEN r.uv END, CASE WHEN r.nv > r.a THEN r.nv END, CASE WHEN r.xv > r.a THEN r.xv END,
             CASE WHEN r.wv > r.a THEN r.wv END, CASE WHEN r.ev > r.a THEN r.ev END, CASE WHEN r.dv > r.a THEN r.dv END,
-            r.a, 0, pg_current_xact_id()
-        FROM public.keytide_key_rows((SELECT jsonb_agg(v) FROM public.keytide_list($2) WHERE v -> 'add' = 'true')) r
-        LEFT JOIN public.keytide_tombstones t
-            ON t.stream = $1 AND t.kind = 'key' AND t.id = public.keytide_digest(r.k)
+            CASE WHEN r.he > r.a THEN r.he END, CASE WHEN r.he >= r.a THEN r.hf END, CASE WHEN r.he >= r.a THEN r.hc END,
+            CASE WHEN r.he >= r.a THEN r.hn ELSE 0 END, CASE WHEN r.he >= r.a THEN r.ha ELSE 0 END,
+            CASE WHEN r.he >= r.a THEN r.hs ELSE 0 END, r.hv AND r.he >= r.a, r.a, pg_current_xact_id()
+        FROM unnest($2) r
+        LEFT JOIN public.keytide_tombstones t ON t.stream = $1 AND t.kind = 'key' AND t.id = r.id
         WHERE r.add AND r.k <> '' AND octet_length(r.k) <= 2000 AND r.top <= $3 AND r.a > coalesce(t.version, -1)
             AND NOT EXISTS (SELECT 1 FROM public.%1$I c WHERE c.api_key = r.k)
         ORDER BY r.k COLLATE "C", r.a DESC
         ON CONFLICT (api_key) DO NOTHING RETURNING api_key)
-        SELECT m.api_key FROM made m CROSS JOIN LATERAL (SELECT public.keytide_digest(m.api_key) AS id) d
-        WHERE EXISTS (SELECT 1 FROM public.keytide_tombstones t WHERE t.stream = $1 AND t.kind = 'key' AND t.id = d.id)
-           OR EXISTS (SELECT 1 FROM public.keytide_retired t WHERE t.stream = $1 AND t.kind = 'key' AND t.id = d.id)
-        ORDER BY m.api_key COLLATE "C"$q$, stream || '_keys') USING stream, list, ahead
-    LOOP
-        PERFORM public.keytide_restore_key(stream, secret);
-    END LOOP;
+        SELECT coalesce(array_agg(api_key), '{}') FROM made$q$, stream || '_keys') INTO made USING stream, list, ahead;
+        FOR secret IN
+            SELECT DISTINCT r.k COLLATE "C" FROM unnest(list) r JOIN unnest(made) AS one (name) ON one.name = r.k
+            WHERE EXISTS (SELECT 1 FROM public.keytide_tombstones t
+                          WHERE t.stream = keytide_apply_keys.stream AND t.kind = 'key' AND t.id = r.id)
+               OR EXISTS (SELECT 1 FROM public.keytide_retired t
+                          WHERE t.stream = keytide_apply_keys.stream AND t.kind = 'key' AND t.id = r.id)
+            ORDER BY 1
+        LOOP
+            PERFORM public.keytide_restore_key(stream, secret);
+        END LOOP;
+        IF cardinality(made) = cardinality(list) THEN RETURN '{}'; END IF;
+    END IF;
 
+    -- What was made is as it was told.
     EXECUTE format($q$
-        UPDATE public.%1$I t
-        SET added_v = n.added, username = n.u, username_v = n.uv, note = n.n, note_v = n.nv, expires_at = n.x,
-            expires_v = n.xv, weight = n.w, weight_v = n.wv, enabled = n.e, enabled_v = n.ev, disabled_until = n.d,
-            disabled_v = n.dv, health_epoch = n.he, failed_until = n.hf, fail_cause = n.hc, consecutive_failures = n.hn,
-            auth_failures = n.ha, server_failures = n.hs, needs_verification = n.hv, status = n.status,
-            state_xid = pg_current_xact_id()
-        FROM (
+        WITH n AS MATERIALIZED (
             SELECT m.*, CASE WHEN NOT m.e THEN 'disabled' WHEN m.hv THEN 'failed' ELSE 'active' END AS status
             FROM (
                 SELECT c.api_key, p.added,
@@ -126,7 +131,9 @@ BEGIN
                     CASE WHEN i.e > b.e THEN i.a WHEN i.e < b.e THEN b.a ELSE greatest(i.a, b.a) END AS ha,
                     CASE WHEN i.e > b.e THEN i.s WHEN i.e < b.e THEN b.s ELSE greatest(i.s, b.s) END AS hs,
                     CASE WHEN i.e > b.e THEN i.v WHEN i.e < b.e THEN b.v ELSE i.v OR b.v END AS hv
-                FROM (SELECT DISTINCT ON (k) * FROM public.keytide_key_rows($1) WHERE top <= $2 ORDER BY k, a DESC) r
+                FROM (SELECT DISTINCT ON (k COLLATE "C") * FROM unnest($1) l
+                      WHERE top <= $2 AND NOT EXISTS (SELECT 1 FROM unnest($4) AS one (name) WHERE one.name = l.k)
+                      ORDER BY k COLLATE "C", a DESC) r
                 JOIN public.%1$I c ON c.api_key = r.k
                 -- What the row means: of one that nobody has touched since the schema came, its status says so.
                 CROSS JOIN LATERAL (
@@ -153,57 +160,68 @@ BEGIN
                         CASE WHEN r.he >= p.added THEN r.hs ELSE 0 END AS s, r.he >= p.added AND r.hv AS v
                 ) i
             ) m
-        ) n
-        WHERE t.api_key = n.api_key
-          AND (t.added_v, t.username, t.username_v, t.note, t.note_v, t.expires_at, t.expires_v, t.weight, t.weight_v,
-               t.enabled, t.enabled_v, t.disabled_until, t.disabled_v, coalesce(t.health_epoch, t.added_v), t.failed_until,
-               t.fail_cause, coalesce(t.consecutive_failures, 0), t.auth_failures, t.server_failures, t.needs_verification)
-              IS DISTINCT FROM
-              (n.added, n.u, n.uv, n.n, n.nv, n.x, n.xv, n.w, n.wv, n.e, n.ev, n.d, n.dv, coalesce(n.he, n.added), n.hf,
-               n.hc, n.hn, n.ha, n.hs, n.hv)$q$, stream || '_keys') USING list, ahead, installed;
+        ), done AS (
+            UPDATE public.%1$I t
+            SET added_v = n.added, username = n.u, username_v = n.uv, note = n.n, note_v = n.nv, expires_at = n.x,
+                expires_v = n.xv, weight = n.w, weight_v = n.wv, enabled = n.e, enabled_v = n.ev, disabled_until = n.d,
+                disabled_v = n.dv, health_epoch = n.he, failed_until = n.hf, fail_cause = n.hc, consecutive_failures = n.hn,
+                auth_failures = n.ha, server_failures = n.hs, needs_verification = n.hv, status = n.status,
+                state_xid = pg_current_xact_id()
+            FROM n
+            WHERE t.api_key = n.api_key
+              AND (t.added_v, t.username, t.username_v, t.note, t.note_v, t.expires_at, t.expires_v, t.weight, t.weight_v,
+                   t.enabled, t.enabled_v, t.disabled_until, t.disabled_v, coalesce(t.health_epoch, t.added_v), t.failed_until,
+                   t.fail_cause, coalesce(t.consecutive_failures, 0), t.auth_failures, t.server_failures, t.needs_verification)
+                  IS DISTINCT FROM
+                  (n.added, n.u, n.uv, n.n, n.nv, n.x, n.xv, n.w, n.wv, n.e, n.ev, n.d, n.dv, coalesce(n.he, n.added), n.hf,
+                   n.hc, n.hn, n.ha, n.hs, n.hv)
+            RETURNING t.api_key, t.consecutive_failures
+        )
+        UPDATE public.%2$I s SET consecutive_failures = d.consecutive_failures
+        FROM done d
+        WHERE s.api_key = d.api_key AND s.consecutive_failures IS DISTINCT FROM d.consecutive_failures$q$,
+        stream || '_keys', stream || '_key_stats') USING list, ahead, installed, made;
 
     EXECUTE format($q$
-        UPDATE public.%1$I s SET consecutive_failures = k.consecutive_failures
-        FROM public.%2$I k
-        WHERE k.api_key = s.api_key AND s.api_key IN (SELECT public.keytide_text(v -> 'k', 2000) FROM public.keytide_list($1))
-          AND s.consecutive_failures IS DISTINCT FROM k.consecutive_failures$q$, stream || '_key_stats', stream || '_keys')
-    USING list;
-
-    EXECUTE format($q$
-        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM public.keytide_list($1) r
-        WHERE r.pos <> ALL ($2)
-          AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.api_key = public.keytide_text(r.v -> 'k', 2000))$q$, stream || '_keys')
-    INTO gone USING list, clock;
+        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM unnest($1) r
+        WHERE r.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.api_key = r.k)$q$, stream || '_keys')
+    INTO gone USING list, ahead;
     RETURN gone;
 END $$;
 
 -- Tokens, as keys.
-CREATE OR REPLACE FUNCTION public.keytide_apply_tokens(stream text, list jsonb, ahead bigint, clock bigint[]) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION public.keytide_apply_tokens(stream text, list public.keytide_token_row[], ahead bigint) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     gone bigint[];
+    made text[];
     secret text;
 BEGIN
-    FOR secret IN EXECUTE format($q$
+    IF EXISTS (SELECT 1 FROM unnest(list) r WHERE r.add) THEN
+        EXECUTE format($q$
         WITH made AS (INSERT INTO public.%1$I (token, created_at, name, expires_at, allowed_models, requests_per_minute, name_v,
             expires_v, models_v, rpm_v, added_v, request_count, state_xid, stats_xid)
         SELECT DISTINCT ON (r.k COLLATE "C") r.k, coalesce(r.c, now()), r.n, r.x, r.m, r.r,
             CASE WHEN r.nv > r.a THEN r.nv END, CASE WHEN r.xv > r.a THEN r.xv END, CASE WHEN r.mv > r.a THEN r.mv END,
             CASE WHEN r.rv > r.a THEN r.rv END, r.a, 0, pg_current_xact_id(), pg_current_xact_id()
-        FROM public.keytide_token_rows((SELECT jsonb_agg(v) FROM public.keytide_list($2) WHERE v -> 'add' = 'true')) r
-        LEFT JOIN public.keytide_tombstones t
-            ON t.stream = $1 AND t.kind = 'token' AND t.id = public.keytide_digest(r.k)
+        FROM unnest($2) r
+        LEFT JOIN public.keytide_tombstones t ON t.stream = $1 AND t.kind = 'token' AND t.id = r.id
         WHERE r.add AND r.k <> '' AND octet_length(r.k) <= 2000 AND r.top <= $3 AND r.a > coalesce(t.version, -1)
             AND NOT EXISTS (SELECT 1 FROM public.%1$I c WHERE c.token = r.k)
         ORDER BY r.k COLLATE "C", r.a DESC
         ON CONFLICT (token) DO NOTHING RETURNING token)
-        SELECT m.token FROM made m CROSS JOIN LATERAL (SELECT public.keytide_digest(m.token) AS id) d
-        WHERE EXISTS (SELECT 1 FROM public.keytide_tombstones t WHERE t.stream = $1 AND t.kind = 'token' AND t.id = d.id)
-           OR EXISTS (SELECT 1 FROM public.keytide_retired t WHERE t.stream = $1 AND t.kind = 'token' AND t.id = d.id)
-        ORDER BY m.token COLLATE "C"$q$, stream || '_client_tokens') USING stream, list, ahead
-    LOOP
-        PERFORM public.keytide_restore_token(stream, secret);
-    END LOOP;
+        SELECT coalesce(array_agg(token), '{}') FROM made$q$, stream || '_client_tokens') INTO made USING stream, list, ahead;
+        FOR secret IN
+            SELECT DISTINCT r.k COLLATE "C" FROM unnest(list) r JOIN unnest(made) AS one (name) ON one.name = r.k
+            WHERE EXISTS (SELECT 1 FROM public.keytide_tombstones t
+                          WHERE t.stream = keytide_apply_tokens.stream AND t.kind = 'token' AND t.id = r.id)
+               OR EXISTS (SELECT 1 FROM public.keytide_retired t
+                          WHERE t.stream = keytide_apply_tokens.stream AND t.kind = 'token' AND t.id = r.id)
+            ORDER BY 1
+        LOOP
+            PERFORM public.keytide_restore_token(stream, secret);
+        END LOOP;
+    END IF;
 
     EXECUTE format($q$
         UPDATE public.%1$I t
@@ -219,7 +237,7 @@ BEGIN
                 nullif(greatest(r.mv, c.models_v, c.added_v, p.added), p.added) AS mv,
                 CASE WHEN r.rv > coalesce(c.rpm_v, c.added_v) THEN r.r ELSE c.requests_per_minute END AS r,
                 nullif(greatest(r.rv, c.rpm_v, c.added_v, p.added), p.added) AS rv
-            FROM (SELECT DISTINCT ON (k) * FROM public.keytide_token_rows($1) WHERE top <= $2 ORDER BY k, a DESC) r
+            FROM (SELECT DISTINCT ON (k COLLATE "C") * FROM unnest($1) WHERE top <= $2 ORDER BY k COLLATE "C", a DESC) r
             JOIN public.%1$I c ON c.token = r.k
             CROSS JOIN LATERAL (SELECT greatest(c.added_v, r.a) AS added) p
         ) n
@@ -230,9 +248,8 @@ BEGIN
     USING list, ahead;
 
     EXECUTE format($q$
-        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM public.keytide_list($1) r
-        WHERE r.pos <> ALL ($2)
-          AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.token = public.keytide_text(r.v -> 'k', 2000))$q$, stream || '_client_tokens')
-    INTO gone USING list, clock;
+        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM unnest($1) r
+        WHERE r.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.token = r.k)$q$, stream || '_client_tokens')
+    INTO gone USING list, ahead;
     RETURN gone;
 END $$;

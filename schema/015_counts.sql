@@ -3,7 +3,7 @@
 SET client_min_messages = warning;
 
 -- Counts of keys. Those whose key is not there go to the retired counts; returns their positions.
-CREATE OR REPLACE FUNCTION public.keytide_apply_key_stats(stream text, list jsonb, raise boolean) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION public.keytide_apply_key_stats(stream text, list public.keytide_sum_row[], raise boolean) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     gone bigint[];
@@ -20,17 +20,17 @@ BEGIN
                     t.total_requests, t.success_count, t.failure_count, r.s, r.f, r.o, $2)),
                 last_used = greatest(t.last_used, r.lu), last_success = greatest(t.last_success, r.ls),
                 last_failure = greatest(t.last_failure, r.lf), stats_xid = pg_current_xact_id()
-            FROM public.keytide_sum_rows($1, 'k', 2000) r WHERE t.api_key = r.id RETURNING t.api_key
+            FROM unnest($1) r WHERE t.api_key = r.id RETURNING t.api_key
         ) SELECT coalesce(array_agg(api_key), '{}') FROM done$q$, stream || '_key_stats') INTO done USING list, raise;
-    IF cardinality(done) = jsonb_array_length(list) THEN RETURN '{}'; END IF;
+    IF cardinality(done) = cardinality(list) THEN RETURN '{}'; END IF;
     EXECUTE format($q$
         WITH made AS (
             INSERT INTO public.%1$I AS t (api_key, total_requests, success_count, failure_count, success_rate, last_used,
                                         last_success, last_failure, consecutive_failures, stats_xid)
             SELECT r.id, r.s + r.f + r.o, r.s, r.f, public.keytide_rate(r.s, r.s + r.f + r.o), r.lu, r.ls, r.lf,
                    k.consecutive_failures, pg_current_xact_id()
-            FROM public.keytide_sum_rows($1, 'k', 2000) r JOIN public.%2$I k ON k.api_key = r.id
-            WHERE r.id <> ALL ($2) ORDER BY r.id COLLATE "C"
+            FROM unnest($1) r JOIN public.%2$I k ON k.api_key = r.id
+            WHERE NOT EXISTS (SELECT 1 FROM unnest($2) AS one (name) WHERE one.name = r.id) ORDER BY r.id COLLATE "C"
             ON CONFLICT (api_key) DO UPDATE
             SET success_count = public.keytide_more(t.success_count, excluded.success_count, $3),
                 failure_count = public.keytide_more(t.failure_count, excluded.failure_count, $3),
@@ -43,21 +43,25 @@ BEGIN
             RETURNING t.api_key
         ) SELECT coalesce(array_agg(api_key), '{}') FROM made$q$, stream || '_key_stats', stream || '_keys')
     INTO made USING list, done, raise;
-    DELETE FROM public.keytide_tombstones t
-    WHERE t.stream = keytide_apply_key_stats.stream AND t.kind = 'key_stats'
-      AND t.id IN (SELECT public.keytide_digest(m) FROM unnest(made) m);
+    IF EXISTS (SELECT 1 FROM public.keytide_tombstones t
+               WHERE t.stream = keytide_apply_key_stats.stream AND t.kind = 'key_stats') THEN
+        DELETE FROM public.keytide_tombstones t
+        WHERE t.stream = keytide_apply_key_stats.stream AND t.kind = 'key_stats'
+          AND t.id IN (SELECT public.keytide_digest(m) FROM unnest(made) AS m);
+    END IF;
+    IF cardinality(done) + cardinality(made) = cardinality(list) THEN RETURN '{}'; END IF;
     SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') INTO gone
-    FROM public.keytide_sum_rows(list, 'k', 2000) r WHERE r.id <> ALL (done || made);
+    FROM unnest(list) r WHERE NOT EXISTS (SELECT 1 FROM unnest(done || made) AS one (name) WHERE one.name = r.id);
     IF NOT raise AND cardinality(gone) > 0 THEN
         PERFORM public.keytide_retire(stream, 'key', public.keytide_digest(r.id), r.s + r.f + r.o, r.s, r.f, 0, 0, r.lu,
                                       r.ls, r.lf)
-        FROM (SELECT * FROM public.keytide_sum_rows(list, 'k', 2000) r WHERE r.pos = ANY (gone)
+        FROM (SELECT * FROM unnest(list) r WHERE r.pos = ANY (gone)
               ORDER BY public.keytide_digest(r.id)) r;
     END IF;
     RETURN gone;
 END $$;
 
-CREATE OR REPLACE FUNCTION public.keytide_apply_token_stats(stream text, list jsonb, raise boolean) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION public.keytide_apply_token_stats(stream text, list public.keytide_sum_row[], raise boolean) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     gone bigint[];
@@ -72,28 +76,29 @@ BEGIN
                 prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $2),
                 completion_tokens = public.keytide_more(t.completion_tokens, r.q, $2),
                 last_used = greatest(t.last_used, r.lu), stats_xid = pg_current_xact_id()
-            FROM public.keytide_sum_rows($1, 'k', 2000) r WHERE t.token = r.id RETURNING t.token
+            FROM unnest($1) r WHERE t.token = r.id RETURNING t.token
         ) SELECT coalesce(array_agg(token), '{}') FROM done$q$, stream || '_client_tokens') INTO done USING list, raise;
+    IF cardinality(done) = cardinality(list) THEN RETURN '{}'; END IF;
     SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') INTO gone
-    FROM public.keytide_sum_rows(list, 'k', 2000) r WHERE r.id <> ALL (done);
+    FROM unnest(list) r WHERE NOT EXISTS (SELECT 1 FROM unnest(done) AS one (name) WHERE one.name = r.id);
     IF NOT raise AND cardinality(gone) > 0 THEN
         PERFORM public.keytide_retire(stream, 'token', public.keytide_digest(r.id), r.s + r.f + r.o, r.s, r.f, r.p, r.q,
                                       r.lu, NULL, NULL)
-        FROM (SELECT * FROM public.keytide_sum_rows(list, 'k', 2000) r WHERE r.pos = ANY (gone)
+        FROM (SELECT * FROM unnest(list) r WHERE r.pos = ANY (gone)
               ORDER BY public.keytide_digest(r.id)) r;
     END IF;
     RETURN gone;
 END $$;
 
 -- Counts of models. Whatever a model is called, it has a row.
-CREATE OR REPLACE FUNCTION public.keytide_apply_models(stream text, provider text, list jsonb, raise boolean) RETURNS void
+CREATE OR REPLACE FUNCTION public.keytide_apply_models(stream text, provider text, list public.keytide_sum_row[], raise boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     done bigint;
     target text := stream || '_model_stats';
 BEGIN
     EXECUTE format($q$
-        SELECT 1 FROM public.%I WHERE provider = $2 AND model IN (SELECT id FROM public.keytide_sum_rows($1, 'm', 500))
+        SELECT 1 FROM public.%I WHERE provider = $2 AND model IN (SELECT id FROM unnest($1))
         ORDER BY model COLLATE "C" FOR UPDATE$q$, target) USING list, provider;
     EXECUTE format($q$
         UPDATE public.%I t
@@ -103,16 +108,16 @@ BEGIN
             prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $3),
             completion_tokens = public.keytide_more(t.completion_tokens, r.q, $3),
             last_used = greatest(t.last_used, r.lu), stats_xid = pg_current_xact_id()
-        FROM public.keytide_sum_rows($1, 'm', 500) r WHERE t.provider = $2 AND t.model = r.id$q$, target)
+        FROM unnest($1) r WHERE t.provider = $2 AND t.model = r.id$q$, target)
     USING list, provider, raise;
     GET DIAGNOSTICS done = ROW_COUNT;
-    IF done = jsonb_array_length(list) THEN RETURN; END IF;
+    IF done = cardinality(list) THEN RETURN; END IF;
     EXECUTE format($q$
         WITH made AS (
             INSERT INTO public.%1$I AS t (provider, model, total_requests, success_count, failure_count, prompt_tokens,
                                           completion_tokens, last_used, stats_xid)
             SELECT $2, r.id, r.s + r.f + r.o, r.s, r.f, r.p, r.q, r.lu, pg_current_xact_id()
-            FROM public.keytide_sum_rows($1, 'm', 500) r
+            FROM unnest($1) r
             WHERE NOT EXISTS (SELECT 1 FROM public.%1$I c WHERE c.provider = $2 AND c.model = r.id)
             ORDER BY r.id COLLATE "C"
             ON CONFLICT (provider, model) DO UPDATE
@@ -128,7 +133,7 @@ BEGIN
 END $$;
 
 -- Counts of models by the hour. Returns the positions of those that are no longer kept, or lie days ahead.
-CREATE OR REPLACE FUNCTION public.keytide_apply_hours(stream text, provider text, list jsonb, raise boolean) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION public.keytide_apply_hours(stream text, provider text, list public.keytide_sum_row[], raise boolean) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     target text := stream || '_model_hourly';
@@ -138,7 +143,7 @@ BEGIN
     EXECUTE format($q$
         SELECT 1 FROM public.%I t
         WHERE provider = $2 AND (hour, model) IN (
-            SELECT 'epoch'::timestamptz + h * '1 hour'::interval, id FROM public.keytide_sum_rows($1, 'm', 500)
+            SELECT 'epoch'::timestamptz + h * '1 hour'::interval, id FROM unnest($1)
             WHERE h BETWEEN $3 AND $4)
         ORDER BY hour, model COLLATE "C" FOR UPDATE$q$, target) USING list, provider, oldest, latest;
     EXECUTE format($q$
@@ -147,7 +152,7 @@ BEGIN
             requests = public.keytide_total(t.requests, t.success, t.failure, r.s, r.f, r.o, $3),
             prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $3),
             completion_tokens = public.keytide_more(t.completion_tokens, r.q, $3), stats_xid = pg_current_xact_id()
-        FROM public.keytide_sum_rows($1, 'm', 500) r
+        FROM unnest($1) r
         WHERE r.h BETWEEN $4 AND $5 AND t.provider = $2 AND t.model = r.id
           AND t.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval$q$, target)
     USING list, provider, raise, oldest, latest;
@@ -156,7 +161,7 @@ BEGIN
                                       created_at, stats_xid)
         SELECT $2, r.id, 'epoch'::timestamptz + r.h * '1 hour'::interval, r.s + r.f + r.o, r.s, r.f, r.p, r.q, now(),
                pg_current_xact_id()
-        FROM public.keytide_sum_rows($1, 'm', 500) r
+        FROM unnest($1) r
         WHERE r.h BETWEEN $4 AND $5 AND NOT EXISTS (
             SELECT 1 FROM public.%1$I c
             WHERE c.provider = $2 AND c.model = r.id AND c.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval)
@@ -169,12 +174,12 @@ BEGIN
             completion_tokens = public.keytide_more(t.completion_tokens, excluded.completion_tokens, $3),
             stats_xid = excluded.stats_xid$q$, target)
     USING list, provider, raise, oldest, latest;
-    RETURN ARRAY(SELECT r.pos FROM public.keytide_sum_rows(list, 'm', 500) r
+    RETURN ARRAY(SELECT r.pos FROM unnest(list) r
                  WHERE (r.h BETWEEN oldest AND latest) IS NOT TRUE ORDER BY r.pos);
 END $$;
 
 -- All requests. Last, since everybody wants this row.
-CREATE OR REPLACE FUNCTION public.keytide_apply_global(stream text, list jsonb, raise boolean) RETURNS void
+CREATE OR REPLACE FUNCTION public.keytide_apply_global(stream text, list public.keytide_sum_row[], raise boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     done bigint;
@@ -187,14 +192,14 @@ BEGIN
             prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $2),
             completion_tokens = public.keytide_more(t.completion_tokens, r.q, $2),
             last_used = greatest(t.last_used, r.lu), updated_at = now(), stats_xid = pg_current_xact_id()
-        FROM public.keytide_sum_rows($1, 'id', 1) r WHERE t.id = 'global'$q$, stream || '_global_stats') USING list, raise;
+        FROM unnest($1) r WHERE t.id = 'global'$q$, stream || '_global_stats') USING list, raise;
     GET DIAGNOSTICS done = ROW_COUNT;
     IF done > 0 THEN RETURN; END IF;
     EXECUTE format($q$
         INSERT INTO public.%I AS t (id, total_requests, success_count, failure_count, prompt_tokens, completion_tokens,
                                     last_used, updated_at, stats_xid)
         SELECT 'global', r.s + r.f + r.o, r.s, r.f, r.p, r.q, r.lu, now(), pg_current_xact_id()
-        FROM public.keytide_sum_rows($1, 'id', 1) r
+        FROM unnest($1) r
         ON CONFLICT (id) DO UPDATE
         SET success_count = public.keytide_more(t.success_count, excluded.success_count, $2),
             failure_count = public.keytide_more(t.failure_count, excluded.failure_count, $2),

@@ -10,71 +10,103 @@ DECLARE
     gone jsonb := '[]';
     clock jsonb := '[]';
     expired jsonb := '[]';
+    keys public.keytide_key_row[] := '{}';
+    tokens public.keytide_token_row[] := '{}';
+    key_stats public.keytide_sum_row[];
+    token_stats public.keytide_sum_row[];
+    models public.keytide_sum_row[];
+    hours public.keytide_sum_row[];
+    totals public.keytide_sum_row[];
+    -- The rows to lock: of keys also those whose statistics have to be made.
+    lock_keys text[];
+    lock_tokens text[];
+    lock_stats text[];
+    fresh text[] := '{}';
     gone_keys text[] := '{}';
     gone_tokens text[] := '{}';
-    late bigint[];
+    goes boolean;
     moves boolean;
-    one text;
 BEGIN
     -- Only lists of rows are read on.
     IF jsonb_typeof(batch) IS DISTINCT FROM 'object' THEN batch := '{}'; END IF;
-    FOREACH one IN ARRAY '{gone,keys,tokens,key_stats,token_stats,models,hours}'::text[] LOOP
-        IF jsonb_typeof(batch -> one) IS DISTINCT FROM 'array' OR batch -> one = '[]' THEN
-            batch := batch - one;
-        END IF;
-    END LOOP;
-
-    -- Whoever makes rows, deletes them, or counts for such as are not there, does so one after another: the counts of
-    -- a key and those retired of it would else pass each other by.
-    EXECUTE format($q$
-        SELECT $1 ? 'gone'
-            OR EXISTS (SELECT 1 FROM public.keytide_list($1 -> 'keys') WHERE v -> 'add' = 'true')
-            OR EXISTS (SELECT 1 FROM public.keytide_list($1 -> 'tokens') WHERE v -> 'add' = 'true')
-            OR EXISTS (SELECT 1 FROM public.keytide_list($1 -> 'key_stats') r
-                       WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.api_key = r.v ->> 'k'))
-            OR EXISTS (SELECT 1 FROM public.keytide_list($1 -> 'token_stats') r
-                       WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.token = r.v ->> 'k'))$q$,
-        stream || '_keys', stream || '_client_tokens') INTO moves USING batch;
-    IF moves THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended('keytide ' || stream, 0));
-    END IF;
-    IF batch ? 'gone' THEN
-        EXECUTE format($q$SELECT coalesce(array_agg(api_key), '{}') FROM public.%I WHERE public.keytide_digest(api_key) IN (
-            SELECT v ->> 'id' FROM public.keytide_list($1) WHERE v ->> 't' = 'key')$q$, stream || '_keys')
-        INTO gone_keys USING batch -> 'gone';
-        EXECUTE format($q$SELECT coalesce(array_agg(token), '{}') FROM public.%I WHERE public.keytide_digest(token) IN (
-            SELECT v ->> 'id' FROM public.keytide_list($1) WHERE v ->> 't' = 'token')$q$, stream || '_client_tokens')
-        INTO gone_tokens USING batch -> 'gone';
-    END IF;
-    PERFORM public.keytide_lock(stream, batch, gone_keys, gone_tokens);
-
-    IF batch ? 'gone' THEN
-        clock := clock || public.keytide_places('gone', public.keytide_apply_gone(stream, batch -> 'gone', ahead));
-    END IF;
     IF batch ? 'keys' THEN
-        late := ARRAY(SELECT pos FROM public.keytide_key_rows(batch -> 'keys') WHERE top > ahead ORDER BY pos);
-        clock := clock || public.keytide_places('keys', late);
-        gone := gone || public.keytide_places('keys', public.keytide_apply_keys(stream, batch -> 'keys', ahead, late));
+        keys := ARRAY(SELECT t FROM public.keytide_key_rows(batch -> 'keys') t);
     END IF;
     IF batch ? 'tokens' THEN
-        late := ARRAY(SELECT pos FROM public.keytide_token_rows(batch -> 'tokens') WHERE top > ahead ORDER BY pos);
-        clock := clock || public.keytide_places('tokens', late);
-        gone := gone || public.keytide_places('tokens', public.keytide_apply_tokens(stream, batch -> 'tokens', ahead, late));
+        tokens := ARRAY(SELECT t FROM public.keytide_token_rows(batch -> 'tokens') t);
     END IF;
-    IF batch ? 'key_stats' THEN
-        gone := gone || public.keytide_places('key_stats', public.keytide_apply_key_stats(stream, batch -> 'key_stats', raise));
-    END IF;
-    IF batch ? 'token_stats' THEN
-        gone := gone || public.keytide_places('token_stats', public.keytide_apply_token_stats(stream, batch -> 'token_stats', raise));
-    END IF;
-    IF batch ? 'models' THEN
-        PERFORM public.keytide_apply_models(stream, provider, batch -> 'models', raise);
-    END IF;
-    IF batch ? 'hours' THEN
-        expired := public.keytide_places('hours', public.keytide_apply_hours(stream, provider, batch -> 'hours', raise));
-    END IF;
+    key_stats := public.keytide_sums(batch -> 'key_stats', 'k', 2000);
+    token_stats := public.keytide_sums(batch -> 'token_stats', 'k', 2000);
+    models := public.keytide_sums(batch -> 'models', 'm', 500);
+    hours := public.keytide_sums(batch -> 'hours', 'm', 500);
     IF jsonb_typeof(batch -> 'global') = 'object' THEN
-        PERFORM public.keytide_apply_global(stream, jsonb_build_array(batch -> 'global'), raise);
+        totals := public.keytide_sums(jsonb_build_array(batch -> 'global'), 'id', 1);
+    END IF;
+    lock_keys := ARRAY(SELECT r.k FROM unnest(keys) r);
+    lock_tokens := ARRAY(SELECT r.k FROM unnest(tokens) r) || ARRAY(SELECT r.id FROM unnest(token_stats) r);
+    lock_stats := lock_keys || ARRAY(SELECT r.id FROM unnest(key_stats) r);
+    goes := EXISTS (SELECT 1 FROM public.keytide_list(batch -> 'gone'));
+    moves := goes OR EXISTS (SELECT 1 FROM unnest(keys) r WHERE r.add)
+        OR EXISTS (SELECT 1 FROM unnest(tokens) r WHERE r.add);
+
+    -- Whoever makes rows, deletes them, or counts for such as are not there, does so alone: the counts of a key and
+    -- those retired of it would else pass each other by. The others count side by side.
+    IF cardinality(key_stats) > 0 AND NOT moves THEN
+        EXECUTE format($q$
+            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.api_key = r.id))$q$,
+            stream || '_keys') INTO moves USING key_stats;
+    END IF;
+    IF cardinality(token_stats) > 0 AND NOT moves THEN
+        EXECUTE format($q$
+            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.token = r.id))$q$,
+            stream || '_client_tokens') INTO moves USING token_stats;
+    END IF;
+    IF moves THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended('keytide ' || stream, 0));
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared(hashtextextended('keytide ' || stream, 0));
+    END IF;
+    IF cardinality(key_stats) > 0 THEN
+        EXECUTE format($q$
+            SELECT ARRAY(SELECT r.id FROM unnest($1) r WHERE NOT EXISTS (SELECT 1 FROM public.%I s WHERE s.api_key = r.id))$q$,
+            stream || '_key_stats') INTO fresh USING key_stats;
+    END IF;
+    IF goes THEN
+        EXECUTE format($q$SELECT ARRAY(SELECT api_key FROM public.%I WHERE public.keytide_digest(api_key) IN (
+            SELECT v ->> 'id' FROM public.keytide_list($1) WHERE v ->> 't' = 'key'))$q$, stream || '_keys')
+        INTO gone_keys USING batch -> 'gone';
+        EXECUTE format($q$SELECT ARRAY(SELECT token FROM public.%I WHERE public.keytide_digest(token) IN (
+            SELECT v ->> 'id' FROM public.keytide_list($1) WHERE v ->> 't' = 'token'))$q$, stream || '_client_tokens')
+        INTO gone_tokens USING batch -> 'gone';
+    END IF;
+    PERFORM public.keytide_lock(stream, gone_keys || lock_keys || fresh, gone_tokens || lock_tokens, gone_keys || lock_stats);
+
+    IF goes THEN
+        clock := clock || public.keytide_places('gone', public.keytide_apply_gone(
+            stream, batch -> 'gone', ahead, gone_keys, gone_tokens));
+    END IF;
+    IF cardinality(keys) > 0 THEN
+        clock := clock || public.keytide_places('keys', ARRAY(SELECT r.pos FROM unnest(keys) r WHERE r.top > ahead));
+        gone := gone || public.keytide_places('keys', public.keytide_apply_keys(stream, keys, ahead));
+    END IF;
+    IF cardinality(tokens) > 0 THEN
+        clock := clock || public.keytide_places('tokens', ARRAY(SELECT r.pos FROM unnest(tokens) r WHERE r.top > ahead));
+        gone := gone || public.keytide_places('tokens', public.keytide_apply_tokens(stream, tokens, ahead));
+    END IF;
+    IF cardinality(key_stats) > 0 THEN
+        gone := gone || public.keytide_places('key_stats', public.keytide_apply_key_stats(stream, key_stats, raise));
+    END IF;
+    IF cardinality(token_stats) > 0 THEN
+        gone := gone || public.keytide_places('token_stats', public.keytide_apply_token_stats(stream, token_stats, raise));
+    END IF;
+    IF cardinality(models) > 0 THEN
+        PERFORM public.keytide_apply_models(stream, provider, models, raise);
+    END IF;
+    IF cardinality(hours) > 0 THEN
+        expired := public.keytide_places('hours', public.keytide_apply_hours(stream, provider, hours, raise));
+    END IF;
+    IF cardinality(totals) > 0 THEN
+        PERFORM public.keytide_apply_global(stream, totals, raise);
     END IF;
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'gone', nullif(gone, '[]'), 'expired', nullif(expired, '[]'), 'clock', nullif(clock, '[]')));
@@ -84,8 +116,10 @@ CREATE OR REPLACE FUNCTION public.keytide_places(list text, places bigint[]) RET
     SELECT coalesce(jsonb_agg(jsonb_build_array(list, p) ORDER BY p), '[]') FROM unnest(places) p
 $$;
 
+-- A batch goes to its rows by their keys, whatever the planner makes of tables it has no statistics of; with that, what
+-- little is read otherwise looks costly enough to be compiled.
 CREATE OR REPLACE FUNCTION public.keytide_push(request jsonb) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     me uuid;
     to_stream text := request ->> 'stream';

@@ -2,12 +2,13 @@
 
 SET client_min_messages = warning;
 
--- One list of a page: rows as JSON in order of their `place`, a text that orders bytewise.
+-- One list of a page: rows in order of their `place`, a text that orders bytewise, with commas between. They are text
+-- from the beginning, since jsonb would put a blank after every name and every comma of some thousand rows.
 -- A row belongs to it unless the cursor's snapshot saw its last change; for rows in the state lane the index on
 -- state_xid helps, since all that a snapshot did not see is at or above its xmin.
 CREATE OR REPLACE FUNCTION public.keytide_page(
     list text, stream text, provider text, cursor pg_snapshot, after text, most integer, installed timestamptz,
-    OUT rows jsonb, OUT many bigint, OUT last text
+    OUT rows text, OUT many bigint, OUT last text
 ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
     source text;
@@ -15,25 +16,24 @@ DECLARE
 BEGIN
     source := CASE list
     WHEN 'gone' THEN $q$
-        SELECT t.kind || ':' || t.id AS place, t.state_xid AS xid,
-            jsonb_build_object('t', t.kind, 'id', t.id, 'v', t.version) AS j
+        SELECT t.kind || ':' || t.id AS place,
+            row_to_json((SELECT j FROM (SELECT t.kind AS t, t.id AS id, t.version AS v) j)) AS j
         FROM public.keytide_tombstones t WHERE t.stream = $1$q$
     WHEN 'keys' THEN format($q$
-        SELECT t.api_key AS place, t.state_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
-            'k', t.api_key, 'a', t.added_v, 'c', public.keytide_ms(coalesce(t.created_at, $6)),
-            'u', CASE WHEN t.username NOT IN ('', 'N/A') THEN t.username END, 'uv', t.username_v,
-            'n', nullif(t.note, ''), 'nv', t.note_v, 'x', public.keytide_ms(p.x), 'xv', t.expires_v,
-            'w', CASE WHEN t.weight <> 1 THEN least(greatest(t.weight, 1), 65535) END, 'wv', t.weight_v,
-            'e', CASE WHEN NOT p.e THEN false END, 'ev', t.enabled_v,
-            'd', public.keytide_ms(t.disabled_until), 'dv', t.disabled_v,
-            'h', CASE WHEN t.health_epoch IS NOT NULL OR p.f IS NOT NULL OR t.consecutive_failures > 0 OR t.auth_failures > 0
-                        OR t.server_failures > 0 OR t.needs_verification
-                 THEN jsonb_build_object(
-                    'e', coalesce(t.health_epoch, t.added_v), 'f', public.keytide_ms(p.f), 'c', t.fail_cause,
-                    'n', CASE WHEN t.consecutive_failures > 0 THEN t.consecutive_failures END,
-                    'a', CASE WHEN t.auth_failures > 0 THEN t.auth_failures END,
-                    's', CASE WHEN t.server_failures > 0 THEN t.server_failures END,
-                    'v', CASE WHEN t.needs_verification THEN true END) END)) AS j
+        SELECT t.api_key AS place, row_to_json((SELECT j FROM (SELECT
+            t.api_key AS k, t.added_v AS a, public.keytide_ms(coalesce(t.created_at, $6)) AS c,
+            CASE WHEN t.username NOT IN ('', 'N/A') THEN t.username END AS u, t.username_v AS uv,
+            nullif(t.note, '') AS n, t.note_v AS nv, public.keytide_ms(p.x) AS x, t.expires_v AS xv,
+            CASE WHEN t.weight <> 1 THEN least(greatest(t.weight, 1), 65535) END AS w, t.weight_v AS wv,
+            CASE WHEN NOT p.e THEN false END AS e, t.enabled_v AS ev, public.keytide_ms(t.disabled_until) AS d, t.disabled_v AS dv,
+            CASE WHEN t.health_epoch IS NOT NULL OR p.f IS NOT NULL OR t.consecutive_failures > 0 OR t.auth_failures > 0
+                   OR t.server_failures > 0 OR t.needs_verification
+            THEN row_to_json((SELECT j FROM (SELECT
+                t.health_epoch AS e, public.keytide_ms(p.f) AS f, t.fail_cause AS c,
+                CASE WHEN t.consecutive_failures > 0 THEN t.consecutive_failures END AS n,
+                CASE WHEN t.auth_failures > 0 THEN t.auth_failures END AS a,
+                CASE WHEN t.server_failures > 0 THEN t.server_failures END AS s,
+                CASE WHEN t.needs_verification THEN true END AS v) j)) END AS h) j)) AS j
         FROM public.%I t
         -- What the row means: of one that nobody has touched since the schema came, its status says so.
         CROSS JOIN LATERAL (SELECT
@@ -42,55 +42,55 @@ BEGIN
             CASE WHEN t.enabled IS NULL AND t.status = 'failed' THEN coalesce(t.failed_until, $6 + '1 hour'::interval)
                  ELSE t.failed_until END AS f) p$q$, stream || '_keys')
     WHEN 'tokens' THEN format($q$
-        SELECT t.token AS place, t.state_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
-            'k', t.token, 'a', t.added_v, 'c', public.keytide_ms(coalesce(t.created_at, $6)), 'n', nullif(t.name, ''),
-            'nv', t.name_v, 'x', public.keytide_ms(t.expires_at), 'xv', t.expires_v,
-            'm', public.keytide_names(t.allowed_models), 'mv', t.models_v,
-            'r', CASE WHEN t.requests_per_minute >= 0 THEN t.requests_per_minute END, 'rv', t.rpm_v)) AS j
+        SELECT t.token AS place, row_to_json((SELECT j FROM (SELECT
+            t.token AS k, t.added_v AS a, public.keytide_ms(coalesce(t.created_at, $6)) AS c, nullif(t.name, '') AS n,
+            t.name_v AS nv, public.keytide_ms(t.expires_at) AS x, t.expires_v AS xv,
+            public.keytide_names(t.allowed_models) AS m, t.models_v AS mv,
+            CASE WHEN t.requests_per_minute >= 0 THEN t.requests_per_minute END AS r, t.rpm_v AS rv) j)) AS j
         FROM public.%I t$q$, stream || '_client_tokens')
     WHEN 'key_stats' THEN format($q$
-        SELECT t.api_key AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
-            'k', t.api_key, 's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
-            'o', nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0),
-            'lu', public.keytide_ms(t.last_used), 'ls', public.keytide_ms(t.last_success),
-            'lf', public.keytide_ms(t.last_failure))) AS j
+        SELECT t.api_key AS place, row_to_json((SELECT j FROM (SELECT
+            t.api_key AS k, nullif(t.success_count, 0) AS s, nullif(t.failure_count, 0) AS f,
+            nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0) AS o,
+            public.keytide_ms(t.last_used) AS lu, public.keytide_ms(t.last_success) AS ls,
+            public.keytide_ms(t.last_failure) AS lf) j)) AS j
         FROM public.%I t$q$, stream || '_key_stats')
     WHEN 'token_stats' THEN format($q$
-        SELECT t.token AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
-            'k', t.token, 's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
-            'o', nullif(greatest(t.request_count - t.success_count - t.failure_count, 0), 0),
-            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0), 'lu', public.keytide_ms(t.last_used))) AS j
+        SELECT t.token AS place, row_to_json((SELECT j FROM (SELECT
+            t.token AS k, nullif(t.success_count, 0) AS s, nullif(t.failure_count, 0) AS f,
+            nullif(greatest(t.request_count - t.success_count - t.failure_count, 0), 0) AS o,
+            nullif(t.prompt_tokens, 0) AS p, nullif(t.completion_tokens, 0) AS q, public.keytide_ms(t.last_used) AS lu) j)) AS j
         FROM public.%I t$q$, stream || '_client_tokens')
     WHEN 'models' THEN format($q$
-        SELECT t.model AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
-            'm', t.model, 's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
-            'o', nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0),
-            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0), 'lu', public.keytide_ms(t.last_used))) AS j
+        SELECT t.model AS place, row_to_json((SELECT j FROM (SELECT
+            t.model AS m, nullif(t.success_count, 0) AS s, nullif(t.failure_count, 0) AS f,
+            nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0) AS o,
+            nullif(t.prompt_tokens, 0) AS p, nullif(t.completion_tokens, 0) AS q, public.keytide_ms(t.last_used) AS lu) j)) AS j
         FROM public.%I t WHERE t.provider = $2$q$, stream || '_model_stats')
     WHEN 'hours' THEN format($q$
-        SELECT lpad(p.h::text, 10, '0') || ':' || t.model AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
-            'h', p.h, 'm', t.model, 's', nullif(t.success, 0), 'f', nullif(t.failure, 0),
-            'o', nullif(greatest(t.requests - coalesce(t.success, 0) - coalesce(t.failure, 0), 0), 0),
-            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0))) AS j
+        SELECT lpad(p.h::text, 10, '0') || ':' || t.model AS place, row_to_json((SELECT j FROM (SELECT
+            p.h AS h, t.model AS m, nullif(t.success, 0) AS s, nullif(t.failure, 0) AS f,
+            nullif(greatest(t.requests - coalesce(t.success, 0) - coalesce(t.failure, 0), 0), 0) AS o,
+            nullif(t.prompt_tokens, 0) AS p, nullif(t.completion_tokens, 0) AS q) j)) AS j
         FROM public.%I t
         CROSS JOIN LATERAL (SELECT public.keytide_ms(t.hour) / 3600000 AS h) p
         WHERE t.provider = $2 AND t.model IS NOT NULL AND p.h BETWEEN 0 AND 4294967295$q$, stream || '_model_hourly')
     WHEN 'global' THEN format($q$
-        SELECT t.id AS place, t.stats_xid AS xid, jsonb_strip_nulls(jsonb_build_object(
-            's', nullif(t.success_count, 0), 'f', nullif(t.failure_count, 0),
-            'o', nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0),
-            'p', nullif(t.prompt_tokens, 0), 'q', nullif(t.completion_tokens, 0), 'lu', public.keytide_ms(t.last_used))) AS j
+        SELECT t.id AS place, row_to_json((SELECT j FROM (SELECT
+            nullif(t.success_count, 0) AS s, nullif(t.failure_count, 0) AS f,
+            nullif(greatest(t.total_requests - coalesce(t.success_count, 0) - coalesce(t.failure_count, 0), 0), 0) AS o,
+            nullif(t.prompt_tokens, 0) AS p, nullif(t.completion_tokens, 0) AS q, public.keytide_ms(t.last_used) AS lu) j)) AS j
         FROM public.%I t WHERE t.id = 'global'$q$, stream || '_global_stats')
     WHEN 'streams' THEN $q$
-        SELECT t.instance::text AS place, t.stats_xid AS xid,
-            jsonb_build_object('i', t.instance, 's', t.last_seq, 'g', t.digest) AS j
+        SELECT t.instance::text AS place,
+            row_to_json((SELECT j FROM (SELECT t.instance AS i, t.last_seq AS s, t.digest AS g) j)) AS j
         FROM public.keytide_streams t WHERE t.stream = $1 AND t.last_seq > 0$q$
     END;
     -- The conditions go in where the planner can use them.
     source := source || CASE WHEN source LIKE '%WHERE%' AND list NOT IN ('keys') THEN ' AND ' ELSE ' WHERE ' END
         || format('($3 IS NULL OR NOT pg_visible_in_snapshot(t.%1$I, $3) AND t.%1$I >= pg_snapshot_xmin($3))', lane);
     EXECUTE format($q$
-        SELECT coalesce(jsonb_agg(j ORDER BY place COLLATE "C"), '[]'), count(*), max(place COLLATE "C")
+        SELECT string_agg(json_strip_nulls(j)::text, ',' ORDER BY place COLLATE "C"), count(*), max(place COLLATE "C")
         FROM (SELECT place, j FROM (%s) r WHERE $4 IS NULL OR place COLLATE "C" > $4 ORDER BY place COLLATE "C" LIMIT $5) p$q$, source)
     INTO rows, many, last USING stream, provider, cursor, after, most, installed;
 END $$;
@@ -107,7 +107,7 @@ CREATE OR REPLACE FUNCTION public.keytide_names(list jsonb) RETURNS jsonb LANGUA
         (SELECT jsonb_agg(v) FROM jsonb_array_elements(list) v WHERE jsonb_typeof(v) = 'string') END
 $$;
 
-CREATE OR REPLACE FUNCTION public.keytide_pull(request jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION public.keytide_pull(request jsonb) RETURNS json
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     me uuid;
@@ -115,9 +115,9 @@ DECLARE
     held record;
     ask jsonb;
     page jsonb;
-    pages jsonb := '[]';
+    pages text[] := '{}';
     lists text[];
-    rows jsonb;
+    rows text[];
     next jsonb;
     part record;
     missing jsonb := '{}';
@@ -128,8 +128,8 @@ DECLARE
     of_stream text;
 BEGIN
     IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
-        RETURN public.keytide_greeting() || jsonb_build_object(
-            'status', 'unsupported', 'snapshot', pg_current_snapshot()::text, 'pages', '[]'::jsonb);
+        RETURN (public.keytide_greeting() || jsonb_build_object(
+            'status', 'unsupported', 'snapshot', pg_current_snapshot()::text, 'pages', '[]'::jsonb))::json;
     END IF;
     me := (request ->> 'instance')::uuid;
     SELECT installed_at, swept INTO settings FROM public.keytide_settings;
@@ -141,7 +141,7 @@ BEGIN
                 of_stream !~ '^[a-z][a-z0-9_]{0,40}$' OR NOT public.keytide_has_tables(of_stream));
         END IF;
         IF missing -> of_stream = 'true' THEN
-            pages := pages || (page || '{"missing": true}');
+            pages := pages || (page || '{"missing": true}')::text;
             CONTINUE;
         END IF;
         SELECT s.last_seq, s.digest, s.answer INTO held
@@ -161,8 +161,7 @@ BEGIN
             part := public.keytide_page(lists[at], of_stream, ask ->> 'provider', cursor, after, lefts, settings.installed_at);
             after := NULL;
             IF part.many > 0 THEN
-                rows := rows || jsonb_build_object(
-                    lists[at], CASE WHEN lists[at] = 'global' THEN part.rows -> 0 ELSE part.rows END);
+                rows := rows || format(CASE WHEN lists[at] = 'global' THEN '"%s":%s' ELSE '"%s":[%s]' END, lists[at], part.rows);
             END IF;
             lefts := lefts - part.many;
             IF lefts <= 0 THEN
@@ -171,8 +170,9 @@ BEGIN
                 EXIT;
             END IF;
         END LOOP;
-        pages := pages || (page || jsonb_build_object('rows', rows, 'next', next));
+        page := page || jsonb_build_object('next', next);
+        pages := pages || format('%s,"rows":{%s}}', left(page::text, -1), array_to_string(rows, ','));
     END LOOP;
-    RETURN public.keytide_greeting() || jsonb_build_object(
-        'status', 'ok', 'snapshot', pg_current_snapshot()::text, 'pages', pages);
+    page := public.keytide_greeting() || jsonb_build_object('status', 'ok', 'snapshot', pg_current_snapshot()::text);
+    RETURN format('%s,"pages":[%s]}', left(page::text, -1), array_to_string(pages, ','))::json;
 END $$;

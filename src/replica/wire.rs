@@ -16,7 +16,7 @@ pub const PROTOCOL: u32 = 1;
 /// The layout that `schema/` makes, as the hub's settings tell it.
 pub const SCHEMA: u32 = 1;
 
-/// The functions of the hub. Each takes one `jsonb` named `request` and returns one `jsonb`.
+/// The functions of the hub. Each takes one `jsonb` named `request` and returns one JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Function {
     Hello,
@@ -183,7 +183,9 @@ pub struct KeyRow {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealthRow {
-    /// Epoch: the version of the last reset. A later epoch replaces all, within one the maxima hold.
+    /// Epoch: the version of the last reset; absent: that of the key's `a`. A later epoch replaces all, within one the
+    /// maxima hold.
+    #[serde(skip_serializing_if = "is_default")]
     pub e: Version,
     /// Failed until.
     #[serde(skip_serializing_if = "is_default")]

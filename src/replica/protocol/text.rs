@@ -95,7 +95,7 @@ fn health_row(health: &Health, added: Version, shift: Shift) -> Option<HealthRow
         Cause::Server => Some("server"),
     };
     Some(HealthRow {
-        e: health.epoch,
+        e: stamp(health.epoch, added).unwrap_or_default(),
         f: shift.out(health.failed_until),
         c: cause.map(str::to_owned),
         n: health.consecutive_failures,
@@ -126,7 +126,7 @@ fn health(row: Option<&HealthRow>, added: Version, shift: Shift) -> Health {
         auth_failures: row.a,
         server_failures: row.s,
         needs_verification: row.v,
-        epoch: row.e,
+        epoch: if row.e == Version::default() { added } else { row.e },
     };
     of_age(health, added)
 }

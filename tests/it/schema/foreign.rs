@@ -309,3 +309,57 @@ async fn a_program_with_rights_on_its_tables_alone_goes_on_working() {
     let anon = cluster.connect("hub", "anon").await;
     assert!(anon.simple_query("SELECT * FROM ollama_api_keys").await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_write_a_table_needs_no_rights_on_ours() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (cluster, client) = hub().await;
+    let tables = "ollama_api_keys, ollama_api_key_stats, ollama_api_client_tokens, ollama_api_global_stats,
+        ollama_api_model_stats, ollama_api_model_hourly";
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE legacy LOGIN BYPASSRLS; GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {tables} TO legacy;
+             GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO legacy"
+        ))
+        .await
+        .unwrap();
+    let legacy = cluster.connect("hub", "legacy").await;
+    let write = async |sql: &str| {
+        legacy.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    };
+    for (insert, update, table) in [
+        ("(api_key) VALUES ('k'), ('kept')", "username = 'u'", "ollama_api_keys"),
+        ("(api_key, total_requests) VALUES ('k', 9)", "total_requests = 4", "ollama_api_key_stats"),
+        ("(token) VALUES ('t')", "name = 'n'", "ollama_api_client_tokens"),
+        ("(id, total_requests) VALUES ('global', 9)", "total_requests = 4", "ollama_api_global_stats"),
+        ("(model, total_requests) VALUES ('m', 9)", "total_requests = 4", "ollama_api_model_stats"),
+        ("(model, hour, requests) VALUES ('m', now(), 9)", "requests = 4", "ollama_api_model_hourly"),
+    ] {
+        write(&format!("INSERT INTO {table} {insert}")).await;
+        write(&format!("UPDATE {table} SET {update}")).await;
+    }
+    let buried = "SELECT kind, id FROM keytide_tombstones ORDER BY kind";
+    assert_eq!(rows(&client, buried).await, "");
+    for delete in [
+        "ollama_api_model_hourly",
+        "ollama_api_model_stats",
+        "ollama_api_global_stats",
+        "ollama_api_client_tokens",
+        "ollama_api_key_stats",
+        "ollama_api_keys WHERE api_key = 'k'",
+    ] {
+        write(&format!("DELETE FROM {delete}")).await;
+    }
+    let (key, token) = (digest(&client, "k").await, digest(&client, "t").await);
+    assert_eq!(
+        rows(&client, buried).await,
+        format!("global|global\nkey|{key}\nkey_stats|{key}\nmodel|m\ntoken|{token}")
+    );
+    write(&format!("TRUNCATE {tables}")).await;
+    assert_eq!(rows(&client, "SELECT count(*) FROM keytide_tombstones WHERE kind = 'key'").await, "2");
+    let open = "SELECT DISTINCT p.proname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE t.tgname LIKE 'keytide%' AND NOT (p.prosecdef AND p.proconfig @> '{\"search_path=\\\"\\\"\"}')";
+    assert_eq!(rows(&client, open).await, "", "run with the writer's rights");
+}

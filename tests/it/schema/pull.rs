@@ -148,3 +148,33 @@ async fn a_page_is_read_in_one_snapshot_and_writes_nothing() {
         "keytide_pull|s|t|{\"search_path=\\\"\\\"\"}\nkeytide_sizes|s|t|{\"search_path=\\\"\\\"\"}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_no_longer_than_what_it_says() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    let mut stream = Stream::new(1);
+    let (a, ms) = (version(-9), version(0) / 1024 / 1000);
+    let k = "k".repeat(73);
+    let key = json!({"k": k, "a": a, "add": true, "c": ms, "u": "someone@example.com", "w": 1, "e": true,
+        "h": {"e": a, "f": ms, "c": "rate_limit", "n": 12}});
+    let stats = json!({"k": k, "s": 1_234_567, "f": 89, "lu": ms, "ls": ms, "lf": ms});
+    stream.push(&client, json!({"keys": [key], "key_stats": [stats], "global": {"s": 3, "lu": ms}})).await;
+    for (lane, most) in [("state", 200), ("stats", 170)] {
+        let asks = json!([{"stream": "ollama_api", "provider": "ollama", "lane": lane, "limit": 9}]);
+        let request = json!({"protocol": 1, "instance": stream.instance, "asks": asks}).to_string();
+        let text = rows(&client, &format!("SELECT keytide_pull('{request}')::text")).await;
+        let row = &text[text.find("[{\"k\":").unwrap() + 1..];
+        let row = &row[..row.find("}]").unwrap() + 1];
+        let read: Value = serde_json::from_str(row).unwrap();
+        assert_eq!(row.len(), read.to_string().len(), "without blanks: {row}");
+        assert!(
+            row.len() <= most && read.as_object().unwrap().len() > 4,
+            "{lane}: {} bytes: {row}",
+            row.len()
+        );
+        assert!(!row.contains("null"), "{row}");
+    }
+}

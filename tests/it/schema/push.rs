@@ -1,7 +1,7 @@
 //! Batches: once, in order, and whatever their rows hold.
 
 use keytide::replica::wire;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Stream, call, digest, hub, rows, version};
 use crate::hub::skipped;
@@ -176,6 +176,80 @@ async fn health_goes_by_epoch_and_then_by_the_greater() {
     assert_eq!(rows(&client, shown).await, "||0|0|0|f|active|0", "a later epoch replaces all");
     stream.push(&client, health(json!({"e": a, "f": late, "n": 9}))).await;
     assert_eq!(rows(&client, shown).await, "||0|0|0|f|active|0", "an earlier one changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_every_register_the_last_writer_wins() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    let (mut one, mut two) = (Stream::new(1), Stream::new(2));
+    let (a, b, c, d) = (version(-100), version(-50), version(-10), version(-5));
+    let ms = version(0) / 1024 / 1000;
+    let lists = [
+        (
+            "keys",
+            vec![
+                ("u", "uv", json!("first"), json!("then"), json!("late")),
+                ("n", "nv", json!("first"), json!("then"), json!("late")),
+                ("x", "xv", json!(ms + 1_000_000), json!(ms + 2_000_000), json!(ms + 3_000_000)),
+                ("w", "wv", json!(2), json!(3), json!(4)),
+                ("e", "ev", json!(null), json!(false), json!(null)),
+                ("d", "dv", json!(ms + 1_000_000), json!(ms + 2_000_000), json!(ms + 3_000_000)),
+            ],
+        ),
+        (
+            "tokens",
+            vec![
+                ("n", "nv", json!("first"), json!("then"), json!("late")),
+                ("x", "xv", json!(ms + 1_000_000), json!(ms + 2_000_000), json!(ms + 3_000_000)),
+                ("m", "mv", json!(["first"]), json!(["then", "more"]), json!(["late"])),
+                ("r", "rv", json!(1), json!(2), json!(3)),
+            ],
+        ),
+    ];
+    for (list, registers) in &lists {
+        for (name, stamp, _, then, late) in registers {
+            let key = format!("{list} {name}");
+            // As told when it was added, of all its registers.
+            let mut told = json!({"k": key, "a": a, "c": ms});
+            for (name, _, first, ..) in registers {
+                if !first.is_null() {
+                    told[*name] = first.clone();
+                }
+            }
+            let mut add = told.clone();
+            add["add"] = json!(true);
+            one.push(&client, json!({*list: [add]})).await;
+            let write = |value: &Value, version: i64| {
+                let mut row = told.clone();
+                row[*name] = value.clone();
+                row[*stamp] = json!(version);
+                json!({*list: [row]})
+            };
+            let absent = &json!(null);
+            for (said, batch, value, version) in [
+                ("later", write(then, c), then, Some(c)),
+                ("earlier", write(late, b), then, Some(c)),
+                ("of the same time", write(late, c), then, Some(c)),
+                ("from when it was added", json!({*list: [told]}), then, Some(c)),
+                ("later, to nothing", write(absent, d), absent, Some(d)),
+            ] {
+                two.push(&client, batch).await;
+                let mut expected = told.clone();
+                expected[*name] = value.clone();
+                expected[*stamp] = json!(version);
+                if value.is_null() {
+                    expected.as_object_mut().unwrap().remove(*name);
+                }
+                let (page, _) = one.pull(&client, "state", None).await;
+                let found =
+                    page["rows"][*list].as_array().unwrap().iter().find(|row| row["k"] == key.as_str());
+                assert_eq!(found, Some(&expected), "{list}.{name} {said}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
