@@ -18,6 +18,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
@@ -88,12 +89,15 @@ enum Command {
 pub struct Replicator {
     name: String,
     steps: Steps,
+    mirror: Arc<dyn Mirror>,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
+    /// A shutdown waits: a round ends where it is.
+    stopping: CancellationToken,
     looking: AtomicBool,
     looked: Notify,
     status: Mutex<HubStatus>,
@@ -130,6 +134,7 @@ impl Replicator {
             notes: Vec::new(),
         };
         let shared = Arc::new(Shared {
+            stopping: CancellationToken::new(),
             looking: AtomicBool::new(false),
             looked: Notify::new(),
             status: Mutex::new(status),
@@ -140,6 +145,7 @@ impl Replicator {
             store: parts.store.clone(),
             clock: parts.clock.clone(),
         };
+        let mirror = parts.mirror.clone();
         let mut task = Task {
             began: Instant::now(),
             steps: steps.clone(),
@@ -155,11 +161,12 @@ impl Replicator {
             waiting_since: None,
         };
         let outcome = task.steps.step(|machine, shelf, now| machine.start(shelf, now)).await?;
+        task.parts.mirror.apply(outcome.effects);
         task.note(outcome.notes);
         task.look_at_streams().await;
         let (commands, inbox) = mpsc::channel(8);
         let task = tokio::spawn(task.run(inbox));
-        Ok(Self { name, steps, commands, shared, task: Mutex::new(Some(task)) })
+        Ok(Self { name, steps, mirror, commands, shared, task: Mutex::new(Some(task)) })
     }
 
     pub fn name(&self) -> &str {
@@ -205,12 +212,17 @@ impl Replicator {
     pub async fn seal(&self) -> Result<(), String> {
         let next_run = Some(uuid::Uuid::new_v4());
         let sealed = self.steps.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
-        sealed.map(drop).map_err(|error| error.to_string())
+        let outcome = sealed.map_err(|error| error.to_string())?;
+        // Numbers alone, as differences: beside a round's and in any order they come to the same.
+        self.mirror.apply(outcome.effects);
+        Ok(())
     }
 
     /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
     /// is sent by the next run.
     pub async fn stop(&self, patience: Duration) {
+        // A round may have hundreds of calls before it.
+        self.shared.stopping.cancel();
         let (done, over) = oneshot::channel();
         if self.commands.send(Command::Stop(patience, done)).await.is_ok() {
             let _ended = over.await;
@@ -273,13 +285,11 @@ struct Task {
     waiting_since: Option<Timestamp>,
 }
 
-/// A change, and a moment for those that come with it.
-async fn burst(changes: &mut watch::Receiver<()>) {
+/// When a change is there; never, if nobody is left to change anything.
+async fn changed(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
-        // Nobody is left to change anything.
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(BURST).await;
 }
 
 /// Why a round ended before its end.
@@ -305,6 +315,7 @@ impl Broken {
 impl Task {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut next = Instant::now();
+        let stopping = self.shared.stopping.clone();
         loop {
             self.shared.status().next_round = Some(self.wall(next));
             let command = tokio::select! {
@@ -320,21 +331,32 @@ impl Task {
                     }
                     None
                 }
-                () = burst(&mut self.parts.changes), if self.rhythm.failures() == 0 => {
+                () = changed(&mut self.parts.changes), if self.rhythm.failures() == 0 => {
+                    // A moment for those that come with it. Kept as a time, so that whatever wakes us before
+                    // does not make us forget the change.
                     self.rhythm.wake();
-                    None
+                    next = next.min(Instant::now() + BURST);
+                    continue;
                 }
             };
+            // What stops waits no longer than for the call that is under way to be let go: nothing of a round is
+            // lost with it, the next one asks the hub where things stand.
             match command {
-                None => next = Instant::now() + self.due(false).await,
+                None => {
+                    let pause = stopping.run_until_cancelled(self.due(false)).await;
+                    next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
+                }
                 Some(Command::Now(done)) => {
-                    next = Instant::now() + self.due(true).await;
+                    let pause = stopping.run_until_cancelled(self.due(true)).await;
+                    next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
                     let _gone = done.send(());
                 }
                 Some(Command::Adopt(done)) => {
-                    let adopted = self.adopt().await;
+                    let adopted = stopping.run_until_cancelled(self.adopt()).await;
                     next = Instant::now();
-                    let _gone = done.send(adopted);
+                    if let Some(adopted) = adopted {
+                        let _gone = done.send(adopted);
+                    }
                 }
                 Some(Command::Stop(patience, done)) => {
                     self.last(patience).await;
@@ -397,6 +419,8 @@ impl Task {
         loop {
             let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
             let (call, outcome) = next.map_err(Broken::Protocol)?;
+            // Counts that nobody can name any more: differences, for which no edit has to wait.
+            self.parts.mirror.apply(outcome.effects);
             notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
             let Some(call) = call else { return Ok((moved, notes)) };
