@@ -5,6 +5,7 @@
 //! ends the round; the next begins anew and asks the hub where things stand.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::{Notify, OwnedMutexGuard, mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     pace::{self, Pace, Rhythm, Round},
@@ -47,6 +48,8 @@ const RETAIN_CALLS: usize = 20;
 /// How often a long round is looked at, and how often the log is told.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// A pause after a fault of our own, which may come again at once.
+const AFTER_FAULT: Duration = Duration::from_secs(30);
 /// What operators are shown of the past.
 const NOTES: usize = 20;
 
@@ -165,7 +168,7 @@ impl Replicator {
         task.note(outcome.notes);
         task.look_at_streams().await;
         let (commands, inbox) = mpsc::channel(8);
-        let task = tokio::spawn(task.run(inbox));
+        let task = tokio::spawn(task.live(inbox));
         Ok(Self { name, steps, mirror, commands, shared, task: Mutex::new(Some(task)) })
     }
 
@@ -297,6 +300,7 @@ enum Broken {
     Call(transport::Error),
     Protocol(protocol::Error),
     Flush(String),
+    Fault(String),
 }
 
 impl Broken {
@@ -308,12 +312,30 @@ impl Broken {
                 message: why.clone(),
                 advice: "see to the store; keytide goes on by itself then".to_owned(),
             },
+            Self::Fault(why) => {
+                Words { message: why.clone(), advice: "report it; keytide tries again".to_owned() }
+            }
         }
     }
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+    /// A fault of ours in one round must not end replication until the next start without a word.
+    async fn live(mut self, mut inbox: mpsc::Receiver<Command>) {
+        while AssertUnwindSafe(self.run(&mut inbox)).catch_unwind().await.is_err() {
+            error!(hub = self.name(), "replication met a fault of its own and begins anew in a while");
+            self.steps.lock().forget();
+            let why = "keytide met a fault of its own, the log has it".to_owned();
+            self.tell(Some(Broken::Fault(why)));
+            self.shared.status().state = HubState::Failing;
+            let pause = tokio::time::sleep(AFTER_FAULT);
+            if self.shared.stopping.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn run(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         let mut next = Instant::now();
         let stopping = self.shared.stopping.clone();
         loop {
