@@ -76,6 +76,18 @@ LANGUAGE sql IMMUTABLE AS $$
         ('_model_hourly', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_hours_write')
 $$;
 
+-- Columns that are too narrow for what a batch may hold: one such row would keep the whole batch from being applied.
+CREATE OR REPLACE FUNCTION public.keytide_narrow(prefix text) RETURNS TABLE (rel regclass, part text, name text, is_now text, wanted text)
+LANGUAGE sql STABLE AS $$
+    SELECT a.attrelid::regclass, c.part, c.name, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, NULL)
+    FROM public.keytide_columns() c
+    JOIN pg_attribute a ON a.attrelid = to_regclass(format('public.%I', prefix || c.part)) AND a.attname = c.name
+    WHERE a.atttypmod >= 0 AND CASE a.atttypid
+        WHEN 'varchar'::regtype THEN a.atttypmod - 4 < 512
+        WHEN 'numeric'::regtype THEN ((a.atttypmod - 4) >> 16 & 65535) - (a.atttypmod - 4 & 2047) < 3
+        ELSE false END
+$$;
+
 -- What keeps a provider from being replicated; empty if nothing does.
 CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LANGUAGE sql STABLE AS $$
     WITH tables AS (
@@ -96,6 +108,9 @@ CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LA
         FROM public.keytide_columns() c JOIN tables t ON t.part = c.part AND t.rel IS NOT NULL
         LEFT JOIN attributes a ON a.part = c.part AND a.name = c.name
         WHERE a.name IS NULL OR a.type <> ALL (c.types)
+        UNION ALL
+        SELECT 2, format('column %s%s.%s of type %s instead of %s', prefix, n.part, n.name, n.is_now, n.wanted)
+        FROM public.keytide_narrow(prefix) n
         UNION ALL
         SELECT 3, format('unique index on %s%s (%s)', prefix, t.part, array_to_string(t.columns, ', '))
         FROM tables t WHERE t.rel IS NOT NULL AND NOT EXISTS (
@@ -167,6 +182,17 @@ BEGIN
                                           'last_success', 'last_failure')
     LOOP
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', one.rel, one.attname);
+    END LOOP;
+
+    -- No row is rewritten by this.
+    FOR one IN SELECT * FROM public.keytide_narrow(prefix) LOOP
+        BEGIN
+            EXECUTE format('DROP TRIGGER IF EXISTS keytide_added_anew ON %s', one.rel);
+            EXECUTE format('ALTER TABLE %s ALTER COLUMN %I TYPE %s', one.rel, one.name, one.wanted);
+        EXCEPTION WHEN feature_not_supported OR dependent_objects_still_exist THEN
+            RAISE WARNING '%.% is of type % and has to be %, which something of yours that depends on it does not let happen: %; until then the provider % is not replicated',
+                one.rel, one.name, one.is_now, one.wanted, SQLERRM, provider;
+        END;
     END LOOP;
 
     FOR one IN SELECT * FROM public.keytide_triggers() LOOP

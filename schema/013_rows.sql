@@ -14,7 +14,8 @@ CREATE OR REPLACE FUNCTION public.keytide_greeting() RETURNS jsonb LANGUAGE sql 
         'was', coalesce((SELECT jsonb_agg(jsonb_build_object('id', l.hub_id, 'system', l.system, 'timeline', l.timeline)
                                           ORDER BY l.adopted_at, l.hub_id)
                          FROM public.keytide_lineage l), '[]'),
-        'read_only', current_setting('transaction_read_only') = 'on')
+        -- Of the database, not of this transaction: PostgREST calls a STABLE function in one that is read-only.
+        'read_only', pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on')
     FROM public.keytide_settings s
 $$;
 

@@ -166,7 +166,7 @@ BEGIN
             lefts := lefts - part.many;
             IF lefts <= 0 THEN
                 -- Perhaps there is more; the next page says so.
-                IF at < cardinality(lists) OR lists[at] = 'streams' THEN next := jsonb_build_array(at, part.last); END IF;
+                IF at < cardinality(lists) OR lists[at] IN ('tokens', 'streams') THEN next := jsonb_build_array(at, part.last); END IF;
                 EXIT;
             END IF;
         END LOOP;

@@ -50,7 +50,9 @@ impl ModelNames {
     /// Gives a name that the provider listed or answered a row, while there is room.
     pub fn learn(&self, name: &str) -> ModelRef {
         let known = self.find(name);
-        if known != ModelRef::OTHER || name.is_empty() || name.len() > MAX_NAME_LEN {
+        // Postgres takes no NUL in a text: one such name would keep a hub from taking any batch that holds it.
+        let is_name = (1..=MAX_NAME_LEN).contains(&name.len()) && !name.chars().any(char::is_control);
+        if known != ModelRef::OTHER || !is_name {
             return known;
         }
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -81,6 +83,7 @@ mod tests {
     fn unknown_names_share_a_row_and_known_ones_are_bounded() {
         let names = ModelNames::default();
         assert_eq!(names.find("made-up"), ModelRef::OTHER);
+        assert_eq!(names.learn("no\0model"), ModelRef::OTHER);
         let first = names.learn("llama3");
         assert_eq!((names.find("llama3"), names.learn("llama3")), (first, first));
         for n in 0..2 * MAX_MODELS {

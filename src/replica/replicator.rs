@@ -23,6 +23,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     pace::{Pace, Rhythm},
@@ -75,12 +76,15 @@ enum Command {
 pub struct Replicator {
     name: String,
     steps: Steps,
+    mirror: Arc<dyn Mirror>,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
+    /// A shutdown waits: a round ends where it is.
+    stopping: CancellationToken,
     looking: AtomicBool,
     looked: Notify,
     status: Mutex<HubStatus>,
@@ -107,6 +111,7 @@ impl Replicator {
             ..HubStatus::default()
         };
         let shared = Arc::new(Shared {
+            stopping: CancellationToken::new(),
             looking: AtomicBool::new(false),
             looked: Notify::new(),
             status: Mutex::new(status),
@@ -117,6 +122,7 @@ impl Replicator {
             store: parts.store.clone(),
             clock: parts.clock.clone(),
         };
+        let mirror = parts.mirror.clone();
         let mut task = Task {
             began: Instant::now(),
             steps: steps.clone(),
@@ -132,11 +138,12 @@ impl Replicator {
             waiting_since: None,
         };
         let outcome = task.steps.step(|machine, shelf, now| machine.start(shelf, now)).await?;
+        task.parts.mirror.apply(outcome.effects);
         task.note(outcome.notes);
         task.look_at_streams().await;
         let (commands, inbox) = mpsc::channel(8);
-        let task = tokio::spawn(task.run(inbox));
-        Ok(Self { name, steps, commands, shared, task: Mutex::new(Some(task)) })
+        let task = tokio::spawn(task.live(inbox));
+        Ok(Self { name, steps, mirror, commands, shared, task: Mutex::new(Some(task)) })
     }
 
     pub fn name(&self) -> &str {
@@ -182,12 +189,17 @@ impl Replicator {
     pub async fn seal(&self) -> Result<(), String> {
         let next_run = Some(uuid::Uuid::new_v4());
         let sealed = self.steps.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
-        sealed.map(drop).map_err(|error| error.to_string())
+        let outcome = sealed.map_err(|error| error.to_string())?;
+        // Numbers alone, as differences: beside a round's and in any order they come to the same.
+        self.mirror.apply(outcome.effects);
+        Ok(())
     }
 
     /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
     /// is sent by the next run.
     pub async fn stop(&self, patience: Duration) {
+        // A round may have hundreds of calls before it.
+        self.shared.stopping.cancel();
         let (done, over) = oneshot::channel();
         if self.commands.send(Command::Stop(patience, done)).await.is_ok() {
             let _ended = over.await;

@@ -105,7 +105,7 @@ impl ErrorKind {
             Self::Garbage => {
                 "what answered is not a keytide hub: check the URL, and that no portal or proxy stands between"
             }
-            Self::Settings => "correct the setting and reload",
+            Self::Settings => "correct the setting and restart keytide",
         }
     }
 }

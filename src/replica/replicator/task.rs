@@ -1,15 +1,17 @@
 //! Rounds, one after another, and what ends them.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Command, Parts, Shared, Steps};
 use crate::{
@@ -17,6 +19,7 @@ use crate::{
     replica::{
         pace::{Pace, Rhythm, Round},
         protocol::{self, Call, Machine, Note, Outcome, Wishes},
+        status::HubState,
         transport::{self, Transport},
         wire::{Function, PROTOCOL, RetainAnswer, RetainRequest},
         words::{self, Words},
@@ -35,6 +38,8 @@ const RETAIN_CALLS: usize = 20;
 /// How often a long round is looked at, and how often the log is told.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// A pause after a fault of our own, which may come again at once.
+const AFTER_FAULT: Duration = Duration::from_secs(30);
 
 pub(super) struct Task {
     pub(super) began: Instant,
@@ -52,13 +57,11 @@ pub(super) struct Task {
     pub(super) waiting_since: Option<Timestamp>,
 }
 
-/// A change, and a moment for those that come with it.
-async fn burst(changes: &mut watch::Receiver<()>) {
+/// When a change is there; never, if nobody is left to change anything.
+async fn changed(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
-        // Nobody is left to change anything.
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(BURST).await;
 }
 
 /// Why a round did not do all that it was to do.
@@ -68,6 +71,7 @@ pub(super) enum Broken {
     Push(transport::Error),
     Protocol(protocol::Error),
     Flush(String),
+    Fault(String),
 }
 
 impl Broken {
@@ -79,13 +83,32 @@ impl Broken {
                 message: why.clone(),
                 advice: "see to the store; keytide goes on by itself then".to_owned(),
             },
+            Self::Fault(why) => {
+                Words { message: why.clone(), advice: "report it; keytide tries again".to_owned() }
+            }
         }
     }
 }
 
 impl Task {
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+    /// A fault of ours in one round must not end replication until the next start without a word.
+    pub(super) async fn live(mut self, mut inbox: mpsc::Receiver<Command>) {
+        while AssertUnwindSafe(self.run(&mut inbox)).catch_unwind().await.is_err() {
+            error!(hub = self.name(), "replication met a fault of its own and begins anew in a while");
+            self.steps.lock().forget();
+            let why = "keytide met a fault of its own, the log has it".to_owned();
+            self.tell(Some(Broken::Fault(why)));
+            self.shared.status().state = HubState::Failing;
+            let pause = tokio::time::sleep(AFTER_FAULT);
+            if self.shared.stopping.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn run(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         let mut next = Instant::now();
+        let stopping = self.shared.stopping.clone();
         loop {
             self.shared.status().next_round = Some(self.wall(next));
             let command = tokio::select! {
@@ -101,21 +124,32 @@ impl Task {
                     }
                     None
                 }
-                () = burst(&mut self.parts.changes), if self.rhythm.failures() == 0 => {
+                () = changed(&mut self.parts.changes), if self.rhythm.failures() == 0 => {
+                    // A moment for those that come with it. Kept as a time, so that whatever wakes us before
+                    // does not make us forget the change.
                     self.rhythm.wake();
-                    None
+                    next = next.min(Instant::now() + BURST);
+                    continue;
                 }
             };
+            // What stops waits no longer than for the call that is under way to be let go: nothing of a round is
+            // lost with it, the next one asks the hub where things stand.
             match command {
-                None => next = Instant::now() + self.due(false).await,
+                None => {
+                    let pause = stopping.run_until_cancelled(self.due(false)).await;
+                    next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
+                }
                 Some(Command::Now(done)) => {
-                    next = Instant::now() + self.due(true).await;
+                    let pause = stopping.run_until_cancelled(self.due(true)).await;
+                    next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
                     let _gone = done.send(());
                 }
                 Some(Command::Adopt(done)) => {
-                    let adopted = self.adopt().await;
+                    let adopted = stopping.run_until_cancelled(self.adopt()).await;
                     next = Instant::now();
-                    let _gone = done.send(adopted);
+                    if let Some(adopted) = adopted {
+                        let _gone = done.send(adopted);
+                    }
                 }
                 Some(Command::Stop(patience, done)) => {
                     self.last(patience).await;
@@ -180,6 +214,8 @@ impl Task {
         loop {
             let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
             let (call, outcome) = next.map_err(Broken::Protocol)?;
+            // Counts that nobody can name any more: differences, for which no edit has to wait.
+            self.parts.mirror.apply(outcome.effects);
             notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
             let Some(call) = call else {

@@ -156,7 +156,11 @@ async fn functions(client: &Client, report: &mut Report) -> Result<(), Error> {
 async fn provider(client: &Client, prefix: &str, report: &mut Report) -> Result<(), Error> {
     let missing = text(client, &format!("SELECT unnest(public.keytide_missing({}))", quoted(prefix))).await?;
     for what in missing.into_iter().flatten() {
-        let (what, remedy) = if what.contains(" instead of ") {
+        let (what, remedy) = if what.contains(") instead of ") {
+            let remedy = "run `keytide schema apply`, which widens it; where that changes nothing, a view or rule of yours uses \
+                          the column: drop it, apply, and make it again";
+            (what, remedy.to_owned())
+        } else if what.contains(" instead of ") {
             (
                 what,
                 "run `keytide schema apply --convert`, which changes the type and keeps the values"
