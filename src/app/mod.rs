@@ -17,7 +17,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow};
@@ -79,6 +79,21 @@ pub(crate) struct StoreSink {
     store: Store,
     /// Told of what other instances should know soon.
     changes: watch::Sender<()>,
+    /// When it was last told of cooldowns.
+    told: Mutex<Option<Instant>>,
+}
+
+/// While keys come and go all the time, other instances hear of it this often, or with the next round.
+const COOLDOWNS_EVERY: Duration = Duration::from_secs(5);
+
+impl StoreSink {
+    fn tell(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= COOLDOWNS_EVERY) {
+            *told = Some(Instant::now());
+            self.changes.send_replace(());
+        }
+    }
 }
 
 impl Sink for StoreSink {
@@ -87,7 +102,7 @@ impl Sink for StoreSink {
         match self.store.append(&delta).await {
             Ok(()) => {
                 if of_state {
-                    self.changes.send_replace(());
+                    self.tell();
                 }
                 Ok(())
             }
@@ -131,7 +146,7 @@ impl App {
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         let live = Arc::new(ArcSwap::from_pointee(live));
         let changes = watch::Sender::new(());
-        let sink = StoreSink { store: store.clone(), changes: changes.clone() };
+        let sink = StoreSink { store: store.clone(), changes: changes.clone(), told: Mutex::default() };
         let flusher = Arc::new(Flusher::new(ledger.clone(), sink, config.store.flush_interval));
         let edits = Arc::<tokio::sync::Mutex<()>>::default();
         let memory = Memory {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::error::Error;
 use crate::{
-    config::{Config, HubConfig, SyncOptions},
+    config::{self, Config, HubConfig, SyncOptions},
     replica::{
         postgres::{self, Postgres},
         transport::{self, ErrorKind, Transport},
@@ -40,6 +40,9 @@ pub(super) fn hubs(config: &Config, only: Option<&str>) -> Result<Vec<HubConfig>
 pub(super) fn database(
     options: &SyncOptions,
 ) -> Option<BoxFuture<'static, Result<tokio_postgres::Client, transport::Error>>> {
+    if options.transport == config::Transport::Rest {
+        return None;
+    }
     let url = options.database_url.clone()?;
     Some(Box::pin(async move { Postgres::new(&postgres::Options::new(url))?.connect().await }))
 }

@@ -174,6 +174,10 @@ impl Task {
             only_push: false,
         };
         let before = self.transport.traffic();
+        let whole = {
+            use crate::replica::status::StreamState::{New, Resyncing};
+            self.shared.status().streams.iter().any(|stream| matches!(stream.state, New | Resyncing))
+        };
         let gone = self.round(wishes).await;
         let after = self.transport.traffic();
         if matches!(gone, Ok(_) | Err(Broken::Push(_))) {
@@ -181,7 +185,9 @@ impl Task {
                 self.hello_at = Some(Instant::now());
             }
             if wishes.stats {
-                self.pace.read(now, after.received.saturating_sub(before.received));
+                // What is read once, to begin with, says nothing of what the next reading will take.
+                let bytes = if whole { 0 } else { after.received.saturating_sub(before.received) };
+                self.pace.read(now, bytes);
             }
         }
         let round = match &gone {

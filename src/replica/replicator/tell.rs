@@ -110,7 +110,7 @@ impl Task {
         }
         let at = self.parts.clock.now();
         let mut status = self.shared.status();
-        for note in notes {
+        for note in summed(notes) {
             let text = words::note(&note);
             // What the hub repeats every round is said once.
             if status.notes.first().is_some_and(|last| last.text == text) {
@@ -121,6 +121,26 @@ impl Task {
         }
         status.notes.truncate(NOTES);
     }
+}
+
+/// What is said of many rows at once, said once.
+fn summed(notes: Vec<Note>) -> Vec<Note> {
+    let mut summed: Vec<Note> = Vec::new();
+    for note in notes {
+        let Note::Lost { provider, requests } = &note else {
+            summed.push(note);
+            continue;
+        };
+        let before = summed.iter_mut().find_map(|other| match other {
+            Note::Lost { provider: of, requests } if of == provider => Some(requests),
+            _ => None,
+        });
+        match before {
+            Some(sum) => *sum += requests,
+            None => summed.push(note),
+        }
+    }
+    summed
 }
 
 fn shown(stream: protocol::StreamStatus, obstacles: &protocol::Obstacles) -> status::StreamStatus {
