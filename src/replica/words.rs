@@ -88,6 +88,7 @@ fn why(why: Why) -> &'static str {
         Why::RolledBack => "the hub was rolled back",
         Why::Moved => "the hub was moved or recovered",
         Why::Forked => "another instance goes by the same file",
+        Why::Clock => "this machine's clock is off by another amount than before",
         Why::Away => "this instance was away for longer than deletions are remembered",
     }
 }

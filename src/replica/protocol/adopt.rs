@@ -27,8 +27,14 @@ pub struct Adopting {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     Begin,
-    Rows { stream: usize, part: Part },
-    Restamp,
+    Rows {
+        stream: usize,
+        part: Part,
+    },
+    /// `asked` once the rows before it have been answered.
+    Restamp {
+        asked: bool,
+    },
     End,
 }
 

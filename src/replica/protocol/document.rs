@@ -114,6 +114,8 @@ pub enum Why {
     Away,
     /// A copy of the file is believed to have told what lay here: the totals will show.
     Forked,
+    /// This machine's clock was found to be wrong by another amount: dates are taken anew.
+    Clock,
 }
 
 /// Why nothing is pushed or pulled until somebody acts; deltas go on coalescing.

@@ -9,7 +9,7 @@ use super::{
     Call, Hub, Note, Outcome, Result, Wishes,
     adopt::{Adopting, Part, Step},
     clock,
-    document::{self, HubNote, Mark, StreamNote},
+    document::{self, HubNote, Mark, StreamNote, Why},
     garbage,
     obstacles::Obstacles,
     page::Turn,
@@ -214,7 +214,10 @@ impl Machine {
         };
         let step = match adopting.step.clone() {
             Step::Begin => "begin",
-            Step::Restamp => "restamp",
+            Step::Restamp { .. } => {
+                adopting.step = Step::Restamp { asked: true };
+                "restamp"
+            }
             Step::End => "end",
             Step::Rows { stream: at, part } => {
                 let of = &self.hub.streams[at];
@@ -225,7 +228,7 @@ impl Machine {
                 let (after, last) = (at + 1, at + 1 == self.hub.streams.len());
                 adopting.step = match next {
                     Some(part) => Step::Rows { stream: at, part },
-                    None if last => Step::Restamp,
+                    None if last => Step::Restamp { asked: false },
                     None => Step::Rows { stream: after, part: Part::Keys(None) },
                 };
                 "rows"
@@ -261,8 +264,8 @@ impl Machine {
         }
         match adopting.step {
             Step::Begin => adopting.step = Step::Rows { stream: 0, part: Part::Keys(None) },
-            Step::Restamp if answer.left == 0 => adopting.step = Step::End,
-            Step::Restamp | Step::Rows { .. } => {}
+            Step::Restamp { asked: true } if answer.left == 0 => adopting.step = Step::End,
+            Step::Restamp { .. } | Step::Rows { .. } => {}
             Step::End => {
                 for at in 0..self.hub.streams.len() {
                     self.stream(shelf, at, now, out, |stream| stream.adopted(&answer.greeting.hub))?;
@@ -556,6 +559,12 @@ impl Machine {
         let first = shelf.note(&document::hub_name(&self.hub.name))?.is_none();
         if first || offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
             document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured })?;
+        }
+        if !first && offset != before.offset {
+            // What came from the hub was brought home by the old offset.
+            for at in 0..self.hub.streams.len() {
+                self.stream(shelf, at, now, out, |stream| stream.begin_resync(Why::Clock))?;
+            }
         }
         Ok(())
     }

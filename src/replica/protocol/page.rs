@@ -12,6 +12,9 @@ use crate::{
     replica::wire::{Ask, Lane, Page, Rows, StreamRow},
 };
 
+/// In milliseconds.
+const DAY: i64 = 86_400_000;
+
 /// How a lane goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -73,6 +76,9 @@ impl Stream<'_> {
             self.begin_resync(Why::Away)?;
             return Ok(Turn::More);
         }
+        if lane == Lane::State && complete.is_some_and(|complete| page.swept > complete) {
+            self.deletions_missed();
+        }
         let rows = count(&page.rows);
         if page.next.is_some() && (rows == 0 || page.next == ask.after) {
             return Err(garbage("a page that leads nowhere"));
@@ -96,8 +102,12 @@ impl Stream<'_> {
             return Ok(Turn::More);
         }
         lane_note.cursor = Some(snapshot);
-        lane_note.complete = Some(began);
+        let before = lane_note.complete.replace(began);
         self.end_lane(lane)?;
+        if lane == Lane::State && before.is_some_and(|before| before.div_euclid(DAY) != began.div_euclid(DAY))
+        {
+            self.forget_deletions()?;
+        }
         Ok(Turn::Done)
     }
 

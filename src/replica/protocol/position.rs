@@ -16,7 +16,10 @@ use super::{
     document::{Mark, Stop, Why},
     stream::{STRIDE, Stream},
 };
-use crate::{model::CounterId, replica::wire::RowAnswers};
+use crate::{
+    model::{CounterId, Tally},
+    replica::wire::RowAnswers,
+};
 
 /// What became of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +104,7 @@ impl Stream<'_> {
                 inflight.sealed.push((seq, tally));
                 inflight.sealed.sort_by_key(|(seq, _)| *seq);
                 self.put_inflight(&id, inflight)?;
+                self.cover(&id)?;
             }
             batch.confirmed = None;
             let bytes = self.put_batch(&batch)?;
@@ -110,6 +114,20 @@ impl Stream<'_> {
         self.say(|provider| Note::RolledBack { provider, batches: confirmed - at.seq });
         self.begin_resync(Why::RolledBack)?;
         self.resume(Position::Changed)
+    }
+
+    /// Counts of a row that was deleted had left the view when they were confirmed; now they are under way again.
+    fn cover(&mut self, id: &CounterId) -> Result<()> {
+        let (view, own) = (self.shelf.view(self.provider, id)?, self.own(id)?);
+        let least = Tally {
+            success: view.success.max(own.success),
+            failure: view.failure.max(own.failure),
+            other: view.other.max(own.other),
+            prompt_tokens: view.prompt_tokens.max(own.prompt_tokens),
+            completion_tokens: view.completion_tokens.max(own.completion_tokens),
+            ..view
+        };
+        self.show(id, &least)
     }
 
     /// Confirmed deltas become part of the base, or wait for their row whatever page it is on.

@@ -18,7 +18,7 @@ impl Stream<'_> {
         let since = self.note.state.complete;
         // A hub that may have lost rows says more than one that has forgotten deletions.
         let weight = |why: Why| match why {
-            Why::Forked => 0,
+            Why::Forked | Why::Clock => 0,
             Why::Away => 1,
             Why::Moved | Why::RolledBack => 2,
         };
@@ -36,13 +36,23 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// Deletions were forgotten that this instance has not seen: a full pull is under way already, and what it
+    /// does not show was deleted.
+    pub fn deletions_missed(&mut self) {
+        if let Some(resync) = &mut self.note.resync
+            && matches!(resync.why, Why::Forked | Why::Clock)
+        {
+            resync.why = Why::Away;
+        }
+    }
+
     /// A lane has come by whole.
     pub fn end_lane(&mut self, lane: Lane) -> Result<()> {
         let Some(mut resync) = self.note.resync.take() else { return Ok(()) };
         match lane {
             Lane::State if !resync.state_done => {
-                // After a fork only the totals were in doubt.
-                if resync.why != Why::Forked && !broken!(AbsenceIsNothing) {
+                // After a fork only the totals were in doubt, after a change of the clock only dates.
+                if !matches!(resync.why, Why::Forked | Why::Clock) && !broken!(AbsenceIsNothing) {
                     self.settle_keys(&resync)?;
                     self.settle_tokens(&resync)?;
                 }

@@ -64,7 +64,8 @@ impl Stream<'_> {
         }
         sort(&mut rows);
         let prev = self.note.sealed.digest.clone();
-        let batch = Batch { seq, prev, digest: text::digest_of_rows(&rows), run, rows, confirmed: None };
+        let batch =
+            Batch { seq, prev, digest: text::digest_of_batch(run, &rows), run, rows, confirmed: None };
         self.put_batch(&batch)?;
         self.note.sealed = batch.mark();
         Ok((sealed, !fits))

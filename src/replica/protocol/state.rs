@@ -1,11 +1,18 @@
 //! Keys, tokens and deletions as the hub has them, merged field by field into what is here.
 
-use super::{Effect, Result, stream::Stream, text};
-use crate::{
-    model::{CounterId, KeyId, KeyRecord, Tally, TokenId, TokenRecord, Version},
-    replica::wire::{GoneKind, GoneRow, KeyRow, Rows, TokenRow},
-    store::shelf::{Dirty, KeyEntry, Row, Seen, TokenEntry},
+use super::{
+    Effect, Result,
+    stream::{STRIDE, Stream},
+    text,
 };
+use crate::{
+    model::{CounterId, KeyId, KeyRecord, Tally, Timestamp, TokenId, TokenRecord, Version},
+    replica::wire::{GoneKind, GoneRow, KeyRow, Rows, TokenRow},
+    store::shelf::{Dirty, Gone, KeyEntry, Row, Seen, TokenEntry},
+};
+
+/// How long deletions are remembered, in milliseconds: as long as the hub does.
+const TOMBSTONES_KEPT: i64 = 30 * 24 * 3_600_000;
 
 /// A field goes to the later version. On equal ones the hub's value stands, so that all have the same.
 fn take<T: PartialEq>(here: &mut T, here_v: &mut Version, there: T, there_v: Version, ahead: &mut bool) {
@@ -77,6 +84,38 @@ impl Stream<'_> {
             self.take_token(row)?;
         }
         Ok(())
+    }
+
+    /// What the hub forgets as well, by its clock: deletions of keys, and the texts of revoked tokens, whose digests
+    /// are kept for good. What is still to be told, or has counts under way that need the text, stays.
+    pub fn forget_deletions(&mut self) -> Result<()> {
+        let old = Version::at(Timestamp(self.hub_now().0.saturating_sub(TOMBSTONES_KEPT)));
+        let mut after = None;
+        loop {
+            let some = self.shelf.all_gone(self.provider, after, STRIDE)?;
+            let Some((last, _)) = some.last() else { return Ok(()) };
+            after = Some(*last);
+            for (row, gone) in some {
+                let counter = match row {
+                    Row::Key(id) => CounterId::Key(id),
+                    Row::Token(id) => CounterId::Token(id),
+                };
+                let wanted = self.shelf.dirty_row(self.provider, row)?.is_some()
+                    || self.shelf.open(self.provider, &counter)?.is_some()
+                    || self.shelf.inflight(self.provider, &counter)?.is_some();
+                if gone.version >= old || wanted {
+                    continue;
+                }
+                match row {
+                    Row::Key(_) => self.shelf.set_gone(self.provider, row, None)?,
+                    Row::Token(_) if gone.text.is_some() => {
+                        let brief = Gone { text: None, ..gone };
+                        self.shelf.set_gone(self.provider, row, Some(brief))?;
+                    }
+                    Row::Token(_) => {}
+                }
+            }
+        }
     }
 
     fn mark(&mut self, row: Row) -> Result<()> {

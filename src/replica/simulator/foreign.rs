@@ -4,7 +4,7 @@ use super::{
     hub::{Stamped, Tombstone},
     oracle::{Five, add, five_of},
     shelf::digest,
-    world::{KEYS, MODELS, PROVIDERS, World},
+    world::{Focus, KEYS, MODELS, PROVIDERS, World},
 };
 use crate::{
     model::{CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Timestamp, Version},
@@ -24,10 +24,18 @@ pub struct Statement {
 
 impl World {
     pub fn statement(&mut self) -> Statement {
+        let kinds: &[u8] = match self.focus {
+            Focus::Lives => &[0, 3, 3],
+            Focus::Counts => &[0, 9, 9, 9],
+            Focus::Hands => &[0, 4, 4, 6],
+            Focus::Health => &[0, 8, 8],
+            _ => &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13],
+        };
+        let k = self.some_key();
         Statement {
             provider: self.rng.usize(..self.providers),
-            kind: self.rng.u8(..14),
-            key: self.rng.usize(..KEYS.len()),
+            kind: kinds[self.rng.usize(..kinds.len())],
+            key: KEYS.iter().position(|key| *key == k).unwrap_or(0),
             model: self.rng.usize(..MODELS.len()),
             number: self.rng.i64(1..20),
         }
@@ -95,6 +103,7 @@ impl World {
                 if let Some(row) = tables.keys.get_mut(k) {
                     let epoch = later_than(row.row.health.epoch, fresh);
                     row.row.health = Health { epoch, ..Health::default() };
+                    self.oracle.concluded(provider, k, row.row.health.clone());
                     row.xid = xid;
                 }
             }

@@ -279,6 +279,11 @@ impl ModelHub {
         serde_json::to_string(&answer).unwrap()
     }
 
+    /// How many rows a lane has for somebody with that cursor.
+    pub fn unseen(&self, stream: &str, lane: Lane, cursor: &str) -> usize {
+        self.db.tables[stream].changed(lane, &|xid| !visible(xid, cursor)).len()
+    }
+
     fn page(&self, instance: Uuid, ask: &Ask) -> Page {
         let tables = &self.db.tables[&ask.stream];
         let (seq, digest, answer) =

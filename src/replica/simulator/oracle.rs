@@ -10,13 +10,14 @@ use super::{
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
-    model::{CounterId, Hour, KeyId, Tally, Timestamp, TokenId, Version},
+    model::{CounterId, Health, Hour, KeyId, Tally, Timestamp, TokenId, Version},
     replica::{
         protocol::{
             Note,
+            document::{self, StreamNote},
             text::{self, Shift},
         },
-        wire::{GoneKind, Rows, Sums},
+        wire::{GoneKind, Lane, Rows, Sums},
     },
     store::shelf::Shelf,
 };
@@ -47,6 +48,10 @@ pub struct Oracle {
     lives: BTreeMap<(String, String), Vec<(Said, bool)>>,
     /// Keys of whose history something was lost that nobody can know.
     unsure: BTreeSet<(String, String)>,
+    /// What was concluded about a key's health, anywhere.
+    healths: BTreeMap<(String, String), Vec<Health>>,
+    /// A file or a hub was lost, and with it what nobody else may know.
+    doubtful: bool,
     /// The counts of deleted rows were nowhere but on a hub that is no more.
     pub emptied: bool,
     pub forks: u64,
@@ -114,6 +119,7 @@ impl Oracle {
 
     /// What an instance, or other hands, said last may be lost: the keys of which is not known are left out.
     pub fn doubt(&mut self, by: Option<usize>) {
+        self.doubtful = true;
         let lives = self.lives.iter().filter(|(_, said)| said.iter().any(|(said, _)| said.by == by));
         self.unsure.extend(lives.map(|(at, _)| at.clone()));
         let set = self.set.iter().filter(|(_, said)| said.iter().any(|said| said.by == by));
@@ -122,6 +128,42 @@ impl Oracle {
 
     pub fn unsure(&mut self, provider: &str, key: &str) {
         self.unsure.insert((provider.to_owned(), key.to_owned()));
+    }
+
+    pub fn concluded(&mut self, provider: &str, key: &str, health: Health) {
+        self.healths.entry((provider.to_owned(), key.to_owned())).or_default().push(health);
+    }
+
+    /// All that was concluded since the last reset, and nothing from before it. Dates are left out: clocks differ.
+    fn check_health(&self, provider: &str, tables: &Tables) -> Result<(), String> {
+        for ((of, key), said) in self.healths.iter().filter(|((of, _), _)| of == provider) {
+            let at = (of.clone(), key.clone());
+            let deleted = self.lives.get(&at).is_none_or(|lives| lives.iter().any(|(_, added)| !added));
+            if self.doubtful || deleted || self.unsure.contains(&at) {
+                continue;
+            }
+            let Some(row) = tables.keys.get(key) else { continue };
+            let added = row.row.versions.added;
+            let mut all = text::of_age(Health::default(), added);
+            for health in said {
+                all.merge(&text::of_age(health.clone(), added));
+            }
+            let brief = |h: &Health| {
+                let failed = h.failed_until.is_some();
+                (
+                    h.epoch,
+                    failed,
+                    h.consecutive_failures,
+                    h.auth_failures,
+                    h.server_failures,
+                    h.needs_verification,
+                )
+            };
+            if brief(&all) != brief(&row.row.health) {
+                return Err(format!("{key} is {:?}, and all that was concluded is {all:?}", row.row.health));
+            }
+        }
+        Ok(())
     }
 
     pub fn note(&mut self, note: &Note) {
@@ -223,9 +265,25 @@ impl World {
                 return Err(format!("{key} was added at {:?}, which is yet to come", row.row.versions.added));
             }
             self.oracle.check_state(provider, tables).map_err(|error| format!("{provider}: {error}"))?;
+            self.oracle.check_health(provider, tables).map_err(|error| format!("{provider}: {error}"))?;
             for at in 0..self.instances.len() {
+                self.check_quiet(at, provider, stream)?;
                 self.check_instance(at, provider, tables, &live)
                     .map_err(|error| format!("instance {at}, {provider}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has been pulled is not pulled again and again.
+    fn check_quiet(&self, at: usize, provider: &str, stream: &str) -> Result<(), String> {
+        let note: Option<StreamNote> =
+            document::read(&self.instances[at].shelf, &document::stream_name(provider)).unwrap();
+        let Some(note) = note else { return Ok(()) };
+        for (lane, cursor) in [(Lane::State, note.state.cursor), (Lane::Stats, note.stats.cursor)] {
+            let again = cursor.map_or(0, |cursor| self.hub.unseen(stream, lane, &cursor));
+            if again > 0 {
+                return Err(format!("instance {at} would pull {again} rows of {lane:?} again for ever"));
             }
         }
         Ok(())

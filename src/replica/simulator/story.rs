@@ -4,8 +4,9 @@ use super::{
     foreign::Statement,
     hub::Database,
     local,
+    sabotage::Sabotage,
     shelf::MemoryShelf,
-    world::{KEYS, PROVIDERS, TOKENS, World},
+    world::{Focus, PROVIDERS, TOKENS, World},
 };
 use crate::{
     model::{KeyId, Policy, Timestamp, TokenId},
@@ -37,18 +38,64 @@ pub struct Story {
     by_hand: bool,
 }
 
-pub fn live(seed: u64, traced: bool, trace: &mut Vec<String>) -> Result<(), String> {
+/// What kind of world a seed makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    fate: Fate,
+    by_hand: bool,
+    focus: Focus,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let fate = match seed % 8 {
+            1 | 2 => Fate::Copies,
+            3 | 4 => Fate::Rollbacks,
+            5 => Fate::Absence,
+            6 => Fate::Moves,
+            _ => Fate::Ordinary,
+        };
+        let focus = match seed / 8 % 12 {
+            0 => Focus::Lives,
+            1 => Focus::Edits,
+            2 => Focus::Health,
+            3 => Focus::Batches,
+            4 => Focus::Counts,
+            5 => Focus::Hands,
+            _ => Focus::Everything,
+        };
+        Self { fate, by_hand: !seed.is_multiple_of(3) && fate != Fate::Moves, focus }
+    }
+
+    /// Where a broken rule shows, if it is not in most worlds.
+    pub fn against(rule: Sabotage, seed: u64) -> Self {
+        let (fate, by_hand, focus) = match rule {
+            Sabotage::HubIgnoresTombstones => (Fate::Ordinary, true, Focus::Lives),
+            Sabotage::StateCreatesRows | Sabotage::AbsenceIsNothing | Sabotage::IgnoresHorizon => {
+                (Fate::Absence, false, Focus::Lives)
+            }
+            Sabotage::HubIgnoresEpochs | Sabotage::IgnoresEpochs => (Fate::Ordinary, false, Focus::Health),
+            Sabotage::LowerIsTaken => (Fate::Ordinary, true, Focus::Counts),
+            Sabotage::AdoptionKeepsStamps => (Fate::Moves, false, Focus::Everything),
+            Sabotage::ForgetsSealed => (Fate::Ordinary, false, Focus::Batches),
+            Sabotage::TakesWholeRows => (Fate::Ordinary, false, Focus::Edits),
+            Sabotage::StateIsNotToldAgain => (Fate::Rollbacks, true, Focus::Hands),
+            _ => return Self::of(seed),
+        };
+        Self { fate, by_hand, focus }
+    }
+}
+
+pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Result<(), String> {
     let count = if seed.is_multiple_of(400) { 50 } else { 3 + (seed % 4) as usize };
     let mut world = World::new(seed, count, traced)?;
-    let fate = match seed % 8 {
-        1 | 2 => Fate::Copies,
-        3 | 4 => Fate::Rollbacks,
-        5 => Fate::Absence,
-        6 => Fate::Moves,
-        _ => Fate::Ordinary,
-    };
-    let by_hand = !seed.is_multiple_of(3) && fate != Fate::Moves;
+    let Plan { fate, by_hand, focus } = plan;
+    world.focus = focus;
     world.steady = !by_hand && matches!(fate, Fate::Ordinary | Fate::Absence);
+    if focus == Focus::Batches && fate != Fate::Moves {
+        (world.bounds.rows, world.bounds.page, world.bounds.calls) = (1, 100, 6);
+        world = World::rebound(world)?;
+    }
     if fate == Fate::Moves {
         // Pulls of one page: only then does an instance know what is contained in its totals.
         world.bounds.page = 100_000;
@@ -90,7 +137,18 @@ impl Story {
         let at = world.rng.usize(..world.instances.len());
         let pause = world.rng.i64(1..3000);
         world.pass(pause);
-        match world.rng.u32(..110) {
+        let usual: &[u32] = match world.focus {
+            Focus::Everything => &[],
+            Focus::Lives => &[25, 25, 44, 60, 85, 97],
+            Focus::Edits => &[25, 25, 60, 85, 85],
+            Focus::Health => &[25, 35, 35, 44, 60, 85],
+            Focus::Batches => &[5, 5, 41, 60, 60, 85],
+            Focus::Counts => &[5, 97, 60],
+            Focus::Hands => &[97, 105, 60, 60],
+        };
+        let any = world.rng.u32(..110);
+        let what = if world.rng.bool() { any } else { *world.rng.choice(usual).unwrap_or(&any) };
+        match what {
             0..20 => world.traffic(at),
             20..32 => edit(world, at),
             32..40 => health(world, at),
@@ -259,6 +317,9 @@ impl Story {
         let days = world.rng.i64(20..50);
         world.pass(days * 24 * 3_600_000);
         world.sweep(away);
+        for at in (0..world.instances.len()).filter(|at| *at != away) {
+            round(world, at, None)?;
+        }
         world.loss = loss;
         world.instances[away].cut_off = false;
         Ok(())
@@ -284,8 +345,16 @@ fn round(world: &mut World, at: usize, steps: Option<usize>) -> Result<(), Strin
 
 pub fn edit(world: &mut World, at: usize) {
     let (provider, _) = PROVIDERS[world.rng.usize(..world.providers)];
-    let (text, token) = (KEYS[world.rng.usize(..KEYS.len())], TOKENS[world.rng.usize(..TOKENS.len())]);
-    let (kind, value, flag) = (world.rng.u8(..20), world.rng.u32(1..1000), world.rng.bool());
+    let (text, token) = (world.some_key(), TOKENS[world.rng.usize(..TOKENS.len())]);
+    let kinds: &[u8] = match world.focus {
+        Focus::Lives => &[0, 0, 6, 8],
+        Focus::Edits => &[0, 8, 12, 12],
+        Focus::Health | Focus::Counts => &[0],
+        _ => &[],
+    };
+    let any = world.rng.u8(..20);
+    let kind = *world.rng.choice(kinds).unwrap_or(&any);
+    let (value, flag) = (world.rng.u32(1..1000), world.rng.bool());
     let now = world.local(at);
     world.say(|| format!("{at} edits {provider} {text} {token} {kind}"));
     let it = &mut world.instances[at];
@@ -360,7 +429,7 @@ fn health(world: &mut World, at: usize) {
     use crate::model::Effect;
     let (provider, _) = PROVIDERS[world.rng.usize(..world.providers)];
     let now = world.local(at);
-    let (which, kind, ms) = (world.rng.usize(..KEYS.len()), world.rng.u8(..5), world.rng.i64(1000..90_000));
+    let (key, kind, ms) = (world.some_key(), world.rng.u8(..5), world.rng.i64(1000..90_000));
     let current = world.rng.u8(..5) > 0;
     let it = &mut world.instances[at];
     let until = Timestamp(now.0 + ms);
@@ -372,10 +441,18 @@ fn health(world: &mut World, at: usize) {
         _ => Effect::Server { cooldown: None },
     };
     let (policy, stamps) = (Policy::default(), it.stamps.clone());
-    let id = KeyId::derive(provider, KEYS[which]);
+    let id = KeyId::derive(provider, key);
+    let mut concluded = None;
     local::change_health(&mut it.shelf, provider, id, |health| {
-        health.apply(effect, current, now, &policy, &stamps)
+        let changed = health.apply(effect, current, now, &policy, &stamps);
+        concluded = changed.then(|| health.clone());
+        changed
     });
     it.shelf.commit();
     it.memory = super::world::Memory::of(&it.shelf);
+    let Some(health) = concluded else { return };
+    if health.epoch.time().0 > world.now + 200_000 {
+        world.oracle.unsure(provider, key);
+    }
+    world.oracle.concluded(provider, key, health);
 }

@@ -30,6 +30,23 @@ pub const TOKENS: [&str; 3] = ["token-a", "token-b", "token-c"];
 pub const MODELS: [&str; 3] = ["small", "large", "vision"];
 pub const BEGIN: i64 = 1_790_000_000_000;
 
+/// What happens more often than in other worlds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Focus {
+    Everything,
+    /// Few keys that are added, deleted and edited in many places.
+    Lives,
+    /// Few keys whose fields are set in the middle of rounds.
+    Edits,
+    Health,
+    /// More batches than a round sends.
+    Batches,
+    /// Other programs that count.
+    Counts,
+    /// People at the tables.
+    Hands,
+}
+
 /// What the instance's memory holds, moved by effects alone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
@@ -125,6 +142,7 @@ pub struct World {
     pub loss: u32,
     /// Nothing takes counts away: neither other hands nor a lost file or hub.
     pub steady: bool,
+    pub focus: Focus,
     uuids: u128,
 }
 
@@ -153,6 +171,7 @@ impl World {
             bounds,
             loss,
             steady: false,
+            focus: Focus::Everything,
             uuids: u128::from(seed) << 64,
             rng,
         };
@@ -177,6 +196,12 @@ impl World {
     pub fn uuid(&mut self) -> Uuid {
         self.uuids += 1;
         Uuid::from_u128(self.uuids.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+    }
+
+    /// One of the keys that this world is about.
+    pub fn some_key(&mut self) -> &'static str {
+        let few = matches!(self.focus, Focus::Lives | Focus::Edits | Focus::Health | Focus::Counts);
+        KEYS[self.rng.usize(..if few { 2 } else { KEYS.len() })]
     }
 
     pub fn chance(&mut self, per_thousand: u32) -> bool {
@@ -269,6 +294,9 @@ impl World {
         it.shelf.commit();
         it.ids = stream_ids(&it.shelf);
         for effect in outcome.effects {
+            if let Effect::Counter { provider, id, .. } = &effect {
+                base_of(&it.shelf, provider, id).map_err(|error| format!("instance {at}: {error}"))?;
+            }
             it.memory.apply(effect).map_err(|error| format!("instance {at}: {error}"))?;
         }
         for (provider, own) in it.own.iter().filter(|_| self.steady) {
@@ -619,6 +647,22 @@ impl World {
         }
         Err("it never becomes quiet".to_owned())
     }
+}
+
+/// A view is never less than what in it is not the hub's.
+fn base_of(shelf: &MemoryShelf, provider: &str, id: &CounterId) -> Result<(), String> {
+    let view = shelf.view(provider, id).unwrap();
+    let mut base = view;
+    let inflight = shelf.inflight(provider, id).unwrap().unwrap_or_default();
+    inflight.sealed.iter().chain(&inflight.confirmed).for_each(|(_, tally)| base = base.minus(tally));
+    if let Some(open) = shelf.open(provider, id).unwrap() {
+        base = base.minus(&open);
+    }
+    let parts = [base.success, base.failure, base.other, base.prompt_tokens, base.completion_tokens];
+    if parts.iter().any(|part| *part < 0) {
+        return Err(format!("{id:?} is shown as {view:?}, and more is under way: {inflight:?}"));
+    }
+    Ok(())
 }
 
 /// Of each provider that has met a hub: the id that its stream goes by, and the life that counts in it.
