@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::{
     Result,
+    seal::Lives,
     stream::{STRIDE, Stream},
 };
 use crate::{
@@ -47,6 +48,6 @@ impl Stream<'_> {
         }
         self.tell_deletions()?;
         // Counted before this process began, as far as anyone can know: a copy of the file may tell the same.
-        self.seal_all(Uuid::nil())
+        self.seal_all(Uuid::nil(), Lives::Apart)
     }
 }

@@ -15,6 +15,7 @@ use super::{
     page::Turn,
     position::Position,
     round::{Awaited, Round, What},
+    seal::Lives,
     status::{self, StreamStatus},
     stream::Stream,
     text::Shift,
@@ -78,7 +79,7 @@ impl Machine {
         if self.hub.keeps_time {
             self.stamps.set_offset_ms(offset);
         }
-        self.seal_all(shelf, now, Some(self.run))
+        self.seal_streams(shelf, now, Some(self.run), Lives::Together)
     }
 
     /// Seals everything open: at shutdown, and before the file is copied. For a copy `next_run` is a new nonce,
@@ -92,11 +93,21 @@ impl Machine {
         now: Timestamp,
         next_run: Option<Uuid>,
     ) -> Result<Outcome> {
+        self.seal_streams(shelf, now, next_run, Lives::Apart)
+    }
+
+    fn seal_streams(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        now: Timestamp,
+        next_run: Option<Uuid>,
+        lives: Lives,
+    ) -> Result<Outcome> {
         let mut out = Outcome::default();
         for at in 0..self.hub.streams.len() {
             self.stream(shelf, at, now, &mut out, |stream| {
                 let as_its_own = next_run.filter(|_| broken!(StartSealsAsItsOwn));
-                stream.seal_all(as_its_own.unwrap_or(stream.note.run))?;
+                stream.seal_all(as_its_own.unwrap_or(stream.note.run), lives)?;
                 stream.note.run = next_run.unwrap_or(stream.note.run);
                 Ok(())
             })?;

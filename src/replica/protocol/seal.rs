@@ -20,6 +20,14 @@ use crate::{
 
 /// More waiting batches than this, and those that were never sent are made anew.
 const MAX_QUEUE: usize = 64;
+
+/// Whether batches that different lives of this process have counted may become one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lives {
+    /// At a start: none of them is the one that begins.
+    Together,
+    Apart,
+}
 /// A row that is alone larger than a batch may be is sent all the same.
 const LEAST_ROWS: usize = 1;
 
@@ -218,13 +226,17 @@ impl Stream<'_> {
     }
 
     /// Seals everything, so that a copy of the file holds nothing that only it could tell.
-    pub fn seal_all(&mut self, run: Uuid) -> Result<()> {
+    pub fn seal_all(&mut self, run: Uuid, lives: Lives) -> Result<()> {
         let queue = self.queue()?;
         if queue.len() > MAX_QUEUE {
             for seq in queue.into_iter().rev().take_while(|seq| *seq > self.note.sent).collect::<Vec<_>>() {
-                if let Some(batch) = self.batch(seq)? {
-                    self.unseal(&batch)?;
+                let Some(batch) = self.batch(seq)? else { break };
+                // What an earlier life sealed may lie in a copy of the file, too: as this life's own it would be
+                // told twice.
+                if lives == Lives::Apart && batch.run != run {
+                    break;
                 }
+                self.unseal(&batch)?;
             }
         }
         while self.seal(run)?.0 > 0 {}
@@ -244,7 +256,7 @@ impl Stream<'_> {
             }
         }
         self.note.refused = None;
-        self.seal_all(head.run)
+        self.seal_all(head.run, Lives::Apart)
     }
 
     pub fn shrink(&mut self) {
