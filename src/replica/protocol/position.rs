@@ -153,9 +153,10 @@ impl Stream<'_> {
         let (mut taken, mut told) = (0, false);
         for seq in self.queue()?.into_iter().rev() {
             let Some(batch) = self.batch(seq)? else { continue };
-            let own =
-                (batch.run == self.note.run && !broken!(ForkDropsEverything)) || broken!(ForkKeepsEverything);
-            if own {
+            let dropped = broken!(ForkDropsEverything);
+            let own = batch.run == self.note.run && !dropped;
+            let kept = broken!(ForkKeepsEverything);
+            if own || kept {
                 self.unseal(&batch)?;
                 continue;
             }
