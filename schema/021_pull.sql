@@ -107,6 +107,13 @@ CREATE OR REPLACE FUNCTION public.keytide_names(list jsonb) RETURNS jsonb LANGUA
         (SELECT jsonb_agg(v) FROM jsonb_array_elements(list) v WHERE jsonb_typeof(v) = 'string') END
 $$;
 
+-- One that answers in another type, of another keytide, cannot be replaced, only dropped.
+DO $$ BEGIN
+    IF (SELECT p.prorettype FROM pg_proc p WHERE p.oid = to_regprocedure('public.keytide_pull(jsonb)')) <> 'json'::regtype THEN
+        DROP FUNCTION public.keytide_pull(jsonb);
+    END IF;
+END $$;
+
 CREATE OR REPLACE FUNCTION public.keytide_pull(request jsonb) RETURNS json
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = '' AS $$
 DECLARE

@@ -94,7 +94,7 @@ async fn health_readiness_and_figures() {
     assert_eq!(ready.json()["warnings"].as_array().unwrap().len(), 2, "{}", ready.text);
     world.add("sk-alpha-one").await;
     for n in 0..60 {
-        world.count("sk-alpha-one", Kind::Success, &format!("model \"{n}\"\n"), START);
+        world.count("sk-alpha-one", Kind::Success, &format!("model \"{n}\""), START);
     }
     let figures = world.get("/metrics").await;
     assert!(figures.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));

@@ -208,7 +208,8 @@ async fn functions_of_another_keytide() {
     let mut scene = Scene::plain().await;
     for function in ["hello", "push", "pull"] {
         scene.sql(&format!(
-            "CREATE OR REPLACE FUNCTION keytide_{function}(request jsonb) RETURNS jsonb LANGUAGE sql \
+            "DROP FUNCTION keytide_{function}(jsonb); \
+             CREATE FUNCTION keytide_{function}(request jsonb) RETURNS jsonb LANGUAGE sql \
              AS $$ SELECT keytide_greeting() || '{{\"status\": \"unsupported\", \"speaks\": [2, 3]}}' $$"
         ));
     }
