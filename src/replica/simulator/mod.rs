@@ -75,7 +75,7 @@ fn worlds() {
 
 #[test]
 fn every_broken_rule_is_noticed() {
-    let most = number("SIM_SABOTAGE_SEEDS").unwrap_or(100);
+    let most = number("SIM_SABOTAGE_SEEDS").unwrap_or(1000);
     let mut unnoticed = Vec::new();
     std::panic::set_hook(Box::new(|_| {}));
     for rule in sabotage::ALL.iter().copied() {
