@@ -157,7 +157,8 @@ BEGIN
                 'status', 'already', 'seq', held.last_seq, 'digest', held.digest, 'rows', held.answer);
         ELSIF held.last_seq + 1 <> wanted OR held.digest IS DISTINCT FROM request ->> 'prev' THEN
             RETURN public.keytide_greeting() || jsonb_build_object(
-                'status', 'mismatch', 'seq', held.last_seq, 'digest', held.digest);
+                'status', 'mismatch', 'seq', held.last_seq, 'digest', held.digest,
+                'rows', coalesce(held.answer, '{}'));
         END IF;
         EXIT WHEN turn = 2;
         IF current_setting('transaction_read_only') = 'on' THEN

@@ -393,7 +393,8 @@ pub struct PushAnswer {
     pub greeting: Greeting,
     /// - `applied`: with the advance of the stream, in one transaction;
     /// - `already`: this very batch had been applied; `rows` is as it was answered then;
-    /// - `mismatch`: it does not follow what the hub holds, which `seq` and `digest` tell; nothing was done;
+    /// - `mismatch`: it does not follow what the hub holds, which `seq` and `digest` tell, with `rows` as that was
+    ///   answered; nothing was done;
     /// - `missing`: the stream's tables are not all there, nothing was done;
     /// - `elsewhere`: this is another database than the batch is for; nothing was done;
     /// - `read_only`, `unsupported`.

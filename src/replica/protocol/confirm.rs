@@ -15,12 +15,17 @@ fn named(list: &[(String, usize)], place: (&str, usize)) -> bool {
 }
 
 impl Stream<'_> {
-    pub fn confirm(&mut self, mut batch: Batch, answers: &RowAnswers) -> Result<()> {
+    /// Without answers, when only those to a later batch are known: what a row lacks then comes with the pages,
+    /// unless its deletion was on one already.
+    pub fn confirm(&mut self, mut batch: Batch, answers: Option<&RowAnswers>) -> Result<()> {
         let nothing = RowAnswers::default();
-        let answers = if broken!(IgnoresAnswers) { &nothing } else { answers };
+        let unknown = answers.is_none();
+        let answers = answers.filter(|_| !broken!(IgnoresAnswers)).unwrap_or(&nothing);
         let places = self.tallies_by_place(&batch.rows);
         for (place, id, _) in places {
-            let told_off = named(&answers.gone, place) || named(&answers.expired, place);
+            let told_off = named(&answers.gone, place)
+                || named(&answers.expired, place)
+                || unknown && self.is_deleted(&id)?;
             self.confirm_counter(batch.seq, &id, told_off)?;
         }
         let gone = answers.gone.len() as u64;
@@ -57,6 +62,15 @@ impl Stream<'_> {
         self.note.refused = None;
         self.note.kept_bytes += self.put_batch(&batch)?;
         self.forget_old_batches()
+    }
+
+    fn is_deleted(&self, id: &CounterId) -> Result<bool> {
+        let row = match id {
+            CounterId::Key(id) => Row::Key(*id),
+            CounterId::Token(id) => Row::Token(*id),
+            CounterId::Model(_) | CounterId::Hour(..) | CounterId::Total => return Ok(false),
+        };
+        Ok(self.shelf.gone(self.provider, row)?.is_some())
     }
 
     fn confirm_counter(&mut self, seq: u64, id: &CounterId, told_off: bool) -> Result<()> {

@@ -78,10 +78,8 @@ impl Stream<'_> {
     fn confirm_up_to(&mut self, seq: u64, answers: &RowAnswers) -> Result<()> {
         for sealed in self.queue()?.into_iter().take_while(|sealed| *sealed <= seq) {
             if let Some(batch) = self.batch(sealed)? {
-                // Only the last one's answers are known. What a row of the others lacks comes with the pages:
-                // every deletion that could have refused one is on them.
-                let none = RowAnswers::default();
-                self.confirm(batch, if sealed == seq { answers } else { &none })?;
+                // Only the last one's answers are known.
+                self.confirm(batch, (sealed == seq).then_some(answers))?;
             }
         }
         Ok(())

@@ -239,7 +239,7 @@ impl ModelHub {
                 applied.insert((request.instance, request.seq, request.digest.clone()));
                 ("applied", request.seq, request.digest, answers)
             } else {
-                ("mismatch", seq, held_digest, RowAnswers::default())
+                ("mismatch", seq, held_digest, answers)
             };
         let status = status.to_owned();
         let answer = PushAnswer { greeting, status, seq, digest, rows, missing: Vec::new() };

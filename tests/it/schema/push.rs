@@ -269,6 +269,11 @@ async fn the_future_is_refused_row_by_row() {
         }))
         .await;
     assert_eq!(answer, json!({"clock": [["gone", 0], ["keys", 1], ["keys", 2], ["tokens", 0]]}));
+
+    // Who missed the answer learns it with the refusal of another batch.
+    stream.seq += 1;
+    let refused = call(&client, "keytide_push", &stream.batch(&json!({}))).await;
+    assert_eq!((&refused["status"], &refused["rows"]), (&json!("mismatch"), &answer));
     assert_eq!(rows(&client, "SELECT api_key FROM ollama_api_keys ORDER BY 1").await, "a\nd");
     assert_eq!(rows(&client, "SELECT count(*) FROM keytide_tombstones").await, "0");
 }
