@@ -70,11 +70,8 @@ async fn call<T: DeserializeOwned>(
     function: Function,
     request: &impl Serialize,
 ) -> Result<T, transport::Error> {
-    let garbage = |_| transport::Error {
-        kind: ErrorKind::Garbage,
-        detail: "the answer is not what a hub answers".to_owned(),
-        retry_after: None,
-    };
+    let garbage =
+        |_| transport::Error::new(ErrorKind::Garbage, "the answer is not what a hub answers".to_owned());
     let request = serde_json::to_string(request).map_err(garbage)?;
     let reply = transport.call(function, &request).await?;
     serde_json::from_str(&reply.body).map_err(garbage)

@@ -70,7 +70,7 @@ pub fn choose(options: &Options) -> Result<Option<Route>, Error> {
 }
 
 fn missing(name: &str) -> Error {
-    Error { kind: ErrorKind::Settings, detail: format!("{name} is missing"), retry_after: None }
+    Error::new(ErrorKind::Settings, format!("{name} is missing"))
 }
 
 /// Where the REST API of a Supabase project is, from its database's URL.

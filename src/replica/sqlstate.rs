@@ -68,7 +68,7 @@ pub(super) fn error(code: &str, message: &str) -> Error {
         _ if said.is_empty() => format!("the hub answered with error {code}"),
         _ => format!("the hub answered with error {code}: {said}"),
     };
-    Error { kind, detail, retry_after: None }
+    Error::new(kind, detail)
 }
 
 /// The beginning of a stranger's text on one line, without anything that looks like a key.

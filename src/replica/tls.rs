@@ -78,7 +78,7 @@ fn file_roots(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>
 }
 
 fn settings(detail: String) -> Error {
-    Error { kind: ErrorKind::Settings, detail, retry_after: None }
+    Error::new(ErrorKind::Settings, detail)
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl ServerCertVerifier for Verifier {
 
 /// What was wrong, when a connection failed for its TLS; nothing if that was not the reason.
 pub(super) fn explain(error: &(dyn StdError + 'static), host: &str) -> Option<Error> {
-    let failed = |kind, detail| Error { kind, detail, retry_after: None };
+    let failed = |kind, detail| Error::new(kind, detail);
     Some(match cause(error)? {
         rustls::Error::InvalidCertificate(why) => {
             failed(ErrorKind::Certificate, format!("the certificate of {host} {}", fault(why)))

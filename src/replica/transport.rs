@@ -45,6 +45,17 @@ pub struct Error {
     pub retry_after: Option<Duration>,
 }
 
+impl Error {
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), retry_after: None }
+    }
+
+    /// No answer came in the time that a call has.
+    pub(super) fn late(function: Function, limit: Duration) -> Self {
+        Self::new(ErrorKind::Timeout, format!("no answer to {} within {limit:?}", function.name()))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// No connection: name, route, refused, reset, in the middle of a call too.

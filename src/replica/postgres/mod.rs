@@ -138,15 +138,10 @@ impl Postgres {
         let deadline = Instant::now() + self.connect_timeout;
         match tokio::time::timeout_at(deadline, self.connect_by(deadline)).await {
             Ok(result) => result,
-            Err(_) => Err(Error {
-                kind: ErrorKind::Unreachable,
-                detail: format!(
-                    "{} did not let us in within {:?}",
-                    self.address.shown(),
-                    self.connect_timeout
-                ),
-                retry_after: None,
-            }),
+            Err(_) => Err(Error::new(
+                ErrorKind::Unreachable,
+                format!("{} did not let us in within {:?}", self.address.shown(), self.connect_timeout),
+            )),
         }
     }
 
@@ -224,11 +219,7 @@ impl Transport for Postgres {
             match tokio::time::timeout_at(deadline, self.call_by(deadline, function, request)).await {
                 Ok(result) => result,
                 // The connection was dropped with the future: nothing of this call can be taken for the next one's.
-                Err(_) => Err(Error {
-                    kind: ErrorKind::Timeout,
-                    detail: format!("no answer to {} within {:?}", function.name(), self.call_timeout),
-                    retry_after: None,
-                }),
+                Err(_) => Err(Error::late(function, self.call_timeout)),
             }
         }
         .boxed()
@@ -248,7 +239,7 @@ impl Transport for Postgres {
 }
 
 fn garbage(detail: String) -> Error {
-    Error { kind: ErrorKind::Garbage, detail, retry_after: None }
+    Error::new(ErrorKind::Garbage, detail)
 }
 
 /// Where a URL leads and for whom; nothing if it cannot be used, or leads to a socket.
@@ -265,7 +256,7 @@ pub fn explain(error: &tokio_postgres::Error) -> Error {
     if let Some(answer) = error.as_db_error() {
         return sqlstate::error(answer.code().code(), answer.message());
     }
-    let failed = |kind, detail: String| Error { kind, detail, retry_after: None };
+    let failed = |kind, detail: String| Error::new(kind, detail);
     let cause = std::error::Error::source(error);
     if let Some(broken) = cause.and_then(|cause| cause.downcast_ref::<io::Error>()) {
         if broken.get_ref().is_some_and(|inner| inner.is::<NotPostgres>()) {

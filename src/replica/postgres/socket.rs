@@ -181,25 +181,16 @@ pub(super) async fn dial(
     }
     match ask_for_tls(&mut stream).await.map_err(|error| lost(host, &error))? {
         b'S' => secure(stream, config, host).await,
-        b'N' if address.encryption == Encryption::Always => Err(Error {
-            kind: ErrorKind::Settings,
-            detail: format!(
+        b'N' if address.encryption == Encryption::Always => Err(Error::new(
+            ErrorKind::Settings,
+            format!(
                 "{host} offers no TLS; DATABASE_URL needs sslmode=disable if the way to it is safe without"
             ),
-            retry_after: None,
-        }),
+        )),
         b'N' => Ok(Wire { inner: Box::new(stream), end_point: None, unheard: true }),
         // Too busy, or too strict, for even this.
-        b'E' => Err(Error {
-            kind: ErrorKind::Busy,
-            detail: format!("{host} refuses the connection before any login"),
-            retry_after: None,
-        }),
-        _ => Err(Error {
-            kind: ErrorKind::Garbage,
-            detail: format!("{host} does not speak Postgres's protocol"),
-            retry_after: None,
-        }),
+        b'E' => Err(Error::new(ErrorKind::Busy, format!("{host} refuses the connection before any login"))),
+        _ => Err(Error::new(ErrorKind::Garbage, format!("{host} does not speak Postgres's protocol"))),
     }
 }
 
@@ -243,10 +234,8 @@ async fn ask_for_tls(stream: &mut Counted) -> io::Result<u8> {
 }
 
 async fn secure(stream: Counted, config: &Arc<ClientConfig>, host: &str) -> Result<Wire, Error> {
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| Error {
-        kind: ErrorKind::Settings,
-        detail: format!("DATABASE_URL's host {host} cannot be a certificate's name"),
-        retry_after: None,
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        Error::new(ErrorKind::Settings, format!("DATABASE_URL's host {host} cannot be a certificate's name"))
     })?;
     let stream = TlsConnector::from(config.clone())
         .connect(name, stream)
@@ -262,7 +251,7 @@ async fn secure(stream: Counted, config: &Arc<ClientConfig>, host: &str) -> Resu
 }
 
 fn unreachable(detail: String) -> Error {
-    Error { kind: ErrorKind::Unreachable, detail, retry_after: None }
+    Error::new(ErrorKind::Unreachable, detail)
 }
 
 fn lost(host: &str, error: &io::Error) -> Error {

@@ -126,7 +126,7 @@ impl Address {
 }
 
 fn unusable(why: impl Into<String>) -> Error {
-    Error { kind: ErrorKind::Settings, detail: format!("DATABASE_URL {}", why.into()), retry_after: None }
+    Error::new(ErrorKind::Settings, format!("DATABASE_URL {}", why.into()))
 }
 
 /// Passwords are often pasted without percent-encoding: what stands before the last `@` is the user's part

@@ -78,7 +78,7 @@ pub(super) fn error(status: StatusCode, headers: &HeaderMap, body: &str) -> Erro
 }
 
 fn explain(status: StatusCode, headers: &HeaderMap, body: &str) -> Error {
-    let failed = |kind, detail| Error { kind, detail, retry_after: None };
+    let failed = |kind, detail| Error::new(kind, detail);
     if status.is_redirection() {
         let to = headers
             .get(LOCATION)

@@ -173,7 +173,7 @@ impl Rest {
         } else {
             format!("the connection to {host} broke: {root}")
         };
-        Error { kind: ErrorKind::Unreachable, detail: what, retry_after: None }
+        Error::new(ErrorKind::Unreachable, what)
     }
 }
 
@@ -182,11 +182,7 @@ impl Transport for Rest {
         async move {
             match tokio::time::timeout(self.call_timeout, self.post(function, request)).await {
                 Ok(result) => result,
-                Err(_) => Err(Error {
-                    kind: ErrorKind::Timeout,
-                    detail: format!("no answer to {} within {:?}", function.name(), self.call_timeout),
-                    retry_after: None,
-                }),
+                Err(_) => Err(Error::late(function, self.call_timeout)),
             }
         }
         .boxed()
@@ -206,11 +202,11 @@ impl Transport for Rest {
 }
 
 fn settings(detail: impl Into<String>) -> Error {
-    Error { kind: ErrorKind::Settings, detail: detail.into(), retry_after: None }
+    Error::new(ErrorKind::Settings, detail.into())
 }
 
 fn garbage(detail: &str) -> Error {
-    Error { kind: ErrorKind::Garbage, detail: detail.to_owned(), retry_after: None }
+    Error::new(ErrorKind::Garbage, detail.to_owned())
 }
 
 fn root<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
