@@ -30,7 +30,6 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use admin_token::{AdminToken, FILE_NAME as ADMIN_TOKEN_FILE, generate as new_admin_token};
-pub use replication::route as hub_route;
 pub use signals::{Reload, run_demo, run_serve};
 
 use crate::{

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::StoreSink;
 use crate::{
     admin::{self, Refusal},
-    config::{Config, SyncOptions, Transport},
+    config::Config,
     gateway::Live,
     ledger::{Flusher, Ledger},
     model::Clock,
@@ -19,9 +19,8 @@ use crate::{
     replica::{
         protocol::{Bounds, Effect, Hub, StreamOf},
         replicator::{self, Mirror, Parts, Replicator},
-        route::{self, Choice, Route},
+        route::{self, Route},
         status::HubStatus,
-        transport,
     },
     store::Store,
 };
@@ -175,8 +174,8 @@ pub(super) async fn start(
     let mut replicators = Vec::new();
     for hub in config.hubs() {
         let name = hub.name.clone();
-        let route =
-            route(&hub.options).map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
+        let route = route::choose(&hub.options.route)
+            .map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
         let Some(Route { transport, warnings }) = route else { continue };
         for warning in warnings {
             warn!(hub = name, "{warning}");
@@ -219,22 +218,4 @@ pub(super) async fn start(
 
 fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// The way to a hub, as configured; nothing where none is wanted.
-///
-/// # Errors
-/// Settings that cannot be used.
-pub fn route(options: &SyncOptions) -> Result<Option<Route>, transport::Error> {
-    route::choose(&route::Options {
-        choice: match options.transport {
-            Transport::Auto => Choice::Auto,
-            Transport::Postgres => Choice::Postgres,
-            Transport::Rest => Choice::Rest,
-            Transport::Off => Choice::Off,
-        },
-        database_url: options.database_url.clone(),
-        rest_url: options.rest_url.clone(),
-        service_key: options.service_key.clone(),
-    })
 }

@@ -6,25 +6,36 @@ use uuid::Uuid;
 
 use super::error::Error;
 use crate::{
-    config::{self, Config, HubConfig, SyncOptions},
+    config::{Config, HubConfig, ProviderConfig},
     replica::{
         postgres::{self, Postgres},
+        route::{self, Choice},
         transport::{self, ErrorKind, Transport},
         wire::{Ask, Function, Lane, PROTOCOL, PullAnswer, PullRequest},
     },
 };
 
-/// Those that are in use, each with the providers wanted of it.
-pub(super) fn hubs(config: &Config, only: Option<&str>) -> Result<Vec<HubConfig>, Error> {
-    if let Some(name) = only
-        && !config.providers.contains_key(name)
-    {
-        let known: Vec<_> = config.providers.keys().map(String::as_str).collect();
+/// The configured providers, or the one that is named.
+pub(super) fn providers<'a>(
+    config: &'a Config,
+    only: Option<&str>,
+) -> Result<Vec<(&'a str, &'a ProviderConfig)>, Error> {
+    let all = config.providers.iter().map(|(name, provider)| (name.as_str(), provider));
+    let Some(name) = only else { return Ok(all.collect()) };
+    let known: Vec<_> = config.providers.keys().map(String::as_str).collect();
+    let found: Vec<_> = all.filter(|(known, _)| *known == name).collect();
+    if found.is_empty() {
         return Err(Error::usage(format!(
             "there is no provider {name:?}; the configuration has {}",
             known.join(", ")
         )));
     }
+    Ok(found)
+}
+
+/// Those that are in use, each with the providers wanted of it.
+pub(super) fn hubs(config: &Config, only: Option<&str>) -> Result<Vec<HubConfig>, Error> {
+    providers(config, only)?;
     let mut hubs = config.hubs();
     for hub in &mut hubs {
         hub.providers.retain(|(provider, _)| only.is_none_or(|only| only == provider));
@@ -38,9 +49,9 @@ pub(super) fn hubs(config: &Config, only: Option<&str>) -> Result<Vec<HubConfig>
 
 /// A connection for the schema's own statements; `None` where only the REST API is configured.
 pub(super) fn database(
-    options: &SyncOptions,
+    options: &route::Options,
 ) -> Option<BoxFuture<'static, Result<tokio_postgres::Client, transport::Error>>> {
-    if options.transport == config::Transport::Rest {
+    if options.transport == Choice::Rest {
         return None;
     }
     let url = options.database_url.clone()?;
@@ -70,8 +81,7 @@ async fn call<T: DeserializeOwned>(
     function: Function,
     request: &impl Serialize,
 ) -> Result<T, transport::Error> {
-    let garbage =
-        |_| transport::Error::new(ErrorKind::Garbage, "the answer is not what a hub answers".to_owned());
+    let garbage = |_| transport::Error::new(ErrorKind::Garbage, "the answer is not what a hub answers");
     let request = serde_json::to_string(request).map_err(garbage)?;
     let reply = transport.call(function, &request).await?;
     serde_json::from_str(&reply.body).map_err(garbage)

@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{error::Error, hub, io::Io, remote::Local, show};
 use crate::{
-    app::hub_route,
     config::{Config, HubConfig},
     replica::{
+        route,
         schema::{self, Target},
         transport::{self, ErrorKind},
         wire::SCHEMA,
@@ -88,21 +88,8 @@ fn failed(error: schema::Error) -> Error {
 }
 
 fn targets<'a>(config: &'a Config, only: Option<&str>) -> Result<Vec<Target<'a>>, Error> {
-    let found: Vec<Target<'a>> = config
-        .providers
-        .iter()
-        .filter(|(name, _)| only.is_none_or(|only| only == name.as_str()))
-        .map(|(name, provider)| Target { prefix: &provider.table_prefix, provider: name })
-        .collect();
-    if found.is_empty() {
-        let known: Vec<&str> = config.providers.keys().map(String::as_str).collect();
-        return Err(Error::usage(format!(
-            "there is no provider {:?}; the configuration has {}",
-            only.unwrap_or_default(),
-            known.join(", ")
-        )));
-    }
-    Ok(found)
+    let found = hub::providers(config, only)?.into_iter();
+    Ok(found.map(|(name, provider)| Target { prefix: &provider.table_prefix, provider: name }).collect())
 }
 
 /// Laid out as the Supabase command line reads it. The names are fixed, so that writing them again makes no second
@@ -145,7 +132,7 @@ async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) 
     for of in &hubs {
         let targets = targets_of(of);
         head(of, &hubs, io)?;
-        let Some(connecting) = hub::database(&of.options) else {
+        let Some(connecting) = hub::database(&of.options.route) else {
             // Functions are all that a REST API leads to.
             io.note(PASTE);
             io.print(&schema::script(&targets).map_err(failed)?)?;
@@ -182,7 +169,7 @@ async fn check(config: &Config, only: Option<&str>, json: bool, io: &mut Io) -> 
     let hubs = hub::hubs(config, only)?;
     let mut problems = 0;
     for of in &hubs {
-        let found = match hub::database(&of.options) {
+        let found = match hub::database(&of.options.route) {
             Some(connecting) => {
                 let client = connecting.await.map_err(|error| Error::failed(error.to_string()))?;
                 schema::check(&client, &targets_of(of)).await.map_err(failed)?
@@ -214,7 +201,7 @@ const PASTE: &str = "this hub is reached over REST alone, which cannot alter tab
 /// What can be seen without the catalogue: whether the functions and every provider's tables are there.
 async fn over_rest(of: &HubConfig) -> Result<schema::Report, Error> {
     let cannot = |error: transport::Error| Error::failed(error.to_string());
-    let Some(route) = hub_route(&of.options).map_err(cannot)? else {
+    let Some(route) = route::choose(&of.options.route).map_err(cannot)? else {
         return Err(Error::failed(format!("replication with the hub {:?} is switched off", of.name)));
     };
     let mut report = schema::Report::default();

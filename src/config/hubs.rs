@@ -7,7 +7,7 @@ use super::{
     reader::{Section, nearest_name},
     units, urls,
 };
-use crate::model::Secret;
+use crate::replica::route::{self, Choice, Way};
 
 /// The hub of `[sync]`, as the list of hubs names it: that of providers that name none.
 pub const DEFAULT_HUB: &str = "default";
@@ -15,11 +15,7 @@ pub const DEFAULT_HUB: &str = "default";
 /// How a hub is reached, and how often.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SyncOptions {
-    pub transport: Transport,
-    pub database_url: Option<Secret>,
-    /// Without a slash at its end.
-    pub rest_url: Option<String>,
-    pub service_key: Option<Secret>,
+    pub route: route::Options,
     /// Between two rounds.
     pub interval: Duration,
     /// Bounds of a batch, so that it is applied in well under a second.
@@ -30,36 +26,12 @@ pub struct SyncOptions {
 impl Default for SyncOptions {
     fn default() -> Self {
         Self {
-            transport: Transport::Auto,
-            database_url: None,
-            rest_url: None,
-            service_key: None,
+            route: route::Options::default(),
             interval: Duration::from_secs(30),
             batch_rows: 2_000,
             batch_bytes: 512 << 10,
         }
     }
-}
-
-impl SyncOptions {
-    /// Whether there is a hub at all.
-    pub fn is_on(&self) -> bool {
-        match self.transport {
-            Transport::Auto => self.database_url.is_some() || self.rest_url.is_some(),
-            Transport::Postgres | Transport::Rest => true,
-            Transport::Off => false,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Transport {
-    /// The database where its URL is known, else REST, else nothing.
-    #[default]
-    Auto,
-    Postgres,
-    Rest,
-    Off,
 }
 
 /// A hub in use.
@@ -101,7 +73,7 @@ pub(super) fn in_use(
     };
     let named = named.iter().map(|(name, options)| hub(Some(name), options));
     let all = std::iter::once(hub(None, default)).chain(named);
-    all.filter(|hub| hub.options.is_on() && !hub.providers.is_empty()).collect()
+    all.filter(|hub| hub.options.route.way().is_some() && !hub.providers.is_empty()).collect()
 }
 
 /// What is the same for all hubs, beside the default one.
@@ -134,7 +106,7 @@ pub(super) fn read_hubs(top: &mut Section<'_>) -> BTreeMap<String, SyncOptions> 
         }
         let mut table = section.child(&name);
         let hub = read(&mut table);
-        let unreachable = hub.transport == Transport::Auto && !hub.is_on();
+        let unreachable = hub.route.transport == Choice::Auto && hub.route.way().is_none();
         if unreachable && !table.has_problem("database_url") && !table.has_problem("rest_url") {
             table.problem("database_url", "is missing; a hub needs it, or rest_url");
         }
@@ -148,13 +120,13 @@ pub(super) fn read_hubs(top: &mut Section<'_>) -> BTreeMap<String, SyncOptions> 
 fn read(table: &mut Section<'_>) -> SyncOptions {
     let defaults = SyncOptions::default();
     let transports = [
-        ("auto", Transport::Auto),
-        ("postgres", Transport::Postgres),
-        ("rest", Transport::Rest),
-        ("off", Transport::Off),
+        ("auto", Choice::Auto),
+        ("postgres", Choice::Postgres),
+        ("rest", Choice::Rest),
+        ("off", Choice::Off),
     ];
-    let sync = SyncOptions {
-        transport: table.choice("transport", defaults.transport, &transports),
+    let route = route::Options {
+        transport: table.choice("transport", Choice::default(), &transports),
         database_url: table.secret("database_url", urls::database_url),
         rest_url: table
             .optional("rest_url", String::clone, |text| Ok(urls::show_url(&urls::http_url(text)?))),
@@ -162,6 +134,10 @@ fn read(table: &mut Section<'_>) -> SyncOptions {
             let usable = text.bytes().all(|b| b.is_ascii_graphic());
             if usable { Ok(()) } else { Err("must be ASCII text without spaces".to_owned()) }
         }),
+    };
+    check_route(table, &route);
+    SyncOptions {
+        route,
         interval: table.span(
             "interval",
             defaults.interval,
@@ -169,27 +145,24 @@ fn read(table: &mut Section<'_>) -> SyncOptions {
         ),
         batch_rows: table.integer("batch_rows", defaults.batch_rows, 10..=20_000),
         batch_bytes: table.size("batch_bytes", defaults.batch_bytes, (16 << 10)..=(8 << 20)),
-    };
+    }
+}
+
+fn check_route(table: &mut Section<'_>, route: &route::Options) {
     // A value that was given and found wrong has been reported already.
     let missing = |table: &Section<'_>, key: &str, is_set: bool| !is_set && !table.has_problem(key);
     let name = table.name();
-    if sync.transport == Transport::Postgres && missing(table, "database_url", sync.database_url.is_some()) {
+    if route.transport == Choice::Postgres && missing(table, "database_url", route.database_url.is_some()) {
         table.problem("database_url", format!("is missing; {name}.transport = \"postgres\" needs it"));
     }
     // A database's URL may tell where its REST API is.
-    let found = sync.rest_url.is_some() || sync.database_url.is_some() || table.has_problem("database_url");
-    if sync.transport == Transport::Rest && missing(table, "rest_url", found) {
+    let found = route.rest_url.is_some() || route.database_url.is_some() || table.has_problem("database_url");
+    if route.transport == Choice::Rest && missing(table, "rest_url", found) {
         table.problem("rest_url", format!("is missing; {name}.transport = \"rest\" needs it"));
     }
-    let uses_rest = match sync.transport {
-        Transport::Rest => true,
-        Transport::Auto => sync.database_url.is_none() && sync.rest_url.is_some(),
-        Transport::Postgres | Transport::Off => false,
-    };
-    if uses_rest && missing(table, "service_key", sync.service_key.is_some()) {
+    if route.way() == Some(Way::Rest) && missing(table, "service_key", route.service_key.is_some()) {
         table.problem("service_key", format!("is missing; {name}.rest_url needs it"));
     }
-    sync
 }
 
 /// The hub that a provider names.

@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-pub use hubs::{BudgetOptions, DEFAULT_HUB, HubConfig, SyncOptions, Transport};
+pub use hubs::{BudgetOptions, DEFAULT_HUB, HubConfig, SyncOptions};
 pub use provider::{KeyPattern, ProviderConfig};
 
 use crate::{
@@ -245,10 +245,10 @@ impl Config {
             ("store.dir", store.dir != new.store.dir),
             ("store.flush_interval", store.flush_interval != new.store.flush_interval),
             ("store.durability", store.durability != new.store.durability),
-            ("sync.transport", sync.transport != new.sync.transport),
-            ("sync.database_url", sync.database_url != new.sync.database_url),
-            ("sync.rest_url", sync.rest_url != new.sync.rest_url),
-            ("sync.service_key", sync.service_key != new.sync.service_key),
+            ("sync.transport", sync.route.transport != new.sync.route.transport),
+            ("sync.database_url", sync.route.database_url != new.sync.route.database_url),
+            ("sync.rest_url", sync.route.rest_url != new.sync.route.rest_url),
+            ("sync.service_key", sync.route.service_key != new.sync.route.service_key),
             ("sync.interval", sync.interval != new.sync.interval),
             ("sync.batch_rows", sync.batch_rows != new.sync.batch_rows),
             ("sync.batch_bytes", sync.batch_bytes != new.sync.batch_bytes),

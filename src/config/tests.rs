@@ -162,9 +162,9 @@ fn established_variables() {
     )
     .unwrap();
     let sync = &loaded.config.sync;
-    assert_eq!(sync.rest_url.as_deref(), Some("https://ref.supabase.co/rest/v1"));
-    assert_eq!(sync.service_key.as_ref().map(Secret::expose), Some(secret));
-    assert!(sync.database_url.is_some());
+    assert_eq!(sync.route.rest_url.as_deref(), Some("https://ref.supabase.co/rest/v1"));
+    assert_eq!(sync.route.service_key.as_ref().map(Secret::expose), Some(secret));
+    assert!(sync.route.database_url.is_some());
     assert_eq!(loaded.config.server.admin_token.as_ref().map(Secret::expose), Some("0123456789abcdef"));
     assert_eq!(loaded.sources["sync.database_url"], "environment variable DATABASE_URL");
     assert_eq!(loaded.notices, ["REDIS_URL is not needed: the local store takes its place"]);

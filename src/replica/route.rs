@@ -9,6 +9,7 @@ use super::{
 };
 use crate::model::Secret;
 
+/// What is wanted of the ways to a hub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
     /// Postgres if there is a database's URL, else REST if there is an address, else none.
@@ -20,12 +21,32 @@ pub enum Choice {
 }
 
 /// How a hub may be reached, as configured.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
-    pub choice: Choice,
+    pub transport: Choice,
     pub database_url: Option<Secret>,
+    /// Without a slash at its end.
     pub rest_url: Option<String>,
     pub service_key: Option<Secret>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Postgres,
+    Rest,
+}
+
+impl Options {
+    /// The way that these lead to, whether or not all that it needs is there; none where no hub is wanted.
+    pub fn way(&self) -> Option<Way> {
+        match self.transport {
+            Choice::Auto if self.database_url.is_some() => Some(Way::Postgres),
+            Choice::Auto => self.rest_url.is_some().then_some(Way::Rest),
+            Choice::Postgres => Some(Way::Postgres),
+            Choice::Rest => Some(Way::Rest),
+            Choice::Off => None,
+        }
+    }
 }
 
 /// The way that was chosen.
@@ -40,21 +61,15 @@ pub struct Route {
 /// # Errors
 /// Of kind `Settings`, when what is configured cannot be used.
 pub fn choose(options: &Options) -> Result<Option<Route>, Error> {
-    let choice = match options.choice {
-        Choice::Auto if options.database_url.is_some() => Choice::Postgres,
-        Choice::Auto if options.rest_url.is_some() => Choice::Rest,
-        Choice::Auto => Choice::Off,
-        chosen => chosen,
-    };
-    match choice {
-        Choice::Auto | Choice::Off => Ok(None),
-        Choice::Postgres => {
+    match options.way() {
+        None => Ok(None),
+        Some(Way::Postgres) => {
             let url = options.database_url.clone().ok_or_else(|| missing("DATABASE_URL"))?;
             let postgres = Postgres::new(&postgres::Options::new(url))?;
             let warnings = postgres.warnings().to_vec();
             Ok(Some(Route { transport: Arc::new(postgres), warnings }))
         }
-        Choice::Rest => {
+        Some(Way::Rest) => {
             // A project's database tells where its API is.
             let base = options
                 .rest_url
@@ -113,18 +128,18 @@ mod tests {
         let database_url = Some(Secret::new("postgres://u:p@127.0.0.1:1/db"));
         let rest_url = Some("http://127.0.0.1:1".to_owned());
         let service_key = Some(Secret::new("sb_secret_0123456789abcdef"));
-        let both = Options { choice: Choice::Auto, database_url, rest_url, service_key };
+        let both = Options { transport: Choice::Auto, database_url, rest_url, service_key };
         let kind = |options: &Options| choose(options).unwrap().map(|route| route.transport.kind());
         assert_eq!(kind(&both), Some("postgres"));
-        assert_eq!(kind(&Options { choice: Choice::Rest, ..both.clone() }), Some("rest"));
-        assert_eq!(kind(&Options { choice: Choice::Off, ..both.clone() }), None);
+        assert_eq!(kind(&Options { transport: Choice::Rest, ..both.clone() }), Some("rest"));
+        assert_eq!(kind(&Options { transport: Choice::Off, ..both.clone() }), None);
         assert_eq!(kind(&Options { database_url: None, ..both.clone() }), Some("rest"));
         assert_eq!(kind(&Options::default()), None);
-        for (choice, name) in [(Choice::Postgres, "DATABASE_URL"), (Choice::Rest, "SUPABASE_REST_URL")] {
-            let error = choose(&Options { choice, ..Options::default() }).err().unwrap();
+        for (transport, name) in [(Choice::Postgres, "DATABASE_URL"), (Choice::Rest, "SUPABASE_REST_URL")] {
+            let error = choose(&Options { transport, ..Options::default() }).err().unwrap();
             assert!(error.kind == ErrorKind::Settings && error.detail.contains(name), "{error}");
         }
-        let error = choose(&Options { service_key: None, choice: Choice::Rest, ..both }).err().unwrap();
+        let error = choose(&Options { service_key: None, transport: Choice::Rest, ..both }).err().unwrap();
         assert!(error.detail.contains("SUPABASE_SERVICE_ROLE_KEY"), "{error}");
     }
 }

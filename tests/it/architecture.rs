@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("observe", &["gateway::metrics", "replica::status", "ledger", "pool", "store", "model", "guard"]),
     ("admin", &["model", "store", "pool", "ledger", "guard", "replica::status"]),
     // Composed of each room's own options.
-    ("config", &["model", "store", "pool", "upstream", "gateway"]),
+    ("config", &["model", "store", "pool", "upstream", "gateway", "replica::route"]),
     ("demo", &["model"]),
     // A whole keytide in one process, listening where it can.
     ("demo/tour", &["model", "app", "admin", "config", "gateway::serve"]),

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use super::Report;
 use crate::{
-    app::hub_route,
     cli::hub,
     config::{Config, HubConfig},
     model::{Clock, Secret},
     replica::{
-        route::{Route, rest_url_of},
+        route::{self, Route, rest_url_of},
         schema::{self, Target},
         transport::{Error, Transport},
         wire::SCHEMA,
@@ -36,7 +35,7 @@ async fn one(hub: &HubConfig, report: &mut Report) {
     let fail = |report: &mut Report, error: &Error| {
         report.fail(&check, error.detail.as_str(), error.kind.advice());
     };
-    let Route { transport, warnings } = match hub_route(&hub.options) {
+    let Route { transport, warnings } = match route::choose(&hub.options.route) {
         Ok(Some(route)) => route,
         Ok(None) => return report.skipped(&check, "replication is switched off"),
         Err(error) => return fail(report, &error),
@@ -58,7 +57,7 @@ async fn one(hub: &HubConfig, report: &mut Report) {
             "free space, resume the project, or use the primary; keytide keeps counting meanwhile",
         );
     }
-    match hub::database(&hub.options) {
+    match hub::database(&hub.options.route) {
         Some(connecting) => match connecting.await {
             Ok(client) => tables(&check, &client, hub, report).await,
             Err(error) => fail(report, &error),
@@ -86,14 +85,14 @@ async fn one(hub: &HubConfig, report: &mut Report) {
 fn pooler(check: &str, hub: &HubConfig, transport: &dyn Transport, report: &mut Report) {
     if transport.kind() == "rest" {
         if let (None, Some(derived)) =
-            (&hub.options.rest_url, hub.options.database_url.as_ref().and_then(rest_url_of))
+            (&hub.options.route.rest_url, hub.options.route.database_url.as_ref().and_then(rest_url_of))
         {
             report.ok(check, format!("its REST API is {derived}, as the database's URL tells"));
         }
         return;
     }
     let check = format!("{check} pooler");
-    match hub.options.database_url.as_ref().map(mode) {
+    match hub.options.route.database_url.as_ref().map(mode) {
         Some(Mode::Transaction) => report.ok(&check, "transaction mode, which keytide is made for"),
         Some(Mode::Session) => report.warn(
             &check,
