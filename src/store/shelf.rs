@@ -58,6 +58,14 @@ pub struct Gone {
     pub text: Option<Secret>,
 }
 
+impl Gone {
+    /// False where nothing is known but counts, which came before their row: should that be deleted before it is
+    /// ever seen here, they have to be found by the digest.
+    pub fn is_deletion(&self) -> bool {
+        self.version > Version::default()
+    }
+}
+
 /// Deltas of one row that are in batches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inflight {

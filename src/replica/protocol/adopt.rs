@@ -84,6 +84,7 @@ impl Stream<'_> {
                 let next = gone.last().map_or(Part::Counters(None), |(last, _)| Part::Gone(Some(*last)));
                 rows.gone = gone
                     .iter()
+                    .filter(|(_, gone)| gone.is_deletion())
                     .map(|(row, gone)| {
                         let t = if matches!(row, Row::Key(_)) { GoneKind::Key } else { GoneKind::Token };
                         GoneRow { t, id: text::hex(&gone.digest), v: gone.version }

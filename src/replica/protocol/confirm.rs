@@ -70,7 +70,7 @@ impl Stream<'_> {
             CounterId::Token(id) => Row::Token(*id),
             CounterId::Model(_) | CounterId::Hour(..) | CounterId::Total => return Ok(false),
         };
-        Ok(self.shelf.gone(self.provider, row)?.is_some())
+        Ok(self.shelf.gone(self.provider, row)?.is_some_and(|gone| gone.is_deletion()))
     }
 
     fn confirm_counter(&mut self, seq: u64, id: &CounterId, told_off: bool) -> Result<()> {

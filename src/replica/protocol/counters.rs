@@ -2,9 +2,9 @@
 
 use super::{Effect, Result, stream::Stream, text};
 use crate::{
-    model::{CounterId, Hour, KeyId, Tally, TokenId},
+    model::{CounterId, Hour, KeyId, Secret, Tally, TokenId, Version},
     replica::wire::Rows,
-    store::shelf::{Inflight, Seen},
+    store::shelf::{Gone, Inflight, Row, Seen},
 };
 
 impl Stream<'_> {
@@ -84,8 +84,33 @@ impl Stream<'_> {
         Ok(own)
     }
 
+    /// Counts have come of a row that is not here.
+    fn await_row(&mut self, row: Row, text: &Secret) -> Result<()> {
+        if self.shelf.gone(self.provider, row)?.is_some() {
+            return Ok(());
+        }
+        let digest = text::digest(text.expose().as_bytes());
+        Ok(self.shelf.set_gone(
+            self.provider,
+            row,
+            Some(Gone { version: Version::default(), digest, text: None }),
+        )?)
+    }
+
     pub fn take_counters(&mut self, rows: &Rows, contained: u64) -> Result<()> {
         let marks = self.note.resync.is_some();
+        for row in &rows.key_stats {
+            let id = KeyId::derive(self.provider, row.k.expose());
+            if self.shelf.key(self.provider, id)?.is_none() {
+                self.await_row(Row::Key(id), &row.k)?;
+            }
+        }
+        for row in &rows.token_stats {
+            let id = TokenId::derive(self.provider, row.k.expose());
+            if self.shelf.token(self.provider, id)?.is_none() {
+                self.await_row(Row::Token(id), &row.k)?;
+            }
+        }
         for (id, base) in self.tallies(rows) {
             if marks {
                 self.shelf.mark_seen(self.provider, &Seen::Counter(id.clone()))?;

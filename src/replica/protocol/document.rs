@@ -95,8 +95,6 @@ pub struct Drain {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resync {
     pub why: Why,
-    /// When the last complete pull before it began: older rows that the hub has not were deleted there.
-    pub since: Option<i64>,
     pub state_done: bool,
     pub stats_done: bool,
     /// Requests that the hub's total lacks.

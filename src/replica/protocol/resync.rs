@@ -1,6 +1,8 @@
 //! A pull of all rows, begun when the hub may have lost some or deletions may have been missed, and what absence
 //! means at its end.
 
+use std::collections::HashSet;
+
 use super::{
     Note, Result,
     counters::requests,
@@ -8,14 +10,20 @@ use super::{
     stream::{STRIDE, Stream},
 };
 use crate::{
-    model::{CounterId, Tally, Timestamp, Version},
+    model::{CounterId, KeyId, Tally, TokenId},
     replica::wire::Lane,
     store::shelf::{Dirty, Row, Seen},
 };
 
+impl Resync {
+    /// Whether a row that the hub no longer has was deleted there while this instance was away.
+    fn says_deleted(&self) -> bool {
+        self.why == Why::Away || broken!(AbsenceIsDeletion)
+    }
+}
+
 impl Stream<'_> {
     pub fn begin_resync(&mut self, why: Why) -> Result<()> {
-        let since = self.note.state.complete;
         // A hub that may have lost rows says more than one that has forgotten deletions.
         let weight = |why: Why| match why {
             Why::Forked | Why::Clock => 0,
@@ -26,7 +34,7 @@ impl Stream<'_> {
             Some(before) if weight(before.why) > weight(why) => before.why,
             _ => why,
         };
-        self.note.resync = Some(Resync { why, since, state_done: false, stats_done: false, missing: 0 });
+        self.note.resync = Some(Resync { why, state_done: false, stats_done: false, missing: 0 });
         for lane in [Lane::State, Lane::Stats] {
             let complete = self.note.lane(lane).complete;
             *self.note.lane(lane) = LaneNote { cursor: None, drain: None, complete };
@@ -53,8 +61,9 @@ impl Stream<'_> {
             Lane::State if !resync.state_done => {
                 // After a fork only the totals were in doubt, after a change of the clock only dates.
                 if !matches!(resync.why, Why::Forked | Why::Clock) && !broken!(AbsenceIsNothing) {
-                    self.settle_keys(&resync)?;
-                    self.settle_tokens(&resync)?;
+                    let unknown_there = self.being_added()?;
+                    self.settle_keys(&resync, &unknown_there)?;
+                    self.settle_tokens(&resync, &unknown_there)?;
                 }
                 if matches!(resync.why, Why::RolledBack | Why::Moved) {
                     self.tell_deletions()?;
@@ -77,17 +86,20 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Whether a row that the hub does not have was deleted there while this instance was away. Otherwise the hub
-    /// has lost it.
-    fn was_deleted(resync: &Resync, added: Version) -> bool {
-        if broken!(AbsenceIsDeletion) {
-            return true;
+    /// Rows whose addition is in a batch that the hub may not have yet.
+    fn being_added(&self) -> Result<HashSet<Row>> {
+        let mut found = HashSet::new();
+        for seq in self.queue()? {
+            let Some(batch) = self.batch(seq)? else { continue };
+            let keys = batch.rows.keys.iter().filter(|row| row.add);
+            found.extend(keys.map(|row| Row::Key(KeyId::derive(self.provider, row.k.expose()))));
+            let tokens = batch.rows.tokens.iter().filter(|row| row.add);
+            found.extend(tokens.map(|row| Row::Token(TokenId::derive(self.provider, row.k.expose()))));
         }
-        let since = resync.since.map(|at| Version::at(Timestamp(at)));
-        resync.why == Why::Away && since.is_some_and(|since| added <= since)
+        Ok(found)
     }
 
-    fn settle_keys(&mut self, resync: &Resync) -> Result<()> {
+    fn settle_keys(&mut self, resync: &Resync, unknown_there: &HashSet<Row>) -> Result<()> {
         let mut after = None;
         loop {
             let keys = self.shelf.keys(self.provider, after, STRIDE)?;
@@ -99,7 +111,9 @@ impl Stream<'_> {
                     continue;
                 }
                 let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
-                if Self::was_deleted(resync, entry.versions.added) && !dirty.added {
+                // What the hub has had is no more there: it was deleted, or the hub has lost it.
+                let known_there = !dirty.added && !unknown_there.contains(&row);
+                if resync.says_deleted() && known_there {
                     self.drop_key(id, entry.versions.added)?;
                 } else {
                     self.soil(row, Dirty { added: true, gone: false, changed: true })?;
@@ -108,7 +122,7 @@ impl Stream<'_> {
         }
     }
 
-    fn settle_tokens(&mut self, resync: &Resync) -> Result<()> {
+    fn settle_tokens(&mut self, resync: &Resync, unknown_there: &HashSet<Row>) -> Result<()> {
         let mut after = None;
         loop {
             let tokens = self.shelf.tokens(self.provider, after, STRIDE)?;
@@ -120,7 +134,8 @@ impl Stream<'_> {
                     continue;
                 }
                 let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
-                if Self::was_deleted(resync, entry.versions.added) && !dirty.added {
+                let known_there = !dirty.added && !unknown_there.contains(&row);
+                if resync.says_deleted() && known_there {
                     self.drop_token(id, entry.versions.added)?;
                 } else {
                     self.soil(row, Dirty { added: true, gone: false, changed: true })?;
@@ -136,7 +151,7 @@ impl Stream<'_> {
             let gone = self.shelf.all_gone(self.provider, after, STRIDE)?;
             let Some((last, _)) = gone.last() else { return Ok(()) };
             after = Some(*last);
-            for (row, _) in gone {
+            for (row, _) in gone.into_iter().filter(|(_, gone)| gone.is_deletion()) {
                 self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
             }
         }

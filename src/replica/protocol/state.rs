@@ -102,7 +102,8 @@ impl Stream<'_> {
                 };
                 let wanted = self.shelf.dirty_row(self.provider, row)?.is_some()
                     || self.shelf.open(self.provider, &counter)?.is_some()
-                    || self.shelf.inflight(self.provider, &counter)?.is_some();
+                    || self.shelf.inflight(self.provider, &counter)?.is_some()
+                    || !gone.is_deletion() && self.shelf.view(self.provider, &counter)? != Tally::default();
                 if gone.version >= old || wanted {
                     continue;
                 }
@@ -135,6 +136,15 @@ impl Stream<'_> {
         self.shelf.set_gone(self.provider, row, None)?;
         self.shelf.set_dirty(self.provider, row, None)?;
         Ok(false)
+    }
+
+    fn date_deletion(&mut self, row: Row, version: Version) -> Result<()> {
+        match self.shelf.gone(self.provider, row)? {
+            Some(gone) if gone.version < version => {
+                Ok(self.shelf.set_gone(self.provider, row, Some(Gone { version, ..gone }))?)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn take_key(&mut self, row: &KeyRow) -> Result<()> {
@@ -244,7 +254,7 @@ impl Stream<'_> {
                                 .soil(Row::Key(id), Dirty { added: true, gone: false, changed: true });
                         }
                         Some(_) => self.drop_key(id, row.v)?,
-                        None => {}
+                        None => self.date_deletion(Row::Key(id), row.v)?,
                     }
                     CounterId::Key(id)
                 }
@@ -255,7 +265,7 @@ impl Stream<'_> {
                                 .soil(Row::Token(id), Dirty { added: true, gone: false, changed: true });
                         }
                         Some(_) => self.drop_token(id, row.v)?,
-                        None => {}
+                        None => self.date_deletion(Row::Token(id), row.v)?,
                     }
                     CounterId::Token(id)
                 }
