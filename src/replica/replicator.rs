@@ -10,6 +10,7 @@ mod task;
 mod tell;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -136,6 +137,7 @@ impl Replicator {
             looked_at: Instant::now(),
             logged_at: Instant::now(),
             waiting_since: None,
+            unread: HashMap::new(),
         };
         let outcome = task.steps.step(|machine, shelf, now| machine.start(shelf, now)).await?;
         task.parts.mirror.apply(outcome.effects);
