@@ -4,6 +4,7 @@
 //! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full.
 
 mod foreign;
+mod garbage;
 mod hub;
 mod local;
 mod oracle;
