@@ -12,13 +12,14 @@ LANGUAGE sql VOLATILE AS $$
     WHERE t.version < excluded.version
 $$;
 
--- Adds to the counts of what is deleted.
+-- Adds to the counts of what is deleted. The total covers what succeeded and failed, as instances read it.
 CREATE OR REPLACE FUNCTION public.keytide_retire(
     of_stream text, of_kind text, of_id text, total bigint, success bigint, failure bigint, prompt bigint,
     completion bigint, used timestamptz, succeeded timestamptz, failed timestamptz
 ) RETURNS void LANGUAGE sql VOLATILE AS $$
     INSERT INTO public.keytide_retired AS r
-    VALUES (of_stream, of_kind, of_id, coalesce(total, 0), coalesce(success, 0), coalesce(failure, 0),
+    VALUES (of_stream, of_kind, of_id, greatest(coalesce(total, 0), public.keytide_plus(success, failure)),
+            coalesce(success, 0), coalesce(failure, 0),
             coalesce(prompt, 0), coalesce(completion, 0), used, succeeded, failed)
     ON CONFLICT (stream, kind, id) DO UPDATE
     SET total_requests = public.keytide_plus(r.total_requests, excluded.total_requests),
