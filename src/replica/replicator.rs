@@ -8,6 +8,8 @@
 
 mod task;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

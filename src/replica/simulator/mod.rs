@@ -5,7 +5,7 @@
 
 mod foreign;
 mod garbage;
-mod hub;
+pub mod hub;
 mod local;
 mod oracle;
 pub mod sabotage;
