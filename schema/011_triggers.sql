@@ -12,13 +12,14 @@ LANGUAGE sql VOLATILE AS $$
     WHERE t.version < excluded.version
 $$;
 
--- Adds to the counts of what is deleted.
+-- Adds to the counts of what is deleted. The total covers what succeeded and failed, as instances read it.
 CREATE OR REPLACE FUNCTION public.keytide_retire(
     of_stream text, of_kind text, of_id text, total bigint, success bigint, failure bigint, prompt bigint,
     completion bigint, used timestamptz, succeeded timestamptz, failed timestamptz
 ) RETURNS void LANGUAGE sql VOLATILE AS $$
     INSERT INTO public.keytide_retired AS r
-    VALUES (of_stream, of_kind, of_id, coalesce(total, 0), coalesce(success, 0), coalesce(failure, 0),
+    VALUES (of_stream, of_kind, of_id, greatest(coalesce(total, 0), public.keytide_plus(success, failure)),
+            coalesce(success, 0), coalesce(failure, 0),
             coalesce(prompt, 0), coalesce(completion, 0), used, succeeded, failed)
     ON CONFLICT (stream, kind, id) DO UPDATE
     SET total_requests = public.keytide_plus(r.total_requests, excluded.total_requests),
@@ -47,18 +48,33 @@ BEGIN
     END IF;
 END $$;
 
+-- Takes the retired counts of what is added away; nothing where there are none. Whoever makes a row and
+-- whoever retires counts of it write this one, and so wait for each other: else each would pass by what the other does.
+CREATE OR REPLACE FUNCTION public.keytide_unretire(of_stream text, of_kind text, of_id text) RETURNS public.keytide_retired
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    was public.keytide_retired;
+BEGIN
+    PERFORM public.keytide_retire(of_stream, of_kind, of_id, 0, 0, 0, 0, 0, NULL, NULL, NULL);
+    DELETE FROM public.keytide_retired r WHERE r.stream = of_stream AND r.kind = of_kind AND r.id = of_id RETURNING * INTO was;
+    IF greatest(was.total_requests, was.success_count, was.failure_count, was.prompt_tokens, was.completion_tokens) = 0
+        AND coalesce(was.last_used, was.last_success, was.last_failure) IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN was;
+END $$;
+
 -- Gives an added key its counts back, and takes its tombstone away.
 CREATE OR REPLACE FUNCTION public.keytide_restore_key(of_stream text, secret text) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    was record;
+    was public.keytide_retired;
     writer text := coalesce(current_setting('keytide.writer', true), '');
 BEGIN
     DELETE FROM public.keytide_tombstones
     WHERE stream = of_stream AND kind = 'key' AND id = public.keytide_digest(secret);
-    DELETE FROM public.keytide_retired
-    WHERE stream = of_stream AND kind = 'key' AND id = public.keytide_digest(secret) RETURNING * INTO was;
-    IF NOT FOUND THEN RETURN; END IF;
+    was := public.keytide_unretire(of_stream, 'key', public.keytide_digest(secret));
+    IF was.id IS NULL THEN RETURN; END IF;
     PERFORM set_config('keytide.writer', 'on', true);
     EXECUTE format($q$
         INSERT INTO public.%I AS s (api_key, total_requests, success_count, failure_count, success_rate, last_used,
@@ -414,14 +430,13 @@ END $$;
 CREATE OR REPLACE FUNCTION public.keytide_restore_token(of_stream text, secret text) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    was record;
+    was public.keytide_retired;
     writer text := coalesce(current_setting('keytide.writer', true), '');
 BEGIN
     DELETE FROM public.keytide_tombstones
     WHERE stream = of_stream AND kind = 'token' AND id = public.keytide_digest(secret);
-    DELETE FROM public.keytide_retired
-    WHERE stream = of_stream AND kind = 'token' AND id = public.keytide_digest(secret) RETURNING * INTO was;
-    IF NOT FOUND THEN RETURN; END IF;
+    was := public.keytide_unretire(of_stream, 'token', public.keytide_digest(secret));
+    IF was.id IS NULL THEN RETURN; END IF;
     PERFORM set_config('keytide.writer', 'on', true);
     EXECUTE format($q$
         UPDATE public.%I SET request_count = public.keytide_plus(request_count, $2),

@@ -134,11 +134,13 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN raise THEN greatest(coalesce(had, 0), more) ELSE public.keytide_plus(had, more) END
 $$;
 
+-- As instances read a row: of one from before the triggers the total may be less than what succeeded and failed, and what
+-- else is counted would vanish in the difference.
 CREATE OR REPLACE FUNCTION public.keytide_total(
     had bigint, had_s bigint, had_f bigint, s bigint, f bigint, o bigint, raise boolean
 ) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN raise
         THEN greatest(coalesce(had_s, 0), s) + greatest(coalesce(had_f, 0), f)
             + greatest(coalesce(had, 0) - coalesce(had_s, 0) - coalesce(had_f, 0), o)
-        ELSE public.keytide_plus(had, s + f + o) END
+        ELSE public.keytide_plus(greatest(coalesce(had, 0), public.keytide_plus(had_s, had_f)), s + f + o) END
 $$;

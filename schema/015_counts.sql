@@ -57,6 +57,12 @@ BEGIN
                                       r.ls, r.lf)
         FROM (SELECT * FROM unnest(list) r WHERE r.pos = ANY (gone)
               ORDER BY public.keytide_digest(r.id)) r;
+        -- One that other hands have made meanwhile had nothing to give back yet.
+        EXECUTE format($q$
+            SELECT coalesce(array_agg(r.id ORDER BY r.id COLLATE "C"), '{}') FROM unnest($1) r JOIN public.%I k ON k.api_key = r.id
+            WHERE r.pos = ANY ($2)$q$, stream || '_keys') INTO made USING list, gone;
+        PERFORM public.keytide_restore_key(stream, m) FROM unnest(made) m;
+        gone := ARRAY(SELECT r.pos FROM unnest(list) r WHERE r.pos = ANY (gone) AND r.id <> ALL (made) ORDER BY r.pos);
     END IF;
     RETURN gone;
 END $$;
@@ -66,6 +72,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     gone bigint[];
     done text[];
+    made text[];
 BEGIN
     EXECUTE format($q$
         WITH done AS (
@@ -86,6 +93,11 @@ BEGIN
                                       r.lu, NULL, NULL)
         FROM (SELECT * FROM unnest(list) r WHERE r.pos = ANY (gone)
               ORDER BY public.keytide_digest(r.id)) r;
+        EXECUTE format($q$
+            SELECT coalesce(array_agg(r.id ORDER BY r.id COLLATE "C"), '{}') FROM unnest($1) r JOIN public.%I k ON k.token = r.id
+            WHERE r.pos = ANY ($2)$q$, stream || '_client_tokens') INTO made USING list, gone;
+        PERFORM public.keytide_restore_token(stream, m) FROM unnest(made) m;
+        gone := ARRAY(SELECT r.pos FROM unnest(list) r WHERE r.pos = ANY (gone) AND r.id <> ALL (made) ORDER BY r.pos);
     END IF;
     RETURN gone;
 END $$;

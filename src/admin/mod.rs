@@ -62,6 +62,10 @@ pub trait Flush: Send + Sync {
     /// The same, and what a hub has not confirmed is put into batches; nothing more is counted until what is
     /// returned is dropped. A copy of the file as it is then holds nothing of which two instances could tell
     /// different stories.
+    ///
+    /// # Errors
+    /// A sentence; a copy would hold such things then. Where no hub is told anything, a store that takes nothing
+    /// more is none: it can still be copied.
     fn seal(&self) -> BoxFuture<'_, Result<Held<'_>, String>>;
 }
 

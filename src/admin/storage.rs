@@ -70,10 +70,17 @@ pub(super) async fn backup(
         };
         ApiError::new(status, code, format!("There is no backup: {error}.")).param("file")
     };
+    let unsealed = |why: String| {
+        let message = format!(
+            "There is no backup: what the hub has not been told could not be closed off ({why}), and with it in two files \
+             it would count twice. See to that and try again, or stop keytide and copy the file.",
+        );
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+    };
     let frozen = {
         let _no_edits = state.edits.lock().await;
-        // What was counted up to now belongs into it. A store that takes nothing more can still be copied.
-        let _held = state.flush.seal().await;
+        // What was counted up to now belongs into it.
+        let _held = state.flush.seal().await.map_err(unsealed)?;
         state.store.freeze().await.map_err(failed)?
     };
     state.store.backup_of(frozen, to.clone(), |_| ()).await.map_err(failed)?;

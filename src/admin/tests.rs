@@ -8,7 +8,10 @@ mod tokens;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axum::body::Body;
@@ -38,7 +41,8 @@ impl Sink for ToStore {
     }
 }
 
-struct Flushing(Arc<Flusher<ToStore>>);
+/// Seals nothing when it is told to fail.
+struct Flushing(Arc<Flusher<ToStore>>, Arc<AtomicBool>);
 
 impl Flush for Flushing {
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
@@ -46,7 +50,12 @@ impl Flush for Flushing {
     }
 
     fn seal(&self) -> BoxFuture<'_, Result<Held<'_>, String>> {
-        Box::pin(async { Ok(Box::new(self.0.pause().await?) as Held<'_>) })
+        Box::pin(async {
+            if self.1.load(Ordering::SeqCst) {
+                return Err("the disk is full".to_owned());
+            }
+            Ok(Box::new(self.0.pause().await?) as Held<'_>)
+        })
     }
 }
 
@@ -77,6 +86,7 @@ pub(super) struct World {
     pub(super) clock: Clock,
     pub(super) books: Arc<ProviderLedger>,
     pub(super) store: Store,
+    pub(super) unsealable: Arc<AtomicBool>,
     dir: TempDir,
 }
 
@@ -152,11 +162,12 @@ impl World {
             ToStore(store.clone()),
             std::time::Duration::from_millis(100),
         ));
+        let unsealable = Arc::<AtomicBool>::default();
         let state = State::new(Parts {
             providers: Providers { entries, default: "alpha".to_owned() },
             store: store.clone(),
             ledger: ledger.clone(),
-            flush: Arc::new(Flushing(flusher)),
+            flush: Arc::new(Flushing(flusher, unsealable.clone())),
             probe: probing,
             sync: Arc::new(sync::OneHub),
             clock: clock.clone(),
@@ -173,7 +184,7 @@ impl World {
             hubs: Box::new(Vec::new),
         });
         let router = operator_router(state.clone(), observe::router(observe));
-        Self { router, state, clock, books: parts.swap_remove(0), store, dir }
+        Self { router, state, clock, books: parts.swap_remove(0), store, unsealable, dir }
     }
 
     /// Ends this one as a crash would, and starts another from the same file.

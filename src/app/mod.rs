@@ -149,7 +149,7 @@ impl App {
         let flusher = Arc::new(Flusher::new(ledger.clone(), sink, config.store.flush_interval));
         let edits = Arc::<tokio::sync::Mutex<()>>::default();
         let memory = Memory {
-            live: live.clone(),
+            providers: registry.everyone(),
             ledger: ledger.clone(),
             flusher: flusher.clone(),
             edits: edits.clone(),

@@ -1,6 +1,10 @@
 //! Providers through changes of configuration: pools, tokens and books live on, what is configured changes.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use tracing::warn;
 
@@ -17,9 +21,24 @@ use crate::{
 /// As providers may say at most, see `gateway::verdict`.
 const LONGEST_COOLDOWN: Duration = Duration::from_secs(31 * 24 * 3600);
 
+/// Pools, tokens and books of every provider that was ever in force: one that the configuration leaves out for a while
+/// goes on being replicated, and has to know everything when it comes back.
+#[derive(Clone, Default)]
+pub(super) struct Everyone(Arc<RwLock<HashMap<Box<str>, Lasting>>>);
+
+impl Everyone {
+    pub(super) fn get(&self, name: &str) -> Option<Lasting> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn insert(&self, name: &str, lasting: Lasting) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), lasting);
+    }
+}
+
 /// Every provider that was ever in force, and what the store holds of those that were not.
 pub(super) struct Registry {
-    lasting: HashMap<Box<str>, Lasting>,
+    lasting: Everyone,
     /// As last configured.
     known: HashMap<Box<str>, Arc<Provider>>,
     dormant: HashMap<Box<str>, ProviderContents>,
@@ -38,7 +57,7 @@ impl Registry {
         stamps: Arc<Stamps>,
     ) -> Self {
         Self {
-            lasting: HashMap::new(),
+            lasting: Everyone::default(),
             known: HashMap::new(),
             dormant: contents.providers,
             ledger,
@@ -46,6 +65,10 @@ impl Registry {
             cores,
             stamps,
         }
+    }
+
+    pub(super) fn everyone(&self) -> Everyone {
+        self.lasting.clone()
     }
 
     /// The providers that a configuration puts in force. One that it leaves out keeps its keys and books.
@@ -56,8 +79,8 @@ impl Registry {
         let mut fresh = Vec::new();
         for (name, configured) in &config.providers {
             let before = self.known.get(name.as_str()).cloned();
-            let lasting = match self.lasting.get(name.as_str()) {
-                Some(lasting) => lasting.clone(),
+            let lasting = match self.lasting.get(name) {
+                Some(lasting) => lasting,
                 None => self.awaken(name, configured),
             };
             let provider = Provider::new(
@@ -97,7 +120,7 @@ impl Registry {
         let source = pool.clone();
         let ledger = self.ledger.add_provider(name, Box::new(move || source.drain_changed()));
         let lasting = Lasting { pool, tokens, ledger, metrics: Arc::default(), clock: self.clock.clone() };
-        self.lasting.insert(name.into(), lasting.clone());
+        self.lasting.insert(name, lasting.clone());
         lasting
     }
 }

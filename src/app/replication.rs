@@ -3,16 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use arc_swap::ArcSwap;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tracing::{info, warn};
 
-use super::StoreSink;
+use super::{StoreSink, providers::Everyone};
 use crate::{
     admin::{self, Refusal},
     config::Config,
-    gateway::Live,
     ledger::{Flusher, Ledger},
     model::Clock,
     pool::InsertError,
@@ -107,7 +105,7 @@ impl admin::Replication for Hubs {
 
 /// What replication changes in memory, when the store has it already.
 pub(super) struct Memory {
-    pub(super) live: Arc<ArcSwap<Live>>,
+    pub(super) providers: Everyone,
     pub(super) ledger: Arc<Ledger>,
     pub(super) flusher: Arc<Flusher<StoreSink>>,
     pub(super) edits: Arc<Mutex<()>>,
@@ -120,11 +118,11 @@ impl Mirror for Memory {
     }
 
     fn apply(&self, effects: Vec<Effect>) {
-        let (live, now) = (self.live.load_full(), self.clock.now());
+        let now = self.clock.now();
         for effect in effects {
             match effect {
                 Effect::KeyPut { provider, id, entry } => {
-                    let Some(of) = live.providers.get(Some(&provider)) else { continue };
+                    let Some(of) = self.providers.get(&provider) else { continue };
                     let entry = *entry;
                     if of.pool.contains(id) {
                         // Only an operator could have removed it, and operators are kept out.
@@ -136,17 +134,17 @@ impl Mirror for Memory {
                     }
                 }
                 Effect::KeyRemoved { provider, id } => {
-                    if let Some(of) = live.providers.get(Some(&provider)) {
+                    if let Some(of) = self.providers.get(&provider) {
                         of.pool.remove(id);
                     }
                 }
                 Effect::TokenPut { provider, entry, .. } => {
-                    if let Some(of) = live.providers.get(Some(&provider)) {
+                    if let Some(of) = self.providers.get(&provider) {
                         of.tokens.insert(&provider, entry.record);
                     }
                 }
                 Effect::TokenRemoved { provider, id } => {
-                    if let Some(of) = live.providers.get(Some(&provider)) {
+                    if let Some(of) = self.providers.get(&provider) {
                         of.tokens.remove(id);
                     }
                 }

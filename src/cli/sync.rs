@@ -239,6 +239,7 @@ fn streams(streams: &[StreamStatus], now: Timestamp, io: &mut Io) -> Result<(), 
                 (format!("reading{}", rows.unwrap_or_default()), Colour::Yellow)
             }
             StreamState::Missing => ("missing".to_owned(), Colour::Red),
+            StreamState::Failing => ("failing".to_owned(), Colour::Red),
             StreamState::Stopped => ("stopped".to_owned(), Colour::Red),
         };
         let plain = |text: String| (text, Colour::None);

@@ -8,8 +8,11 @@
 
 mod task;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -136,6 +139,7 @@ impl Replicator {
             looked_at: Instant::now(),
             logged_at: Instant::now(),
             waiting_since: None,
+            unread: HashMap::new(),
         };
         let outcome = task.steps.step(|machine, shelf, now| machine.start(shelf, now)).await?;
         task.parts.mirror.apply(outcome.effects);

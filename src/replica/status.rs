@@ -85,7 +85,7 @@ pub struct StreamStatus {
     pub provider: String,
     pub table_prefix: String,
     pub state: StreamState,
-    /// Why it is stopped, or what is missing.
+    /// Why it is stopped, what is missing, or what went wrong.
     pub reason: Option<String>,
     /// Sealed and not yet confirmed.
     pub pending_batches: u64,
@@ -110,6 +110,8 @@ pub enum StreamState {
     Resyncing,
     /// The hub lacks this provider's tables or columns.
     Missing,
+    /// This provider's tables cannot be read; it is tried again.
+    Failing,
     /// Another database, or an older state of it, stands where the hub was.
     Stopped,
 }

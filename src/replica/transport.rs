@@ -6,6 +6,9 @@ use futures_util::future::BoxFuture;
 
 use super::wire::Function;
 
+/// Of an answer: pages are bounded far below.
+pub(super) const MAX_ANSWER: usize = 64 << 20;
+
 /// A way to a hub. Calls on one transport are made one after another.
 pub trait Transport: Send + Sync {
     /// Calls `function` with `request`, a JSON text, and returns the JSON text that it answered. Ends well
@@ -48,6 +51,11 @@ pub struct Error {
 impl Error {
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), retry_after: None }
+    }
+
+    /// More came than [`MAX_ANSWER`].
+    pub(super) fn too_long() -> Self {
+        Self::new(ErrorKind::Garbage, "the answer is larger than any of a hub's")
     }
 
     /// No answer came in the time that a call has.

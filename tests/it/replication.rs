@@ -7,6 +7,7 @@ mod foreign;
 mod hubs;
 mod moved;
 mod node;
+mod reloads;
 mod troubles;
 mod ways;
 mod world;

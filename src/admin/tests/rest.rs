@@ -71,6 +71,25 @@ async fn the_store_is_measured_and_backed_up() {
     assert_eq!(world.get("/admin/storage?x=1").await.error(), (400, "invalid_query".to_owned()));
 }
 
+/// What only this file may tell would be told by its copy too.
+#[tokio::test]
+async fn what_cannot_be_closed_off_is_not_copied() {
+    let world = World::new();
+    world.add("sk-alpha-one").await;
+    let file = world.path("copy.redb");
+    world.unsealable.store(true, std::sync::atomic::Ordering::SeqCst);
+    let refused = world.json("POST", "/admin/storage/backup", json!({"file": file})).await;
+    assert_eq!(refused.error(), (503, "store_unavailable".to_owned()));
+    assert!(
+        refused.text.contains("the disk is full") && refused.text.contains("count twice"),
+        "{}",
+        refused.text
+    );
+    assert!(!std::path::Path::new(&file).exists());
+    world.unsealable.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(world.json("POST", "/admin/storage/backup", json!({"file": file})).await.status, 200);
+}
+
 #[tokio::test]
 async fn providers_are_listed() {
     let world = World::new();

@@ -17,7 +17,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Poll, ready},
     time::Duration,
 };
@@ -35,7 +35,7 @@ use tokio_postgres::{
 };
 
 use self::{
-    socket::{Handshaken, Meter, NotPostgres},
+    socket::{Handshaken, Meter, Unreadable},
     url::{Address, Place},
 };
 use super::{
@@ -79,8 +79,15 @@ pub struct Postgres {
     call_timeout: Duration,
     meter: Arc<Meter>,
     /// Taken out for a call and put back only when nothing is left open on it.
-    idle: Mutex<Option<Client>>,
+    idle: Mutex<Option<Line>>,
     config: Config,
+}
+
+/// A connection.
+struct Line {
+    client: Client,
+    /// Why it has ended, which those who wait for answers on it are not told.
+    end: Arc<OnceLock<Error>>,
 }
 
 impl fmt::Debug for Postgres {
@@ -135,6 +142,10 @@ impl Postgres {
     /// # Errors
     /// When there is no connection within the connect timeout.
     pub async fn connect(&self) -> Result<Client, Error> {
+        Ok(self.line().await?.client)
+    }
+
+    async fn line(&self) -> Result<Line, Error> {
         let deadline = Instant::now() + self.connect_timeout;
         match tokio::time::timeout_at(deadline, self.connect_by(deadline)).await {
             Ok(result) => result,
@@ -145,28 +156,33 @@ impl Postgres {
         }
     }
 
-    async fn connect_by(&self, deadline: Instant) -> Result<Client, Error> {
+    async fn connect_by(&self, deadline: Instant) -> Result<Line, Error> {
         let wire = socket::dial(&self.address, &self.tls, &self.meter, deadline).await?;
         let (client, mut connection) =
             self.config.connect_raw(wire, Handshaken).await.map_err(|error| explain(&error))?;
-        // What ends it, the calls on it learn by themselves. Notices are not for our log: tokio-postgres would
-        // write them there, and they may quote rows.
+        let end = Arc::<OnceLock<Error>>::default();
+        let told = end.clone();
+        // Notices are not for our log: tokio-postgres would write them there, and they may quote rows.
         tokio::spawn(poll_fn(move |cx| {
-            while let Some(Ok(_notice)) = ready!(connection.poll_message(cx)) {}
+            while let Some(message) = ready!(connection.poll_message(cx)) {
+                let Err(error) = message else { continue };
+                let _first = told.set(explain(&error));
+                break;
+            }
             Poll::Ready(())
         }));
-        Ok(client)
+        Ok(Line { client, end })
     }
 
     async fn call_by(&self, deadline: Instant, function: Function, request: &str) -> Result<Reply, Error> {
         let mut idle = self.idle.lock().await;
-        let client = match idle.take() {
-            Some(client) if !client.is_closed() => client,
-            _ => self.connect().await?,
+        let line = match idle.take() {
+            Some(line) if !line.client.is_closed() => line,
+            _ => self.line().await?,
         };
-        let (result, is_clean) = transaction(&client, deadline, function, request).await;
-        if is_clean && !client.is_closed() {
-            *idle = Some(client);
+        let (result, is_clean) = transaction(&line, deadline, function, request).await;
+        if is_clean && !line.client.is_closed() {
+            *idle = Some(line);
         }
         result
     }
@@ -174,7 +190,7 @@ impl Postgres {
 
 /// The second value tells whether the connection is as it was before.
 async fn transaction(
-    client: &Client,
+    Line { client, end }: &Line,
     deadline: Instant,
     function: Function,
     request: &str,
@@ -199,7 +215,10 @@ async fn transaction(
     .await;
     let is_clean = begun.is_ok() && ended.is_ok();
     let result = match (begun, answered, ended) {
-        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Err(explain(&error)),
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
+            let why = end.get().filter(|_| error.is_closed());
+            Err(why.cloned().unwrap_or_else(|| explain(&error)))
+        }
         (_, Ok(rows), _) => match rows.as_slice() {
             [row] => match row.try_get::<_, Option<&str>>(0) {
                 Ok(Some(body)) => Ok(Reply { body: body.to_owned(), took: sent.elapsed() }),
@@ -259,8 +278,8 @@ pub fn explain(error: &tokio_postgres::Error) -> Error {
     let failed = |kind, detail: String| Error::new(kind, detail);
     let cause = std::error::Error::source(error);
     if let Some(broken) = cause.and_then(|cause| cause.downcast_ref::<io::Error>()) {
-        if broken.get_ref().is_some_and(|inner| inner.is::<NotPostgres>()) {
-            return garbage(NotPostgres.to_string());
+        if let Some(why) = broken.get_ref().and_then(|inner| inner.downcast_ref::<Unreadable>()) {
+            return why.error();
         }
         return match broken.kind() {
             // The protocol's own: a length or a tag that cannot be.

@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     super::{
         tls,
-        transport::{Error, ErrorKind, Traffic},
+        transport::{Error, ErrorKind, MAX_ANSWER, Traffic},
     },
     url::{Address, Encryption, Place},
 };
@@ -95,12 +95,33 @@ pub(super) struct Wire {
     /// Until the first byte: a stranger's greeting, read as Postgres's, would be waited for as a message of a
     /// gigabyte.
     unheard: bool,
+    /// Bytes that came since we said something: an answer, and whatever comes unasked.
+    heard: usize,
 }
 
-/// What was not Postgres, for who asks why a connection failed.
+impl Wire {
+    fn new(inner: Box<dyn Io>, end_point: Option<Vec<u8>>) -> Self {
+        Self { inner, end_point, unheard: true, heard: 0 }
+    }
+}
+
+/// Why nothing more is read, for who asks why a connection ended.
 #[derive(Debug, thiserror::Error)]
-#[error("what answers does not speak Postgres's protocol")]
-pub(super) struct NotPostgres;
+pub(super) enum Unreadable {
+    #[error("what answers does not speak Postgres's protocol")]
+    NotPostgres,
+    #[error("too much")]
+    TooMuch,
+}
+
+impl Unreadable {
+    pub(super) fn error(&self) -> Error {
+        match self {
+            Self::NotPostgres => Error::new(ErrorKind::Garbage, self.to_string()),
+            Self::TooMuch => Error::too_long(),
+        }
+    }
+}
 
 impl AsyncRead for Wire {
     fn poll_read(
@@ -116,8 +137,13 @@ impl AsyncRead for Wire {
             self.unheard = false;
             // Authentication, an error, a notice, or the protocol's version.
             if !matches!(first, b'R' | b'E' | b'N' | b'v') {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, NotPostgres)));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Unreadable::NotPostgres)));
             }
+        }
+        // All of a message, and all rows, are kept until the last has come.
+        self.heard += buf.filled().len() - before;
+        if self.heard > MAX_ANSWER {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Unreadable::TooMuch)));
         }
         Poll::Ready(Ok(()))
     }
@@ -125,6 +151,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.heard = 0;
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
@@ -177,7 +204,7 @@ pub(super) async fn dial(
     };
     let mut stream = Counted { inner, meter: meter.clone() };
     if address.encryption == Encryption::Never {
-        return Ok(Wire { inner: Box::new(stream), end_point: None, unheard: true });
+        return Ok(Wire::new(Box::new(stream), None));
     }
     match ask_for_tls(&mut stream).await.map_err(|error| lost(host, &error))? {
         b'S' => secure(stream, config, host).await,
@@ -187,7 +214,7 @@ pub(super) async fn dial(
                 "{host} offers no TLS; DATABASE_URL needs sslmode=disable if the way to it is safe without"
             ),
         )),
-        b'N' => Ok(Wire { inner: Box::new(stream), end_point: None, unheard: true }),
+        b'N' => Ok(Wire::new(Box::new(stream), None)),
         // Too busy, or too strict, for even this.
         b'E' => Err(Error::new(ErrorKind::Busy, format!("{host} refuses the connection before any login"))),
         _ => Err(Error::new(ErrorKind::Garbage, format!("{host} does not speak Postgres's protocol"))),
@@ -247,7 +274,7 @@ async fn secure(stream: Counted, config: &Arc<ClientConfig>, host: &str) -> Resu
         .peer_certificates()
         .and_then(|chain| chain.first())
         .and_then(|certificate| tls::end_point(certificate));
-    Ok(Wire { inner: Box::new(stream), end_point, unheard: true })
+    Ok(Wire::new(Box::new(stream), end_point))
 }
 
 fn unreachable(detail: String) -> Error {

@@ -53,7 +53,7 @@ impl Stream<'_> {
             inflight.confirmed = None;
             self.put_inflight(id, inflight.clone())?;
         }
-        let mut view = floored(*base);
+        let mut view = bounded(*base);
         for (_, sealed) in inflight.sealed.iter().filter(|_| !broken!(ForgetsSealed)) {
             view.add(sealed);
         }
@@ -121,14 +121,18 @@ impl Stream<'_> {
     }
 }
 
+/// More than anybody counts, and far enough from where sums end: what is counted here has to show in them.
+const MOST: i64 = i64::MAX / 4;
+
 /// Another program can write what no count can be.
-fn floored(tally: Tally) -> Tally {
+fn bounded(tally: Tally) -> Tally {
+    let within = |count: i64| count.clamp(0, MOST);
     Tally {
-        success: tally.success.max(0),
-        failure: tally.failure.max(0),
-        other: tally.other.max(0),
-        prompt_tokens: tally.prompt_tokens.max(0),
-        completion_tokens: tally.completion_tokens.max(0),
+        success: within(tally.success),
+        failure: within(tally.failure),
+        other: within(tally.other),
+        prompt_tokens: within(tally.prompt_tokens),
+        completion_tokens: within(tally.completion_tokens),
         ..tally
     }
 }

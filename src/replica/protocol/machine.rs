@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    Call, Hub, Note, Outcome, Result, Wishes,
+    Call, Error, Hub, Note, Outcome, Result, Wishes,
     adopt::{Adopting, Part, Step},
+    answer::parse,
+    apart::Apart,
     clock,
     document::{self, HubNote, Mark, StreamNote, Why},
     garbage,
@@ -45,13 +47,23 @@ pub struct Machine {
     ids: u64,
     instances: Vec<InstanceRow>,
     obstacles: Obstacles,
+    apart: Apart,
 }
 
 impl Machine {
     /// `run` is drawn at random for each process.
     pub fn new(hub: Hub, stamps: Arc<Stamps>, run: Uuid) -> Self {
-        let obstacles = Obstacles::default();
-        Self { hub, stamps, run, round: None, awaited: None, ids: 0, instances: Vec::new(), obstacles }
+        Self {
+            hub,
+            stamps,
+            run,
+            round: None,
+            awaited: None,
+            ids: 0,
+            instances: Vec::new(),
+            obstacles: Obstacles::default(),
+            apart: Apart::default(),
+        }
     }
 
     pub fn hub(&self) -> &Hub {
@@ -66,6 +78,17 @@ impl Machine {
     /// What kept the last rounds from doing all that they were to do, though the hub answered.
     pub fn obstacles(&self) -> &Obstacles {
         &self.obstacles
+    }
+
+    /// Whose pages the last pull that failed was for, if one stream's alone.
+    pub fn culprit(&self) -> Option<&str> {
+        self.apart.culprit().map(|at| self.hub.streams[at].stream.as_str())
+    }
+
+    /// Whether this stream's pages could not be had when they were last asked for.
+    pub fn is_troubled(&self, stream: &str) -> bool {
+        let at = self.hub.streams.iter().position(|of| of.stream == stream);
+        at.is_some_and(|at| self.apart.is_troubled(at))
     }
 
     /// Once, before anything is counted: what the last process left open is sealed as its own, so that two copies
@@ -119,6 +142,9 @@ impl Machine {
     /// Begins a round. One that was under way is forgotten.
     pub fn begin(&mut self, wishes: Wishes) {
         self.awaited = None;
+        if wishes.hello {
+            self.apart.try_together();
+        }
         self.round = Some(Round::new(self.hub.streams.len(), wishes));
     }
 
@@ -361,7 +387,7 @@ impl Machine {
         Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, seq })))
     }
 
-    /// One call for the lanes of all streams that go by the same id: as a rule that is all of them.
+    /// One call for all streams, as a rule.
     fn pull(
         &mut self,
         shelf: &mut dyn Shelf,
@@ -369,8 +395,25 @@ impl Machine {
         round: &mut Round,
         out: &mut Outcome,
     ) -> Result<Option<Call>> {
+        for group in self.apart.groups(round) {
+            if let Some(call) = self.pull_of(&group, shelf, now, round, out)? {
+                return Ok(Some(call));
+            }
+        }
+        Ok(None)
+    }
+
+    /// One call for the lanes of those of these streams that go by the same id: as a rule that is all of them.
+    fn pull_of(
+        &mut self,
+        streams: &[usize],
+        shelf: &mut dyn Shelf,
+        now: Timestamp,
+        round: &mut Round,
+        out: &mut Outcome,
+    ) -> Result<Option<Call>> {
         let (mut asks, mut asker) = (Vec::new(), None);
-        for at in 0..round.streams.len() {
+        for at in streams.iter().copied() {
             for lane in round.streams[at].lanes.clone() {
                 let of = self.hub.streams[at].stream.clone();
                 let ask = self.stream(shelf, at, now, out, |stream| {
@@ -439,9 +482,14 @@ impl Machine {
                 self.take_push(shelf, stream, seq, answer, &mut round, now, fresh, &mut out)?;
             }
             What::Pull { asks } => {
-                let answer: PullAnswer = parse(body)?;
-                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                self.take_pull(shelf, &asks, answer, &mut round, now, fresh, &mut out)?;
+                let taken = parse::<PullAnswer>(body).and_then(|answer| {
+                    self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
+                    self.take_pull(shelf, &asks, answer, &mut round, now, fresh, &mut out)
+                });
+                if matches!(taken, Err(Error::Garbage(_))) {
+                    self.apart.failed(&asks);
+                }
+                taken?;
             }
         }
         self.round = Some(round);
@@ -449,7 +497,8 @@ impl Machine {
     }
 
     /// The call failed: whether it was carried out shows later. Ends the round, unless the hub has answered that
-    /// it cannot take this stream's batch, which is nothing to the other streams or to what is to be read.
+    /// it cannot take this stream's batch, which is nothing to the other streams or to what is to be read, or that it
+    /// cannot read some stream's tables, which is nothing to the others.
     ///
     /// # Errors
     /// The shelf's.
@@ -463,7 +512,17 @@ impl Machine {
         let mut out = Outcome::default();
         let awaited = self.awaited.take().filter(|awaited| awaited.id == id);
         let round = self.round.take();
-        if let Some(Awaited { what: What::Push { stream, seq }, .. }) = awaited {
+        if let Some(Awaited { what: What::Pull { asks }, .. }) = &awaited
+            && is_of_some_table(kind)
+        {
+            let culprit = self.apart.failed(asks);
+            self.round = round.filter(|_| self.hub.streams.len() > 1).map(|mut round| {
+                if let Some(at) = culprit {
+                    round.streams[at].lanes.clear();
+                }
+                round
+            });
+        } else if let Some(Awaited { what: What::Push { stream, seq }, .. }) = awaited {
             self.round = round.filter(|_| is_one_streams(kind)).map(|mut round| {
                 round.streams[stream].pushing = false;
                 round
@@ -700,6 +759,7 @@ impl Machine {
                 continue;
             }
             self.obstacles.serves(&page.stream);
+            self.apart.served(*at);
             let began = answer.greeting.now;
             let turned = self.stream(shelf, *at, now, out, |stream| {
                 let met = stream.meet(&answer.greeting)?;
@@ -743,9 +803,8 @@ fn is_one_streams(kind: ErrorKind) -> bool {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &str) -> Result<T> {
-    // The error names a place in the text, never the text.
-    serde_json::from_str(body).map_err(|error| {
-        garbage(format!("{:?} at line {}, column {}", error.classify(), error.line(), error.column()))
-    })
+/// Failures that may come of one table's rows or columns. One of another type has no operator, which is told as a
+/// function that is not there; too many rows are an answer that nobody gives.
+fn is_of_some_table(kind: ErrorKind) -> bool {
+    is_one_streams(kind) || matches!(kind, ErrorKind::NoSchema | ErrorKind::Garbage)
 }

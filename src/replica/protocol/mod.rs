@@ -4,12 +4,12 @@
 //! must survive is on the [`Shelf`](crate::store::shelf::Shelf), written in the transaction of the call. What it
 //! has in memory is where it is in a round: after any error it forgets that and asks the hub again.
 //!
-//! - `document` is what lies on the shelf: a stream's position, its lanes, its batches;
+//! - `answer` reads what a hub says; `document` is what lies on the shelf: a stream's position, its lanes, its batches;
 //! - `seal` makes batches, `confirm` ends them, `position` compares where the hub says a stream is with where it
 //!   is here: confirmed without an answer, forked, rolled back; `identity` does so for the hub itself;
 //! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
 //!   pull; `text` turns rows into the wire's and back;
-//! - `obstacles` is what a hub says that it cannot do;
+//! - `obstacles` is what a hub says that it cannot do, `apart` keeps one stream's from the others;
 //! - `attach` brings in what was there before the first hub, `adopt` makes another database the hub;
 //! - `clock` measures the hub's.
 //!
@@ -32,6 +32,8 @@ macro_rules! broken {
 }
 
 mod adopt;
+mod answer;
+mod apart;
 mod attach;
 mod clock;
 mod confirm;

@@ -36,6 +36,17 @@ fn count(rows: &Rows) -> u64 {
     lists.iter().sum::<usize>() as u64 + u64::from(rows.global.is_some())
 }
 
+/// How far transactions had come in a `pg_snapshot`, if it is one: `xmin:xmax:` and those under way between.
+fn horizon(snapshot: &str) -> Option<u64> {
+    let mut parts = snapshot.split(':');
+    let mut number = || parts.next()?.parse::<u64>().ok();
+    let (xmin, xmax) = (number()?, number()?);
+    let running = parts.next()?;
+    let is_between = |xid: &str| xid.parse::<u64>().is_ok_and(|xid| (xmin..xmax).contains(&xid));
+    let ends = parts.next().is_none() && (running.is_empty() || running.split(',').all(is_between));
+    (ends && 0 < xmin && xmin <= xmax).then_some(xmax)
+}
+
 impl Stream<'_> {
     /// What this instance wants of a lane.
     pub fn ask(&self, lane: Lane, stream: &str) -> Ask {
@@ -70,6 +81,16 @@ impl Stream<'_> {
             Position::Good => {}
         }
         let lane = ask.lane;
+        let Some(here) = horizon(snapshot) else {
+            // As a cursor it would be refused for ever.
+            return Err(garbage("a snapshot that is none"));
+        };
+        if ask.cursor.as_deref().and_then(horizon).is_some_and(|cursor| cursor > here) {
+            // The hub's disk was set back, which its identity does not show: what is written from now on would pass
+            // for seen until its transactions have come as far again.
+            self.begin_resync(Why::RolledBack)?;
+            return Ok(Turn::More);
+        }
         let complete = self.note.lane(lane).complete.map(|at| Version::at(Timestamp(at)));
         let blind = ask.cursor.is_some() && complete.is_none_or(|complete| page.swept > complete);
         if lane == Lane::State && blind && !broken!(IgnoresHorizon) {
@@ -129,5 +150,37 @@ impl Stream<'_> {
             document::write(self.shelf, &name, &vector)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_known_by_its_form() {
+        for (text, xmax) in [
+            ("10:20:", Some(20)),
+            ("10:10:", Some(10)),
+            ("10:20:10,14,15", Some(20)),
+            ("18446744073709551614:18446744073709551615:", Some(u64::MAX)),
+        ] {
+            assert_eq!(horizon(text), xmax, "{text}");
+        }
+        for text in [
+            "",
+            "10",
+            "10:20",
+            "20:10:",
+            "0:0:",
+            "10:20:20",
+            "10:20:9",
+            "10:20:11:",
+            "a:b:",
+            "10:20:x",
+            "-1:2:",
+        ] {
+            assert_eq!(horizon(text), None, "{text}");
+        }
     }
 }

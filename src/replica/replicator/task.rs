@@ -1,6 +1,7 @@
 //! Rounds, one after another, and what ends them.
 
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -55,6 +56,8 @@ pub(super) struct Task {
     pub(super) logged_at: Instant,
     /// Since when something made here has been waiting to be confirmed.
     pub(super) waiting_since: Option<Timestamp>,
+    /// Why streams could not be read when they were last asked for by themselves.
+    pub(super) unread: HashMap<String, String>,
 }
 
 /// When a change is there; never, if nobody is left to change anything.
@@ -67,8 +70,8 @@ async fn changed(changes: &mut watch::Receiver<()>) {
 /// Why a round did not do all that it was to do.
 pub(super) enum Broken {
     Call(transport::Error),
-    /// It came to its end, but one stream's batch was not taken.
-    Push(transport::Error),
+    /// It came to its end, but one stream's batch was not taken, or its pages were not to be had.
+    Part(transport::Error),
     Protocol(protocol::Error),
     Flush(String),
     Fault(String),
@@ -77,7 +80,7 @@ pub(super) enum Broken {
 impl Broken {
     pub(super) fn words(&self) -> Words {
         match self {
-            Self::Call(error) | Self::Push(error) => error.into(),
+            Self::Call(error) | Self::Part(error) => error.into(),
             Self::Protocol(error) => error.into(),
             Self::Flush(why) => Words {
                 message: why.clone(),
@@ -180,7 +183,7 @@ impl Task {
         };
         let gone = self.round(wishes).await;
         let after = self.transport.traffic();
-        if matches!(gone, Ok(_) | Err(Broken::Push(_))) {
+        if matches!(gone, Ok(_) | Err(Broken::Part(_))) {
             if wishes.hello {
                 self.hello_at = Some(Instant::now());
             }
@@ -193,7 +196,7 @@ impl Task {
         let round = match &gone {
             Ok(true) => Round::Moved,
             // Nothing keeps the others waiting.
-            Ok(false) | Err(Broken::Push(_)) => Round::Quiet,
+            Ok(false) | Err(Broken::Part(_)) => Round::Quiet,
             Err(Broken::Call(error)) => Round::Failed(error.retry_after),
             Err(_) => Round::Failed(None),
         };
@@ -216,7 +219,8 @@ impl Task {
 
     /// What is begun, to its end; whether anything moved, and what was said.
     async fn calls(&mut self) -> Result<(bool, Vec<Note>), Broken> {
-        let (mut moved, mut notes, mut hindered) = (false, Vec::new(), None);
+        let (mut moved, mut notes) = (false, Vec::new());
+        let (mut hindered, mut served) = (None, false);
         loop {
             let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
             let (call, outcome) = next.map_err(Broken::Protocol)?;
@@ -225,11 +229,17 @@ impl Task {
             notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
             let Some(call) = call else {
-                return hindered.map_or(Ok((moved, notes)), |error| Err(Broken::Push(error)));
+                return match hindered {
+                    None => Ok((moved, notes)),
+                    Some(error) if served => Err(Broken::Part(error)),
+                    Some(error) => Err(Broken::Call(error)),
+                };
             };
-            moved |= call.function == Function::Push;
+            let function = call.function;
+            moved |= function == Function::Push;
             match self.call(call).await {
                 Ok((changed, said)) => {
+                    served |= function != Function::Hello;
                     moved |= changed;
                     notes.extend(said);
                 }
@@ -267,14 +277,17 @@ impl Task {
 
     /// One call and what its answer does; whether that was anything.
     async fn call(&mut self, call: Call) -> Result<(bool, Vec<Note>), Broken> {
-        let id = call.id;
+        let (id, is_pull) = (call.id, call.function == Function::Pull);
         match self.transport.call(call.function, &call.request).await {
             Ok(reply) => {
                 let fresh = uuid::Uuid::new_v4();
                 let work = move |machine: &mut Machine, shelf: &mut dyn store::shelf::Shelf, now| {
                     machine.answered(shelf, id, &reply.body, reply.took, now, fresh)
                 };
-                let outcome = self.change(work).await.map_err(Broken::Protocol)?;
+                let outcome = self.change(work).await.map_err(|error| {
+                    self.blame(is_pull && matches!(error, protocol::Error::Garbage(_)), &error.to_string());
+                    Broken::Protocol(error)
+                })?;
                 let moved = !outcome.effects.is_empty();
                 self.note(outcome.notes.clone());
                 Ok((moved, outcome.notes))
@@ -284,8 +297,17 @@ impl Task {
                 let failed =
                     self.steps.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
                 self.note(failed.map_err(Broken::Protocol)?.notes);
+                self.blame(is_pull, &error.detail);
                 Err(Broken::Call(error))
             }
+        }
+    }
+
+    /// Remembers why a stream could not be read, if it was one's failure.
+    fn blame(&mut self, is_pull: bool, why: &str) {
+        let culprit = self.steps.lock().culprit().map(str::to_owned);
+        if let (true, Some(stream)) = (is_pull, culprit) {
+            self.unread.insert(stream, why.to_owned());
         }
     }
 

@@ -1,6 +1,6 @@
 //! What operators are told: the status, the notes, the log.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -63,6 +63,7 @@ impl Task {
         let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
         let (instances, obstacles) = {
             let machine = self.steps.lock();
+            self.unread.retain(|stream, _| machine.is_troubled(stream));
             (machine.instances().to_vec(), machine.obstacles().clone())
         };
         let now = self.parts.clock.now();
@@ -74,7 +75,7 @@ impl Task {
         self.waiting_since = if waits { self.waiting_since.or(Some(now)) } else { None };
 
         let mut status = self.shared.status();
-        status.streams = streams.into_iter().map(|stream| shown(stream, &obstacles)).collect();
+        status.streams = streams.into_iter().map(|stream| shown(stream, &obstacles, &self.unread)).collect();
         status.instances = instances
             .into_iter()
             .map(|instance| status::InstanceStatus {
@@ -143,13 +144,19 @@ fn summed(notes: Vec<Note>) -> Vec<Note> {
     summed
 }
 
-fn shown(stream: protocol::StreamStatus, obstacles: &protocol::Obstacles) -> status::StreamStatus {
+fn shown(
+    stream: protocol::StreamStatus,
+    obstacles: &protocol::Obstacles,
+    unread: &HashMap<String, String>,
+) -> status::StreamStatus {
     use status::StreamState as State;
     let lacks = obstacles.missing.iter().find(|missing| missing.stream == stream.stream);
+    let failed = unread.get(&stream.stream);
     let current = stream.state.current && stream.stats.current;
     let state = match (&stream.stopped, &stream.hub) {
         (Some(_), _) => State::Stopped,
         _ if lacks.is_some() => State::Missing,
+        _ if failed.is_some() => State::Failing,
         (None, None) => State::New,
         (None, Some(_)) if stream.resync.is_some() || !current => State::Resyncing,
         (None, Some(_)) => State::Ok,
@@ -159,7 +166,12 @@ fn shown(stream: protocol::StreamStatus, obstacles: &protocol::Obstacles) -> sta
         provider: stream.provider,
         table_prefix: stream.stream,
         state,
-        reason: stream.stopped.as_ref().map(words::stopped).or(lacks.map(|lacks| lacks.what.join(", "))),
+        reason: stream
+            .stopped
+            .as_ref()
+            .map(words::stopped)
+            .or(lacks.map(|lacks| lacks.what.join(", ")))
+            .or(failed.cloned()),
         pending_batches: stream.sealed.saturating_sub(stream.confirmed),
         pending_rows: stream.pending_rows,
         open_rows: stream.dirty + stream.open,

@@ -38,7 +38,7 @@ pub(super) fn decode(headers: &HeaderMap, bytes: Vec<u8>, limit: usize) -> Resul
                 .read_to_end(&mut plain)
                 .map_err(|_| garbage("the answer is not the gzip that it claims to be"))?;
             if plain.len() > limit {
-                return Err(garbage("the answer is larger than any of a hub's"));
+                return Err(Error::too_long());
             }
             plain
         }

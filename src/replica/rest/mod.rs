@@ -25,13 +25,11 @@ use tokio::time::Instant;
 
 use super::{
     tls::{self, Check, Roots},
-    transport::{Error, ErrorKind, Reply, Traffic, Transport},
+    transport::{Error, ErrorKind, MAX_ANSWER, Reply, Traffic, Transport},
     wire::Function,
 };
 use crate::model::Secret;
 
-/// Of an answer, as it comes and as it is: pages are bounded far below.
-const MAX_ANSWER: usize = 64 << 20;
 /// Of an answer that is an error: of a firewall's page the beginning tells enough.
 const MAX_ERROR: usize = 64 << 10;
 /// A status line, and the separators of a header line.
@@ -136,6 +134,7 @@ impl Rest {
         let head = STATUS_LINE + size(response.headers());
         self.received.fetch_add(head as u64, Ordering::Relaxed);
         let status = response.status();
+        // As it comes and as it is.
         let limit = if status.is_success() { MAX_ANSWER } else { MAX_ERROR };
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
@@ -143,7 +142,7 @@ impl Rest {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > limit {
                 if status.is_success() {
-                    return Err(garbage("the answer is larger than any of a hub's"));
+                    return Err(Error::too_long());
                 }
                 break;
             }

@@ -4,7 +4,8 @@
 //! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full.
 
 mod foreign;
-mod hub;
+mod garbage;
+pub mod hub;
 mod local;
 mod oracle;
 pub mod sabotage;

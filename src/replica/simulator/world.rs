@@ -535,6 +535,9 @@ impl World {
     }
 
     fn arrive(&mut self, function: Function, request: &str, xid: Option<u64>) -> Result<String, String> {
+        if request.contains("\\u0000") {
+            return Err(format!("unsupported Unicode escape sequence in {request}"));
+        }
         if function != Function::Push {
             return self.hub.call(function.name(), request);
         }

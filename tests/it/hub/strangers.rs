@@ -203,6 +203,53 @@ async fn an_answer_that_never_ends_is_given_up() {
     }
 }
 
+/// Postgres's protocol as far as the login, and then a message of two gigabytes. Counts what it got rid of.
+async fn flooding() -> (SocketAddr, Arc<AtomicUsize>) {
+    let flooded = Arc::new(AtomicUsize::new(0));
+    let counter = flooded.clone();
+    let (address, _) = server(move |mut socket| {
+        let counter = counter.clone();
+        Box::pin(async move {
+            let mut heard = vec![0; 65_536];
+            let _ = socket.read(&mut heard).await;
+            // Authentication is over; ready for a query.
+            let _ = socket.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await;
+            let _ = socket.read(&mut heard).await;
+            let _ = socket.write_all(b"D\x7f\xff\xff\xff").await;
+            let filling = vec![b'x'; 1 << 20];
+            while socket.write_all(&filling).await.is_ok() {
+                counter.fetch_add(filling.len(), Ordering::SeqCst);
+            }
+        })
+    })
+    .await;
+    (address, flooded)
+}
+
+#[tokio::test]
+async fn an_answer_beyond_all_measure_is_not_kept() {
+    const MOST: usize = 64 << 20;
+    let (address, flooded) = flooding().await;
+    let way = over_postgres(url(address.port(), "sslmode=disable"), Duration::from_secs(20));
+    let error = failure(&*way).await;
+    assert_eq!(
+        (error.kind, &*error.detail),
+        (ErrorKind::Garbage, "the answer is larger than any of a hub's")
+    );
+    let read = way.traffic().received as usize;
+    assert!((MOST..MOST + (8 << 20)).contains(&read), "{read} bytes were read");
+    assert!(flooded.load(Ordering::SeqCst) >= MOST);
+
+    // Nothing says how long it is.
+    let endless = String::from("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n") + &" ".repeat(MOST + 1);
+    let (address, _) = answering(endless).await;
+    let error = failure(&*over_rest(address, Duration::from_secs(20))).await;
+    assert_eq!(
+        (error.kind, &*error.detail),
+        (ErrorKind::Garbage, "the answer is larger than any of a hub's")
+    );
+}
+
 #[tokio::test]
 async fn nobody_there_is_said_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -278,6 +278,49 @@ async fn what_one_provider_lacks_is_not_the_others_trouble() {
     assert_eq!(scene.world.compare("openrouter").await, others);
 }
 
+/// A fault among one provider's rows, which no look at tables and columns finds.
+const TORN: &str = "
+    ALTER FUNCTION keytide_page RENAME TO keytide_page_before;
+    CREATE FUNCTION keytide_page(list text, stream text, provider text, cursor pg_snapshot, after text, most integer,
+        installed timestamptz, OUT rows text, OUT many bigint, OUT last text) LANGUAGE plpgsql STABLE AS $$
+    BEGIN
+        IF stream = 'ollama_api' THEN RAISE 'a torn page'; END IF;
+        SELECT b.rows, b.many, b.last INTO rows, many, last
+        FROM public.keytide_page_before(list, stream, provider, cursor, after, most, installed) b;
+    END $$";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_of_one_provider_keeps_no_other_waiting() {
+    let cluster = Cluster::start(pg::Options::default());
+    let mut scene = Scene::new(cluster, Some(""), node::hub).await;
+    scene.world.apply_schema().await;
+    scene.node().stock("openrouter").await;
+    scene.world.stock().await;
+    scene.is_well().await;
+    scene.sql(TORN);
+    for round in 0..3 {
+        scene.suffers("a torn page", ErrorKind::Server).await;
+        let name = format!("eve {round}");
+        scene.sql(&format!("UPDATE openrouter_api_keys SET username = '{name}' WHERE api_key LIKE '%-08-%'"));
+        let status = scene.node().sync_now().await.unwrap();
+        let read = scene.node().picture_of("openrouter").await["states"].to_string();
+        assert!(read.contains(&name), "what others decide is read: {read}");
+        let streams = &status["hubs"][0]["streams"];
+        assert_eq!(
+            (&streams[0]["state"], &streams[1]["state"]),
+            (&json!("failing"), &json!("ok")),
+            "{status:#}"
+        );
+        assert!(streams[0]["reason"].as_str().unwrap().contains("a torn page"), "{status:#}");
+        let there = scene.world.sql("SELECT total_requests FROM ollama_api_global_stats");
+        assert_eq!(there[0][0], scene.served.to_string(), "what is counted still arrives");
+    }
+    scene.sql("DROP FUNCTION keytide_page; ALTER FUNCTION keytide_page_before RENAME TO keytide_page");
+    scene.is_well().await;
+    let status = scene.node().sync().await;
+    assert_eq!(status["hubs"][0]["streams"][0]["reason"], Value::Null, "{status:#}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_break_and_strangers_that_answer() {
     let mut scene = Scene::plain().await;

@@ -126,3 +126,77 @@ async fn the_same_batch_sent_twice_at_once_counts_once() {
     assert_eq!(applied, 1);
     assert_eq!(rows(&client, "SELECT total_requests FROM ollama_api_global_stats").await, "2");
 }
+
+/// Whether it ends, or waits for somebody else's lock.
+async fn waits<T>(client: &tokio_postgres::Client, task: &tokio::task::JoinHandle<T>) -> bool {
+    loop {
+        let locked =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = 'hub' AND wait_event_type = 'Lock'";
+        if rows(client, locked).await != "0" {
+            return true;
+        }
+        if task.is_finished() {
+            return false;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// Other hands add what was deleted, outside of the order that batches keep among themselves, while a late batch
+/// still brings counts of it: before it has ended, and after it has looked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn counts_that_come_while_other_hands_add_their_key_again_are_its() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (cluster, client) = hub().await;
+    let late = || async { cluster.connect("hub", "postgres").await };
+    let mut stream = Stream::new(1);
+    for (list, kind, add, total) in [
+        (
+            "keys",
+            "key",
+            "INSERT INTO ollama_api_keys (api_key) VALUES ('NAME')",
+            "SELECT (SELECT total_requests FROM ollama_api_key_stats WHERE api_key = 'NAME')",
+        ),
+        (
+            "tokens",
+            "token",
+            "INSERT INTO ollama_api_client_tokens (token, name) VALUES ('NAME', 'n')",
+            "SELECT (SELECT request_count FROM ollama_api_client_tokens WHERE token = 'NAME')",
+        ),
+    ] {
+        for batch_first in [true, false] {
+            let name = format!("{kind}-{batch_first}");
+            let with_name = |sql: &str| sql.replace("NAME", &name);
+            let stats = |n: i64| json!({format!("{kind}_stats"): [{"k": name, "s": n}]});
+            stream.push(&client, json!({list: [{"k": name, "a": version(-60), "add": true}]})).await;
+            stream.push(&client, stats(4)).await;
+            let id = super::digest(&client, &name).await;
+            stream.push(&client, json!({"gone": [{"t": kind, "id": id, "v": version(-30)}]})).await;
+
+            let (batch, hands) = (late().await, late().await);
+            let mut other = Stream::new(if kind == "key" { 2 } else { 3 });
+            other.seq = if batch_first { 0 } else { 1 };
+            other.digest = if batch_first { String::new() } else { "d1".to_owned() };
+            if batch_first {
+                batch.batch_execute("BEGIN").await.unwrap();
+                assert_ne!(other.push(&batch, stats(3)).await, json!({}), "{name}: it was there");
+                let sql = with_name(add);
+                let adding = tokio::spawn(async move { hands.batch_execute(&sql).await.unwrap() });
+                waits(&client, &adding).await;
+                batch.batch_execute("COMMIT").await.unwrap();
+                adding.await.unwrap();
+            } else {
+                hands.batch_execute(&format!("BEGIN; {}", with_name(add))).await.unwrap();
+                let rows = stats(3);
+                let pushing = tokio::spawn(async move { other.push(&batch, rows).await });
+                waits(&client, &pushing).await;
+                hands.batch_execute("COMMIT").await.unwrap();
+                assert_eq!(pushing.await.unwrap(), json!({}), "{name}: its key is there");
+            }
+            assert_eq!(rows(&client, &with_name(total)).await, "7", "{name}");
+            assert_eq!(rows(&client, "SELECT count(*) FROM keytide_retired").await, "0", "{name}");
+        }
+    }
+}

@@ -23,7 +23,7 @@ const SHAPE: &str = "
     ORDER BY 1, 2, 3, 4";
 
 /// Its README's tables, as someone may have made them years ago.
-const GUIDE: &str = "
+pub const GUIDE: &str = "
     CREATE TABLE ollama_api_keys (api_key TEXT PRIMARY KEY, username TEXT NOT NULL DEFAULT 'N/A', status TEXT NOT NULL DEFAULT 'active'
         CHECK (status IN ('active', 'disabled', 'failed', 'expired')), created_at TIMESTAMPTZ, expires_at TIMESTAMPTZ,
         failed_until TIMESTAMPTZ, disabled_until TIMESTAMPTZ, consecutive_failures INTEGER);
@@ -248,4 +248,101 @@ async fn an_ordinary_owner_can_do_it_on_every_version() {
             "{found}"
         );
     }
+}
+
+/// A value that does not fit keeps all of a batch away, so that no column may be narrower than what batches hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_too_narrow_for_a_batch_are_widened_or_named() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    const NARROW: [(&str, &str, &str); 5] = [
+        ("ollama_api_keys", "username", "username VARCHAR(50)"),
+        ("ollama_api_keys", "api_key", "api_key VARCHAR(64)"),
+        ("ollama_api_client_tokens", "name", "name VARCHAR(20)"),
+        ("ollama_api_model_stats", "model", "model VARCHAR(100)"),
+        ("ollama_api_key_stats", "success_rate", "success_rate NUMERIC(5,4)"),
+    ];
+    let cluster = Cluster::start(Options::default());
+    let client = cluster.database("hub").await;
+    let guide = GUIDE
+        .replace("username TEXT", NARROW[0].2)
+        .replace("ollama_api_keys (api_key TEXT", "ollama_api_keys (api_key VARCHAR(64)")
+        .replace("name TEXT", NARROW[2].2)
+        .replace(
+            "model_stats (id SERIAL PRIMARY KEY, provider TEXT, model TEXT",
+            "model_stats (id SERIAL PRIMARY KEY, provider TEXT, model VARCHAR(100)",
+        )
+        .replace("success_rate NUMERIC(5,2)", NARROW[4].2)
+        .replace("60.00", "0.6");
+    client.batch_execute(&guide).await.unwrap();
+    // Something of theirs that one of the columns cannot be changed under.
+    client.batch_execute("CREATE VIEW accounts AS SELECT username FROM ollama_api_keys").await.unwrap();
+    let left = schema::apply(&client, &[OLLAMA], false).await.unwrap().left;
+    let named: Vec<&str> = left.problems.iter().map(|problem| problem.what.as_str()).collect();
+    let username =
+        "column ollama_api_keys.username of type character varying(50) instead of character varying";
+    assert!(!left.is_sound() && named.iter().any(|what| what.contains(username)), "{left:#?}");
+    assert!(
+        !named.iter().any(|what| what.contains("api_key ") || what.contains("success_rate")),
+        "{left:#?}"
+    );
+    let refused = super::call(&client, "keytide_push", &Stream::new(1).batch(&json!({}))).await;
+    assert_eq!(refused["status"], "missing", "nothing is tried that would not fit");
+    assert!(refused["missing"].to_string().contains(username), "{refused}");
+
+    client.batch_execute("DROP VIEW accounts").await.unwrap();
+    let left = schema::apply(&client, &[OLLAMA], false).await.unwrap().left;
+    assert!(left.is_sound(), "{left:#?}");
+    let (key, long) = ("k".repeat(512), "u".repeat(256));
+    let a = version(-1);
+    let answer = Stream::new(1)
+        .push(
+            &client,
+            json!({
+                "keys": [{"k": key, "a": a, "add": true, "u": long, "n": long}],
+                "tokens": [{"k": "t".repeat(256), "a": a, "add": true, "n": "n".repeat(128)}],
+                "key_stats": [{"k": key, "s": 3}], "models": [{"m": "m".repeat(256), "s": 3}],
+            }),
+        )
+        .await;
+    assert_eq!(answer, json!({}));
+    let there = "SELECT length(username), success_rate FROM ollama_api_keys JOIN ollama_api_key_stats USING (api_key) WHERE length(api_key) = 512";
+    assert_eq!(rows(&client, there).await, "256|100.00");
+    assert_eq!(rows(&client, "SELECT username FROM ollama_api_keys WHERE api_key = 'active'").await, "ann");
+}
+
+/// Programs from before the schema wrote totals beside their parts, and did not always write all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn totals_below_their_parts_are_read_and_counted_on_right() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let cluster = Cluster::start(Options::default());
+    let client = cluster.database("hub").await;
+    client.batch_execute(&GUIDE.replace("10, 6, 3", "5, 6, 3")).await.unwrap();
+    schema::apply(&client, &[OLLAMA], false).await.unwrap();
+    let mut stream = Stream::new(1);
+    let counts = async |stream: &Stream| {
+        let rows = stream.pull(&client, "stats", None).await.0["rows"].clone();
+        let of = |row: &serde_json::Value| ["s", "f", "o"].map(|name| row[name].as_i64().unwrap_or(0));
+        [&rows["key_stats"][0], &rows["models"][0], &rows["hours"][0], &rows["global"]].map(of)
+    };
+    assert_eq!(counts(&stream).await, [[6, 3, 0]; 4]);
+    let hour = version(0) / 1024 / 3_600_000_000;
+    // What is neither success nor failure is only in the total.
+    let more = json!({"key_stats": [{"k": "active", "o": 2}], "models": [{"m": "m", "o": 2}],
+        "hours": [{"h": hour, "m": "m", "o": 2}], "global": {"o": 2}});
+    stream.push(&client, more).await;
+    assert_eq!(counts(&stream).await, [[6, 3, 2]; 4]);
+    let totals = "SELECT (SELECT total_requests FROM ollama_api_key_stats), (SELECT total_requests FROM ollama_api_model_stats),
+        (SELECT requests FROM ollama_api_model_hourly), (SELECT total_requests FROM ollama_api_global_stats)";
+    assert_eq!(rows(&client, totals).await, "11|11|11|11");
+
+    // One that goes away and comes back before anybody has counted on it.
+    client.batch_execute("SET session_replication_role = replica; UPDATE ollama_api_key_stats SET total_requests = 5; RESET session_replication_role").await.unwrap();
+    client.batch_execute("DELETE FROM ollama_api_keys WHERE api_key = 'active'").await.unwrap();
+    assert_ne!(stream.push(&client, json!({"key_stats": [{"k": "active", "o": 4}]})).await, json!({}));
+    client.batch_execute("INSERT INTO ollama_api_keys (api_key) VALUES ('active')").await.unwrap();
+    assert_eq!(counts(&stream).await[0], [6, 3, 4]);
 }

@@ -1,0 +1,243 @@
+//! Rounds over a hub in memory, in a time that moves only when it is told to.
+
+use std::collections::VecDeque;
+
+use super::{
+    super::{
+        protocol::{Bounds, StreamOf},
+        simulator::hub::{HubPort, ModelHub},
+        status::HubState,
+        transport::{Error, ErrorKind, Reply, Traffic},
+        wire::Function,
+    },
+    *,
+};
+use crate::{
+    model::{CounterId, Delta, KeyId, KeyUsage, ProviderDelta, Tally},
+    store,
+};
+
+const START: Timestamp = Timestamp(1_800_000_000_000);
+/// How long anything may really take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What becomes of a call, other than that it is answered.
+enum Fate {
+    Panics,
+    IsNeverAnswered,
+}
+
+struct Port {
+    hub: Mutex<ModelHub>,
+    calls: Mutex<Vec<Function>>,
+    fates: Mutex<VecDeque<Fate>>,
+}
+
+impl Port {
+    fn new() -> Arc<Self> {
+        let hub = ModelHub::new(uuid::Uuid::from_u128(7), &["alpha_api"], START.0);
+        Arc::new(Self { hub: Mutex::new(hub), calls: Mutex::default(), fates: Mutex::default() })
+    }
+
+    fn next_call(&self, fate: Fate) {
+        self.fates.lock().unwrap().push_back(fate);
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+}
+
+impl Transport for Port {
+    fn call<'a>(&'a self, function: Function, request: &'a str) -> BoxFuture<'a, Result<Reply, Error>> {
+        self.calls.lock().unwrap().push(function);
+        let fate = self.fates.lock().unwrap().pop_front();
+        Box::pin(async move {
+            match fate {
+                Some(Fate::Panics) => panic!("a fault that a test has made"),
+                Some(Fate::IsNeverAnswered) => std::future::pending().await,
+                None => {
+                    let answer = self.hub.lock().unwrap().call(function.name(), request);
+                    let body = answer.map_err(|why| Error::new(ErrorKind::NoSchema, why))?;
+                    Ok(Reply { body, took: Duration::ZERO })
+                }
+            }
+        })
+    }
+
+    fn target(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    edits: Arc<tokio::sync::Mutex<()>>,
+    effects: Mutex<Vec<Effect>>,
+}
+
+impl Mirror for Memory {
+    fn lock(&self) -> BoxFuture<'_, OwnedMutexGuard<()>> {
+        Box::pin(self.edits.clone().lock_owned())
+    }
+
+    fn apply(&self, effects: Vec<Effect>) {
+        self.effects.lock().unwrap().extend(effects);
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Scene {
+    replicator: Arc<Replicator>,
+    port: Arc<Port>,
+    memory: Arc<Memory>,
+    store: Store,
+    changes: watch::Sender<()>,
+    _dir: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(START);
+        let (store, _) = Store::open(&store::Options::new(dir.path()), clock.clone()).unwrap();
+        let (port, memory, changes) = (Port::new(), Arc::<Memory>::default(), watch::Sender::new(()));
+        let stream = StreamOf { provider: "alpha".to_owned(), stream: "alpha_api".to_owned() };
+        let hub = Hub {
+            name: "default".to_owned(),
+            streams: vec![stream],
+            bounds: Bounds::default(),
+            instance_name: "test".to_owned(),
+            version: "0".to_owned(),
+            keeps_time: true,
+        };
+        let options =
+            Options { hub, transport: port.clone(), interval: Duration::from_secs(600), egress: None };
+        let parts = Parts {
+            store: store.clone(),
+            mirror: memory.clone(),
+            stamps: store.stamps().clone(),
+            clock,
+            changes: changes.subscribe(),
+        };
+        let replicator = Arc::new(Replicator::start(options, parts).await.unwrap());
+        Self { replicator, port, memory, store, changes, _dir: dir }
+    }
+
+    fn state(&self) -> HubState {
+        self.replicator.status().state
+    }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Until everybody waits who has nothing to do.
+async fn at_rest() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The store is a thread, for which paused time would not wait: it does for a blocking task, which also gives up when
+/// `work` never ends.
+async fn in_standing_time<T>(work: impl Future<Output = T>) -> T {
+    let (done, end) = std::sync::mpsc::channel::<()>();
+    let mut watching = tokio::task::spawn_blocking(move || end.recv_timeout(PATIENCE));
+    tokio::select! {
+        value = work => {
+            drop(done);
+            let _over = watching.await;
+            value
+        }
+        _ = &mut watching => panic!("it never came to its end"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_its_own_is_told_and_survived() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        scene.port.next_call(Fate::Panics);
+        until(|| scene.state() == HubState::Failing).await;
+        let error = scene.replicator.status().last_error.unwrap();
+        assert!(error.message.contains("a fault of its own"), "{error:?}");
+        at_rest().await;
+        assert_eq!(scene.port.calls(), 1, "it rests");
+        tokio::time::advance(Duration::from_secs(31)).await;
+        until(|| scene.state() == HubState::Ok).await;
+        assert_eq!(scene.replicator.status().last_error, None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_stops_does_not_wait_for_a_round() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        until(|| scene.state() == HubState::Ok).await;
+        let before = scene.port.calls();
+        scene.port.next_call(Fate::IsNeverAnswered);
+        let replicator = scene.replicator.clone();
+        let asked = tokio::spawn(async move { replicator.now().await });
+        until(|| scene.port.calls() > before).await;
+        scene.replicator.stop(Duration::from_secs(5)).await;
+        asked.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_told_soon_whoever_looks_meanwhile() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        until(|| scene.state() == HubState::Ok).await;
+        at_rest().await;
+        let before = scene.port.calls();
+        scene.changes.send_replace(());
+        at_rest().await;
+        // What was read a moment ago is fresh enough for this.
+        scene.replicator.look();
+        at_rest().await;
+        assert_eq!(scene.port.calls(), before, "others may go along");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        until(|| scene.port.calls() > before).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_that_nobody_can_name_leave_memory_too() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        until(|| scene.state() == HubState::Ok).await;
+        let nobody = KeyId::derive("alpha", "a key that was never added");
+        let mut usage = KeyUsage::default();
+        usage.counts.success = 3;
+        let of = ProviderDelta { keys: [(nobody, usage)].into(), ..ProviderDelta::default() };
+        scene.store.append(&Delta { providers: [("alpha".into(), of)].into() }).await.unwrap();
+        scene.replicator.now().await;
+        let gone = |effect: &Effect| {
+            matches!(effect, Effect::Counter { id: CounterId::Key(id), from, to, .. }
+                if *id == nobody && from.success == 3 && *to == Tally::default())
+        };
+        assert!(scene.memory.effects.lock().unwrap().iter().any(gone));
+        let notes = scene.replicator.status().notes;
+        assert!(notes[0].text.contains("3 requests of a key or token whose text nobody knows"), "{notes:?}");
+    })
+    .await;
+}
