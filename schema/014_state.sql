@@ -61,7 +61,8 @@ BEGIN
                  WHERE public.keytide_int(v -> 'v', 0, 9223372036854775807) > ahead ORDER BY pos);
 END $$;
 
--- Keys: each field by its own version, health by its epoch. Returns the positions of those that are gone.
+-- Keys: each field by its own version, health by its epoch. Returns the positions of those that were deleted; one that
+-- is absent for another reason is not called gone, for whoever tells of it may be the last who has it.
 CREATE OR REPLACE FUNCTION public.keytide_apply_keys(stream text, list public.keytide_key_row[], ahead bigint) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -109,7 +110,7 @@ BEGIN
         WITH n AS MATERIALIZED (
             SELECT m.*, CASE WHEN NOT m.e THEN 'disabled' WHEN m.hv THEN 'failed' ELSE 'active' END AS status
             FROM (
-                SELECT c.api_key, p.added,
+                SELECT c.api_key, p.added, CASE WHEN r.a > c.added_v THEN coalesce(r.c, c.created_at) ELSE c.created_at END AS c,
                     CASE WHEN r.uv > coalesce(c.username_v, c.added_v) THEN r.u ELSE c.username END AS u,
                     nullif(greatest(r.uv, c.username_v, c.added_v, p.added), p.added) AS uv,
                     CASE WHEN r.nv > coalesce(c.note_v, c.added_v) THEN r.n ELSE c.note END AS n,
@@ -162,8 +163,8 @@ BEGIN
             ) m
         ), done AS (
             UPDATE public.%1$I t
-            SET added_v = n.added, username = n.u, username_v = n.uv, note = n.n, note_v = n.nv, expires_at = n.x,
-                expires_v = n.xv, weight = n.w, weight_v = n.wv, enabled = n.e, enabled_v = n.ev, disabled_until = n.d,
+            SET added_v = n.added, created_at = n.c, username = n.u, username_v = n.uv, note = n.n, note_v = n.nv,
+                expires_at = n.x, expires_v = n.xv, weight = n.w, weight_v = n.wv, enabled = n.e, enabled_v = n.ev, disabled_until = n.d,
                 disabled_v = n.dv, health_epoch = n.he, failed_until = n.hf, fail_cause = n.hc, consecutive_failures = n.hn,
                 auth_failures = n.ha, server_failures = n.hs, needs_verification = n.hv, status = n.status,
                 state_xid = pg_current_xact_id()
@@ -183,9 +184,12 @@ BEGIN
         stream || '_keys', stream || '_key_stats') USING list, ahead, installed, made;
 
     EXECUTE format($q$
-        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM unnest($1) r
-        WHERE r.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.api_key = r.k)$q$, stream || '_keys')
-    INTO gone USING list, ahead;
+        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}')
+        FROM (SELECT l.pos, l.k, l.a FROM unnest($1) l
+              WHERE l.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.api_key = l.k) OFFSET 0) r
+        JOIN public.keytide_tombstones t
+          ON t.stream = $3 AND t.kind = 'key' AND t.id = public.keytide_digest(r.k) AND t.version >= r.a$q$, stream || '_keys')
+    INTO gone USING list, ahead, stream;
     RETURN gone;
 END $$;
 
@@ -225,10 +229,10 @@ BEGIN
 
     EXECUTE format($q$
         UPDATE public.%1$I t
-        SET added_v = n.added, name = n.n, name_v = n.nv, expires_at = n.x, expires_v = n.xv, allowed_models = n.m,
-            models_v = n.mv, requests_per_minute = n.r, rpm_v = n.rv, state_xid = pg_current_xact_id()
+        SET added_v = n.added, created_at = n.c, name = n.n, name_v = n.nv, expires_at = n.x, expires_v = n.xv,
+            allowed_models = n.m, models_v = n.mv, requests_per_minute = n.r, rpm_v = n.rv, state_xid = pg_current_xact_id()
         FROM (
-            SELECT c.token, p.added,
+            SELECT c.token, p.added, CASE WHEN r.a > c.added_v THEN coalesce(r.c, c.created_at) ELSE c.created_at END AS c,
                 CASE WHEN r.nv > coalesce(c.name_v, c.added_v) THEN r.n ELSE c.name END AS n,
                 nullif(greatest(r.nv, c.name_v, c.added_v, p.added), p.added) AS nv,
                 CASE WHEN r.xv > coalesce(c.expires_v, c.added_v) THEN r.x ELSE c.expires_at END AS x,
@@ -248,8 +252,11 @@ BEGIN
     USING list, ahead;
 
     EXECUTE format($q$
-        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}') FROM unnest($1) r
-        WHERE r.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.token = r.k)$q$, stream || '_client_tokens')
-    INTO gone USING list, ahead;
+        SELECT coalesce(array_agg(r.pos ORDER BY r.pos), '{}')
+        FROM (SELECT l.pos, l.k, l.a FROM unnest($1) l
+              WHERE l.top <= $2 AND NOT EXISTS (SELECT 1 FROM public.%I c WHERE c.token = l.k) OFFSET 0) r
+        JOIN public.keytide_tombstones t
+          ON t.stream = $3 AND t.kind = 'token' AND t.id = public.keytide_digest(r.k) AND t.version >= r.a$q$, stream || '_client_tokens')
+    INTO gone USING list, ahead, stream;
     RETURN gone;
 END $$;

@@ -106,31 +106,33 @@ END $$;
 CREATE OR REPLACE FUNCTION public.keytide_apply_models(stream text, provider text, list public.keytide_sum_row[], raise boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    done bigint;
+    done bigint[];
     target text := stream || '_model_stats';
 BEGIN
     EXECUTE format($q$
         SELECT 1 FROM public.%I WHERE provider = $2 AND model IN (SELECT id FROM unnest($1))
         ORDER BY model COLLATE "C" FOR UPDATE$q$, target) USING list, provider;
     EXECUTE format($q$
-        UPDATE public.%I t
-        SET success_count = public.keytide_more(t.success_count, r.s, $3),
-            failure_count = public.keytide_more(t.failure_count, r.f, $3),
-            total_requests = public.keytide_total(t.total_requests, t.success_count, t.failure_count, r.s, r.f, r.o, $3),
-            prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $3),
-            completion_tokens = public.keytide_more(t.completion_tokens, r.q, $3),
-            last_used = greatest(t.last_used, r.lu), stats_xid = pg_current_xact_id()
-        FROM unnest($1) r WHERE t.provider = $2 AND t.model = r.id$q$, target)
+        WITH done AS (
+            UPDATE public.%I t
+            SET success_count = public.keytide_more(t.success_count, r.s, $3),
+                failure_count = public.keytide_more(t.failure_count, r.f, $3),
+                total_requests = public.keytide_total(t.total_requests, t.success_count, t.failure_count, r.s, r.f, r.o, $3),
+                prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $3),
+                completion_tokens = public.keytide_more(t.completion_tokens, r.q, $3),
+                last_used = greatest(t.last_used, r.lu), stats_xid = pg_current_xact_id()
+            FROM unnest($1) r WHERE t.provider = $2 AND t.model = r.id RETURNING r.pos
+        ) SELECT coalesce(array_agg(pos), '{}') FROM done$q$, target) INTO done
     USING list, provider, raise;
-    GET DIAGNOSTICS done = ROW_COUNT;
-    IF done = cardinality(list) THEN RETURN; END IF;
+    IF cardinality(done) = cardinality(list) THEN RETURN; END IF;
+    -- What was not updated, even if another batch has made its row by now.
     EXECUTE format($q$
         WITH made AS (
-            INSERT INTO public.%1$I AS t (provider, model, total_requests, success_count, failure_count, prompt_tokens,
+            INSERT INTO public.%I AS t (provider, model, total_requests, success_count, failure_count, prompt_tokens,
                                           completion_tokens, last_used, stats_xid)
             SELECT $2, r.id, r.s + r.f + r.o, r.s, r.f, r.p, r.q, r.lu, pg_current_xact_id()
             FROM unnest($1) r
-            WHERE NOT EXISTS (SELECT 1 FROM public.%1$I c WHERE c.provider = $2 AND c.model = r.id)
+            WHERE NOT EXISTS (SELECT 1 FROM unnest($5) AS one (pos) WHERE one.pos = r.pos)
             ORDER BY r.id COLLATE "C"
             ON CONFLICT (provider, model) DO UPDATE
             SET success_count = public.keytide_more(t.success_count, excluded.success_count, $3),
@@ -141,7 +143,8 @@ BEGIN
                 last_used = greatest(t.last_used, excluded.last_used), stats_xid = excluded.stats_xid
             RETURNING model)
         DELETE FROM public.keytide_tombstones t USING made m
-        WHERE t.stream = $4 AND t.kind = 'model' AND t.id = m.model$q$, target) USING list, provider, raise, stream;
+        WHERE t.stream = $4 AND t.kind = 'model' AND t.id = m.model$q$, target)
+    USING list, provider, raise, stream, done;
 END $$;
 
 -- Counts of models by the hour. Returns the positions of those that are no longer kept, or lie days ahead.
@@ -149,6 +152,7 @@ CREATE OR REPLACE FUNCTION public.keytide_apply_hours(stream text, provider text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     target text := stream || '_model_hourly';
+    done bigint[];
     oldest bigint := ceil(extract(epoch FROM clock_timestamp() - '30 days'::interval) / 3600)::bigint;
     latest bigint := oldest + 32 * 24;
 BEGIN
@@ -159,24 +163,25 @@ BEGIN
             WHERE h BETWEEN $3 AND $4)
         ORDER BY hour, model COLLATE "C" FOR UPDATE$q$, target) USING list, provider, oldest, latest;
     EXECUTE format($q$
-        UPDATE public.%I t
-        SET success = public.keytide_more(t.success, r.s, $3), failure = public.keytide_more(t.failure, r.f, $3),
-            requests = public.keytide_total(t.requests, t.success, t.failure, r.s, r.f, r.o, $3),
-            prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $3),
-            completion_tokens = public.keytide_more(t.completion_tokens, r.q, $3), stats_xid = pg_current_xact_id()
-        FROM unnest($1) r
-        WHERE r.h BETWEEN $4 AND $5 AND t.provider = $2 AND t.model = r.id
-          AND t.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval$q$, target)
+        WITH done AS (
+            UPDATE public.%I t
+            SET success = public.keytide_more(t.success, r.s, $3), failure = public.keytide_more(t.failure, r.f, $3),
+                requests = public.keytide_total(t.requests, t.success, t.failure, r.s, r.f, r.o, $3),
+                prompt_tokens = public.keytide_more(t.prompt_tokens, r.p, $3),
+                completion_tokens = public.keytide_more(t.completion_tokens, r.q, $3), stats_xid = pg_current_xact_id()
+            FROM unnest($1) r
+            WHERE r.h BETWEEN $4 AND $5 AND t.provider = $2 AND t.model = r.id
+              AND t.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval
+            RETURNING r.pos
+        ) SELECT coalesce(array_agg(pos), '{}') FROM done$q$, target) INTO done
     USING list, provider, raise, oldest, latest;
     EXECUTE format($q$
-        INSERT INTO public.%1$I AS t (provider, model, hour, requests, success, failure, prompt_tokens, completion_tokens,
+        INSERT INTO public.%I AS t (provider, model, hour, requests, success, failure, prompt_tokens, completion_tokens,
                                       created_at, stats_xid)
         SELECT $2, r.id, 'epoch'::timestamptz + r.h * '1 hour'::interval, r.s + r.f + r.o, r.s, r.f, r.p, r.q, now(),
                pg_current_xact_id()
         FROM unnest($1) r
-        WHERE r.h BETWEEN $4 AND $5 AND NOT EXISTS (
-            SELECT 1 FROM public.%1$I c
-            WHERE c.provider = $2 AND c.model = r.id AND c.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval)
+        WHERE r.h BETWEEN $4 AND $5 AND NOT EXISTS (SELECT 1 FROM unnest($6) AS one (pos) WHERE one.pos = r.pos)
         ORDER BY r.h, r.id COLLATE "C"
         ON CONFLICT (provider, model, hour) DO UPDATE
         SET success = public.keytide_more(t.success, excluded.success, $3),
@@ -185,7 +190,7 @@ BEGIN
             prompt_tokens = public.keytide_more(t.prompt_tokens, excluded.prompt_tokens, $3),
             completion_tokens = public.keytide_more(t.completion_tokens, excluded.completion_tokens, $3),
             stats_xid = excluded.stats_xid$q$, target)
-    USING list, provider, raise, oldest, latest;
+    USING list, provider, raise, oldest, latest, done;
     RETURN ARRAY(SELECT r.pos FROM unnest(list) r
                  WHERE (r.h BETWEEN oldest AND latest) IS NOT TRUE ORDER BY r.pos);
 END $$;

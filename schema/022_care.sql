@@ -180,7 +180,10 @@ BEGIN
         SET last_seq = excluded.last_seq, digest = excluded.digest, answer = '{}', stats_xid = excluded.stats_xid, updated_at = now()
         WHERE s.last_seq < excluded.last_seq;
     ELSIF step = 'restamp' THEN
+        -- A stamp that anybody else writes is taken back.
+        PERFORM set_config('keytide.writer', 'on', true);
         unstamped := public.keytide_restamp(5000);
+        PERFORM set_config('keytide.writer', '', true);
     END IF;
     IF step = 'end' THEN
         INSERT INTO public.keytide_lineage (hub_id, system, timeline, adopted_by)

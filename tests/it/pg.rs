@@ -340,23 +340,6 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_survives_kills_and_keeps_its_port() {
-    if skipped(&["HUB_TESTS"]) {
-        return;
-    }
-    let mut cluster = Cluster::start(Options { passwords: true, ..Options::default() });
-    cluster.psql("CREATE TABLE t AS SELECT 1 AS n");
-    let refused = tokio_postgres::connect(&cluster.url("postgres", "postgres"), NoTls).await;
-    assert!(refused.is_err(), "without a password");
-    cluster.kill9();
-    cluster.restart();
-    assert_eq!(cluster.psql("SELECT n FROM t"), "1");
-    let copy = cluster.copy();
-    assert_eq!(copy.psql("SELECT n FROM t"), "1");
-    assert_ne!(copy.port, cluster.port);
-}
-
 /// Whether any of these variables says `skip`: `HUB_TESTS` for all that needs a Postgres, `HUB_PGBOUNCER` and
 /// `HUB_POSTRUST` for what needs these. Without it, a program that is missing fails the test.
 pub fn skipped(variables: &[&str]) -> bool {

@@ -108,7 +108,11 @@ impl Stream<'_> {
                     continue;
                 }
                 match row {
-                    Row::Key(_) => self.shelf.set_gone(self.provider, row, None)?,
+                    Row::Key(_) => {
+                        self.shelf.set_gone(self.provider, row, None)?;
+                        // Nobody would know any more whose counts these are, if the hub's deletion came only now.
+                        self.show(&counter, &Tally::default())?;
+                    }
                     Row::Token(_) if gone.text.is_some() => {
                         let brief = Gone { text: None, ..gone };
                         self.shelf.set_gone(self.provider, row, Some(brief))?;

@@ -1,7 +1,7 @@
 //! Other programs and people on the same tables, as the triggers take them, and what befalls the hub itself.
 
 use super::{
-    hub::{Stamped, Tombstone},
+    journal::{self, Event},
     oracle::{Five, add, five_of},
     shelf::digest,
     world::{Focus, KEYS, MODELS, PROVIDERS, World},
@@ -20,6 +20,43 @@ pub struct Statement {
     key: usize,
     model: usize,
     number: i64,
+}
+
+impl Statement {
+    /// What they send to a database.
+    pub fn sql(&self) -> String {
+        let Self { provider, kind, key, model, number } = *self;
+        let ((_, stream), k, m) = (PROVIDERS[provider], KEYS[key], MODELS[model]);
+        let more = number - 5;
+        match kind {
+            0..3 => format!(
+                "INSERT INTO {stream}_keys (api_key) SELECT '{k}'
+                 WHERE NOT EXISTS (SELECT 1 FROM {stream}_keys WHERE api_key = '{k}')"
+            ),
+            3 => format!("DELETE FROM {stream}_keys WHERE api_key = '{k}'"),
+            4..6 => format!("UPDATE {stream}_keys SET note = 'by hand {number}' WHERE api_key = '{k}'"),
+            6..8 => {
+                let enabled = number % 2 == 0;
+                format!("UPDATE {stream}_keys SET enabled = {enabled} WHERE api_key = '{k}'")
+            }
+            8 => format!(
+                "UPDATE {stream}_keys SET status = 'active', failed_until = NULL, consecutive_failures = 0,
+                 auth_failures = 0, server_failures = 0, needs_verification = false WHERE api_key = '{k}'"
+            ),
+            // Lowered to 0 it would be a reset.
+            9 => format!(
+                "UPDATE {stream}_key_stats SET success_count = success_count + {more},
+                 total_requests = total_requests + {more} WHERE api_key = '{k}' AND success_count + {more} > 0"
+            ),
+            10 => format!(
+                "UPDATE {stream}_key_stats SET total_requests = 0, success_count = 0, failure_count = 0
+                 WHERE api_key = '{k}'"
+            ),
+            11 => format!("DELETE FROM {stream}_key_stats WHERE api_key = '{k}'"),
+            12 => format!("DELETE FROM {stream}_model_stats WHERE model = '{m}'"),
+            _ => format!("DELETE FROM {stream}_global_stats"),
+        }
+    }
 }
 
 impl World {
@@ -44,6 +81,7 @@ impl World {
     /// Carried out in the transaction `xid`, at its end: until then it holds its rows.
     pub fn foreign(&mut self, statement: Statement, xid: u64) {
         self.say(|| format!("by other hands, in {xid}: {statement:?}"));
+        journal::note(|| Event::Foreign { at: self.now, xid, statement });
         let Statement { provider, kind, key, model, number } = statement;
         let (provider, stream) = PROVIDERS[provider];
         let k = KEYS[key];
@@ -53,7 +91,7 @@ impl World {
         let hub = &self.hub;
         let later = |old: Version| hub.foreign_version(old);
         let here = hub.db.tables[stream].keys.get(k).map(|row| row.row.versions);
-        let next = here.map(|v| (later(v.note), later(v.enabled.max(v.disabled_until))));
+        let next = here.map(|v| (later(v.note), later(v.enabled)));
         let buried = hub.db.tables[stream].tombstones.get(&(GoneKind::Key, hex(&digest(k))));
         let again = later(buried.map_or(Version::ZERO, |tomb| tomb.row.v)).max(fresh);
         let tables = self.hub.db.tables.get_mut(stream).unwrap_or_else(|| unreachable!());
@@ -83,24 +121,32 @@ impl World {
                 }
             }
             4..6 => {
-                if let (Some(row), Some((version, _))) = (tables.keys.get_mut(k), next) {
-                    row.row.record.note = Some(format!("by hand {number}").into());
-                    row.row.versions.note = version;
+                let note = format!("by hand {number}");
+                if let (Some(row), Some((version, _))) = (tables.keys.get_mut(k), next)
+                    && row.row.record.note.as_deref() != Some(&*note)
+                {
+                    (row.row.record.note, row.row.versions.note) = (Some(note.as_str().into()), version);
                     row.xid = xid;
-                    self.oracle.edited(provider, k, "note", version, &format!("by hand {number}"), None);
+                    self.oracle.edited(provider, k, "note", version, &note, None);
                 }
             }
             6..8 => {
-                if let (Some(row), Some((_, version))) = (tables.keys.get_mut(k), next) {
+                if let (Some(row), Some((_, version))) = (tables.keys.get_mut(k), next)
+                    && row.row.record.enabled != (number % 2 == 0)
+                {
                     row.row.record.enabled = number % 2 == 0;
-                    row.row.record.disabled_until = None;
-                    (row.row.versions.enabled, row.row.versions.disabled_until) = (version, version);
+                    row.row.versions.enabled = version;
                     row.xid = xid;
                 }
             }
             8 => {
-                // `active`: a new epoch.
-                if let Some(row) = tables.keys.get_mut(k) {
+                // `active`: switched on, and a new epoch if there was anything to forget or to switch.
+                if let (Some(row), Some((_, version))) = (tables.keys.get_mut(k), next)
+                    && (!row.row.record.enabled || row.row.health.is_blemished())
+                {
+                    if !row.row.record.enabled {
+                        (row.row.record.enabled, row.row.versions.enabled) = (true, version);
+                    }
                     let epoch = later_than(row.row.health.epoch, fresh);
                     row.row.health = Health { epoch, ..Health::default() };
                     self.oracle.concluded(provider, k, row.row.health.clone());
@@ -113,6 +159,8 @@ impl World {
                     let before = five_of(&row.row);
                     if number > 5 || super::sabotage::on(super::sabotage::Sabotage::LowerIsTaken) {
                         row.row.sums.s += number - 5;
+                    }
+                    if number != 5 && before[0] + number > 5 {
                         row.xid = xid;
                     }
                     if number > 5 {
@@ -121,7 +169,9 @@ impl World {
                 }
             }
             10 => {
-                if let Some(row) = tables.key_stats.get_mut(k) {
+                if let Some(row) = tables.key_stats.get_mut(k)
+                    && five_of(&row.row) != [0; 5]
+                {
                     let before = five_of(&row.row);
                     (row.row.sums.s, row.row.sums.f, row.row.sums.o) = (0, 0, 0);
                     row.xid = xid;
@@ -130,23 +180,20 @@ impl World {
             }
             11 => {
                 if let Some(row) = tables.key_stats.remove(k) {
-                    let row_id = (GoneKind::KeyStats, hex(&digest(k)));
-                    tables.tombstones.insert(row_id, Stamped { row: Tombstone { v: fresh, at: now }, xid });
+                    tables.bury(GoneKind::KeyStats, hex(&digest(k)), fresh, xid, now);
                     shift(CounterId::Key(id), five_of(&row.row), [0; 5]);
                 }
             }
             12 => {
                 let m = MODELS[model];
                 if let Some(row) = tables.models.remove(m) {
-                    let row_id = (GoneKind::Model, m.to_owned());
-                    tables.tombstones.insert(row_id, Stamped { row: Tombstone { v: fresh, at: now }, xid });
+                    tables.bury(GoneKind::Model, m.to_owned(), fresh, xid, now);
                     shift(CounterId::Model(m.into()), five_of(&row.row), [0; 5]);
                 }
             }
             _ => {
                 if let Some(row) = tables.global.remove(&()) {
-                    let row_id = (GoneKind::Global, "global".to_owned());
-                    tables.tombstones.insert(row_id, Stamped { row: Tombstone { v: fresh, at: now }, xid });
+                    tables.bury(GoneKind::Global, "global".to_owned(), fresh, xid, now);
                     shift(CounterId::Total, five_of(&row.row), [0; 5]);
                 }
             }

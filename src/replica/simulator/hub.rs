@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
+    journal::{self, Event},
     oracle::Five,
     sabotage::{self, Sabotage},
     shelf::digest,
@@ -16,9 +17,10 @@ use crate::{
     replica::{
         protocol::text::{self, Shift, hex},
         wire::{
-            AdoptAnswer, AdoptRequest, Ask, GlobalRow, GoneKind, GoneRow, Greeting, HelloAnswer, HourRow,
-            HubIdentity, KeyRow, KeyStatsRow, Lane, ModelRow, PROTOCOL, Page, PullAnswer, PullRequest,
-            PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA, StreamRow, Sums, TokenRow, TokenStatsRow,
+            AdoptAnswer, AdoptRequest, Ask, Function, GlobalRow, GoneKind, GoneRow, Greeting, HelloAnswer,
+            HourRow, HubIdentity, KeyRow, KeyStatsRow, Lane, ModelRow, PROTOCOL, Page, PullAnswer,
+            PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA, StreamRow, Sums, TokenRow,
+            TokenStatsRow,
         },
     },
     store::shelf::{KeyEntry, TokenEntry},
@@ -30,11 +32,10 @@ pub trait HubPort {
 }
 
 const HOME: Shift = Shift(0);
-const HOURS_KEPT: i64 = 30 * 24;
-pub const TOMBSTONES_KEPT: i64 = 30 * 24 * 3_600_000;
+pub const KEPT: i64 = 30 * 24 * 3_600_000;
 const AHEAD: i64 = 300_000;
 
-type Xid = u64;
+pub type Xid = u64;
 
 /// A row and the transaction that changed it last.
 #[derive(Clone, Debug)]
@@ -106,6 +107,14 @@ pub struct ModelHub {
     pub running: BTreeSet<Xid>,
     pub now: i64,
     pub read_only: bool,
+    /// How often its transaction ids have begun anew.
+    lives: u32,
+}
+
+/// The first hour that is wholly within what is kept, and the last that is believed.
+fn hours_kept(now: i64) -> std::ops::RangeInclusive<i64> {
+    let oldest = (now - KEPT).div_euclid(3_600_000) + i64::from((now - KEPT).rem_euclid(3_600_000) > 0);
+    oldest..=oldest + 32 * 24
 }
 
 fn visible(xid: Xid, snapshot: &str) -> bool {
@@ -130,13 +139,14 @@ impl ModelHub {
             applied: BTreeSet::new(),
             foreign: BTreeMap::new(),
         };
-        Self { db, running: BTreeSet::new(), now, read_only: false }
+        Self { db, running: BTreeSet::new(), now, read_only: false, lives: 0 }
     }
 
     pub fn begin(&mut self) -> Xid {
         let xid = self.db.next_xid;
         self.db.next_xid += 1;
         self.running.insert(xid);
+        journal::note(|| Event::Begin { xid });
         xid
     }
 
@@ -144,14 +154,23 @@ impl ModelHub {
         self.running.remove(&xid);
     }
 
+    /// With a part that Postgres's have not: a cursor of an earlier life reads like one of this.
     pub fn snapshot(&self) -> String {
         let xmin = self.running.first().copied().unwrap_or(self.db.next_xid);
         let running: Vec<String> = self.running.iter().map(Xid::to_string).collect();
-        format!("{xmin}:{}:{}", self.db.next_xid, running.join(","))
+        format!("{xmin}:{}:{}:{}", self.db.next_xid, running.join(","), self.lives)
     }
 
-    /// Recovered to an earlier point in time: transaction ids begin again there.
+    /// What a backup holds.
+    pub fn keep(&self) -> Database {
+        journal::note(|| Event::Kept);
+        self.db.clone()
+    }
+
+    /// Recovered to the point in time of the last backup: transaction ids begin again there.
     pub fn recover(&mut self, earlier: Database) {
+        journal::note(|| Event::Recovered);
+        self.lives += 1;
         let timeline = self.db.identity.timeline + 1;
         self.db = earlier;
         self.db.identity.timeline = timeline;
@@ -160,6 +179,8 @@ impl ModelHub {
 
     /// Dumped and restored into another cluster, whose transaction ids have only begun.
     pub fn move_house(&mut self, system: String) {
+        journal::note(|| Event::Moved);
+        self.lives += 1;
         self.db.identity.system = system;
         self.db.identity.timeline = 1;
         self.db.next_xid = 10;
@@ -168,6 +189,8 @@ impl ModelHub {
 
     /// A new, empty database under the old URL.
     pub fn replace(&mut self, id: Uuid) {
+        journal::note(|| Event::Emptied);
+        self.lives += 1;
         self.db.identity = HubIdentity { id, system: id.to_string(), timeline: 1 };
         self.db.was.clear();
         self.db.next_xid = 10;
@@ -180,7 +203,7 @@ impl ModelHub {
     /// The version of an edit by other hands.
     pub fn foreign_version(&self, old: Version) -> Version {
         let now = self.now * 1000;
-        Version((now.max(old.0 >> 10) + 1) << 10)
+        Version(now.max((old.0 >> 10) + 1) << 10)
     }
 
     fn greeting(&self) -> Greeting {
@@ -190,6 +213,18 @@ impl ModelHub {
             now: self.now,
             was: self.db.was.clone(),
             read_only: self.read_only,
+        }
+    }
+
+    /// Forgets what is kept for 30 days and is older.
+    pub fn sweep(&mut self) {
+        let now = self.now;
+        journal::note(|| Event::Swept { at: now });
+        let mut forgot = false;
+        self.db.tables.values_mut().for_each(|tables| forgot |= tables.sweep(now));
+        if forgot {
+            let before = Version::at(crate::model::Timestamp(now - KEPT));
+            self.db.tables.values_mut().for_each(|tables| tables.swept = tables.swept.max(before));
         }
     }
 
@@ -206,6 +241,19 @@ impl ModelHub {
 
     /// Carried out in the transaction `xid`, which may have begun long ago.
     pub fn push(&mut self, request: &str, xid: Xid) -> String {
+        let answer = self.take(request, xid);
+        self.told(Function::Push, request, answer, Some(xid))
+    }
+
+    fn told(&self, function: Function, request: &str, answer: String, xid: Option<Xid>) -> String {
+        journal::note(|| {
+            let (request, answer) = (request.to_owned(), answer.clone());
+            Event::Call { at: self.now, function, request, answer, xid }
+        });
+        answer
+    }
+
+    fn take(&mut self, request: &str, xid: Xid) -> String {
         if let Ok(request) = serde_json::from_str::<AdoptRequest>(request) {
             return self.adopt(&request);
         }
@@ -306,18 +354,17 @@ impl ModelHub {
         let mut rows = Rows::default();
         let mut left = ask.limit as usize;
         let mut next: Option<Value> = None;
-        let mut last: Option<(usize, String)> = None;
-        for (list, key, put) in tables.changed(ask.lane, &wanted) {
-            if after.as_ref().is_some_and(|after| (list, &key) <= (after.0, &after.1)) {
+        for (list, place, put) in tables.changed(ask.lane, &wanted) {
+            if after.as_ref().is_some_and(|after| (list, &place) <= (after.0, &after.1)) {
                 continue;
             }
+            put(&mut rows);
+            left -= 1;
             if left == 0 {
-                next = last.map(|last| json!(last));
+                // Perhaps there is more; the next page says so.
+                next = Some(json!((list, place)));
                 break;
             }
-            left -= 1;
-            put(&mut rows);
-            last = Some((list, key));
         }
         Page {
             stream: ask.stream.clone(),
@@ -336,29 +383,40 @@ impl ModelHub {
 type Put<'a> = Box<dyn FnOnce(&mut Rows) + 'a>;
 
 impl Tables {
-    /// The rows of a lane in the wire's order.
+    /// All that a pull would tell.
+    pub fn everything(&self) -> Rows {
+        let mut rows = Rows::default();
+        for lane in [Lane::State, Lane::Stats] {
+            self.changed(lane, &|_| true).into_iter().for_each(|(_, _, put)| put(&mut rows));
+        }
+        rows
+    }
+
+    /// The rows of a lane in the wire's order: the list's number in the lane, and the place in the list.
     fn changed<'a>(&'a self, lane: Lane, wanted: &'a dyn Fn(Xid) -> bool) -> Vec<(usize, String, Put<'a>)> {
         let mut out: Vec<(usize, String, Put<'a>)> = Vec::new();
         if lane == Lane::State {
             for ((t, id), tomb) in self.tombstones.iter().filter(|(_, row)| wanted(row.xid)) {
                 let row = GoneRow { t: *t, id: id.clone(), v: tomb.row.v };
-                out.push((0, format!("{t:?} {id}"), Box::new(move |rows| rows.gone.push(row))));
+                let kind = serde_json::to_value(t).unwrap();
+                let place = format!("{}:{id}", kind.as_str().unwrap());
+                out.push((1, place, Box::new(move |rows| rows.gone.push(row))));
             }
             out.sort_by(|a, b| a.1.cmp(&b.1));
             for (k, key) in self.keys.iter().filter(|(_, row)| wanted(row.xid)) {
                 let row = text::key_row(&key.row, false, HOME);
-                out.push((1, k.clone(), Box::new(move |rows| rows.keys.push(row))));
+                out.push((2, k.clone(), Box::new(move |rows| rows.keys.push(row))));
             }
             for (k, token) in self.tokens.iter().filter(|(_, row)| wanted(row.xid)) {
                 let row = text::token_row(&token.row, false, HOME);
-                out.push((2, k.clone(), Box::new(move |rows| rows.tokens.push(row))));
+                out.push((3, k.clone(), Box::new(move |rows| rows.tokens.push(row))));
             }
             return out;
         }
         for (k, stats) in self.key_stats.iter().filter(|(_, row)| wanted(row.xid)) {
             let (n, k) = (&stats.row, k.clone());
             out.push((
-                3,
+                1,
                 k.clone(),
                 Box::new(move |rows| {
                     rows.key_stats.push(KeyStatsRow {
@@ -376,24 +434,24 @@ impl Tables {
         for (k, stats) in self.token_stats.iter().filter(|(_, row)| wanted(row.xid)) {
             let (sums, k) = (stats.row.sums.clone(), crate::model::Secret::new(k.as_str()));
             let at = k.expose().to_owned();
-            out.push((4, at, Box::new(move |rows| rows.token_stats.push(TokenStatsRow { k, sums }))));
+            out.push((2, at, Box::new(move |rows| rows.token_stats.push(TokenStatsRow { k, sums }))));
         }
         for (m, stats) in self.models.iter().filter(|(_, row)| wanted(row.xid)) {
             let (sums, m) = (stats.row.sums.clone(), m.clone());
-            out.push((5, m.clone(), Box::new(move |rows| rows.models.push(ModelRow { m, sums }))));
+            out.push((3, m.clone(), Box::new(move |rows| rows.models.push(ModelRow { m, sums }))));
         }
         for ((h, m), stats) in self.hours.iter().filter(|(_, row)| wanted(row.xid)) {
             let (sums, h, m) = (stats.row.sums.clone(), *h, m.clone());
-            let at = format!("{h:010} {m}");
-            out.push((6, at, Box::new(move |rows| rows.hours.push(HourRow { h, m, sums }))));
+            let at = format!("{h:010}:{m}");
+            out.push((4, at, Box::new(move |rows| rows.hours.push(HourRow { h, m, sums }))));
         }
         for stats in self.global.values().filter(|row| wanted(row.xid)) {
             let sums = stats.row.sums.clone();
-            out.push((7, String::new(), Box::new(move |rows| rows.global = Some(GlobalRow { sums }))));
+            out.push((5, "global".to_owned(), Box::new(move |rows| rows.global = Some(GlobalRow { sums }))));
         }
         for (i, stream) in self.streams.iter().filter(|(_, row)| wanted(row.xid)) {
             let row = StreamRow { i: *i, s: stream.row.0, g: stream.row.1.clone() };
-            out.push((8, i.to_string(), Box::new(move |rows| rows.streams.push(row))));
+            out.push((6, i.to_string(), Box::new(move |rows| rows.streams.push(row))));
         }
         out
     }
@@ -461,12 +519,11 @@ impl Tables {
             self.tombstones.remove(&(GoneKind::Model, row.m.clone()));
         }
         for (at, row) in request.rows.hours.iter().enumerate() {
-            if i64::from(row.h) < now / 3_600_000 - HOURS_KEPT {
+            if !hours_kept(now).contains(&i64::from(row.h)) {
                 answers.expired.push(("hours".to_owned(), at));
                 continue;
             }
-            let more = Numbers { sums: row.sums.clone(), ..Numbers::default() };
-            bump(&mut self.hours, (row.h, row.m.clone()), &more, xid);
+            bump(&mut self.hours, (row.h, row.m.clone()), &of_hour(&row.sums), xid);
         }
         if let Some(row) = &request.rows.global {
             bump(&mut self.global, (), &Numbers { sums: row.sums.clone(), ..Numbers::default() }, xid);
@@ -512,11 +569,7 @@ impl Tables {
         if let (Some(k), Some(stats)) = (found, stats) {
             self.retire(kind, &k, &stats.row);
         }
-        let at = (kind, id.to_owned());
-        let later = self.tombstones.get(&at).is_none_or(|tomb| tomb.row.v < v);
-        if later {
-            self.tombstones.insert(at, Stamped { row: Tombstone { v, at: now }, xid });
-        }
+        self.bury(kind, id.to_owned(), v, xid, now);
     }
 
     /// Stamps that lie ahead of this cluster's transactions.
@@ -562,7 +615,7 @@ impl Tables {
             raise(&mut self.models, row.m.clone(), &of(&row.sums), xid);
         }
         for row in &rows.hours {
-            raise(&mut self.hours, (row.h, row.m.clone()), &of(&row.sums), xid);
+            raise(&mut self.hours, (row.h, row.m.clone()), &of_hour(&row.sums), xid);
         }
         if let Some(row) = &rows.global {
             raise(&mut self.global, (), &of(&row.sums), xid);
@@ -631,25 +684,33 @@ impl Tables {
             self.tokens.insert(k.to_owned(), Stamped { row: there, xid });
             let at = (GoneKind::Token, hex(&digest(k)));
             self.tombstones.remove(&at);
-            if let Some(back) = self.retired.remove(&at) {
-                bump(&mut self.token_stats, k.to_owned(), &back, xid);
-            }
+            // One row holds a token and its counts.
+            let back = self.retired.remove(&at).unwrap_or_default();
+            bump(&mut self.token_stats, k.to_owned(), &back, xid);
         }
         true
     }
 
-    /// Forgets old deletions of keys, and old hours.
-    pub fn sweep(&mut self, now: i64) {
-        let before = now - TOMBSTONES_KEPT;
-        let old = |at: &(GoneKind, String), tomb: &Stamped<Tombstone>| {
-            at.0 != GoneKind::Token && tomb.row.at < before
-        };
-        if self.tombstones.iter().any(|(at, tomb)| old(at, tomb)) {
-            self.tombstones.retain(|at, tomb| !old(at, tomb));
-            self.swept = self.swept.max(Version::at(crate::model::Timestamp(before)));
-        }
-        self.hours.retain(|(hour, _), _| i64::from(*hour) >= now / 3_600_000 - HOURS_KEPT);
+    /// Forgets old deletions of keys, and old hours. Returns whether a deletion was among them.
+    fn sweep(&mut self, now: i64) -> bool {
+        let had = self.tombstones.len();
+        self.tombstones.retain(|at, tomb| at.0 == GoneKind::Token || tomb.row.at >= now - KEPT);
+        self.hours.retain(|(hour, _), _| i64::from(*hour) >= *hours_kept(now).start());
+        self.tombstones.len() < had
     }
+
+    /// Writes a tombstone, or moves one forward.
+    pub fn bury(&mut self, kind: GoneKind, id: String, v: Version, xid: Xid, now: i64) {
+        let at = (kind, id);
+        if self.tombstones.get(&at).is_none_or(|tomb| tomb.row.v < v) {
+            self.tombstones.insert(at, Stamped { row: Tombstone { v, at: now }, xid });
+        }
+    }
+}
+
+/// Of an hour nobody asks when in it.
+fn of_hour(sums: &Sums) -> Numbers {
+    Numbers { sums: Sums { lu: None, ..sums.clone() }, ..Numbers::default() }
 }
 
 fn raise<K: Ord>(rows: &mut BTreeMap<K, Stamped<Numbers>>, at: K, most: &Numbers, xid: Xid) {
@@ -722,14 +783,20 @@ fn merge_token(here: &mut TokenEntry, there: TokenEntry) {
 impl HubPort for ModelHub {
     fn call(&mut self, function: &str, request: &str) -> Result<String, String> {
         match function {
-            "keytide_hello" => Ok(self.hello()),
+            "keytide_hello" => {
+                let answer = self.hello();
+                Ok(self.told(Function::Hello, request, answer, None))
+            }
             "keytide_push" => {
                 let xid = self.begin();
                 let answer = self.push(request, xid);
                 self.end(xid);
                 Ok(answer)
             }
-            "keytide_pull" => self.pull(request),
+            "keytide_pull" => {
+                let answer = self.pull(request)?;
+                Ok(self.told(Function::Pull, request, answer, None))
+            }
             other => Err(format!("there is no {other}")),
         }
     }

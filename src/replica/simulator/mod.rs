@@ -1,11 +1,14 @@
 //! Worlds of instances, a network and a hub, each made from a seed, in which everything goes wrong that can; and
 //! what has to be true when it has stopped.
 //!
-//! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full.
+//! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full. In `histories` what they asked of their hub
+//! is asked of the real SQL.
 
 mod foreign;
 mod garbage;
+mod histories;
 pub mod hub;
+mod journal;
 mod local;
 mod oracle;
 pub mod sabotage;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     hub::{Numbers, Tables},
+    journal::{self, Event},
     shelf::digest,
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
@@ -255,6 +256,7 @@ pub fn hub_counters(
 
 impl World {
     pub fn check(&self) -> Result<(), String> {
+        journal::note(|| Event::Holds { tables: self.hub.db.tables.clone() });
         for (provider, stream) in &PROVIDERS[..self.providers] {
             let tables = &self.hub.db.tables[*stream];
             let (live, retired) = hub_counters(provider, tables);

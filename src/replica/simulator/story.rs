@@ -248,7 +248,7 @@ impl Story {
                 world.hub_restarted();
                 self.held.clear();
             }
-            _ => self.hub_backup = Some((world.now, world.hub.db.clone())),
+            _ => self.hub_backup = Some((world.now, world.hub.keep())),
         }
     }
 

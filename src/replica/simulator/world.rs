@@ -411,19 +411,16 @@ impl World {
 
     /// The hub forgets what is old. What somebody who is away adds meanwhile it can then not refuse.
     pub fn sweep(&mut self, away: usize) {
-        let now = self.now;
         self.say(|| "the hub forgets what is old".to_owned());
-        for (provider, stream) in &PROVIDERS[..self.providers] {
+        for (provider, _) in &PROVIDERS[..self.providers] {
             for (row, dirty) in self.instances[away].shelf.dirty(provider, None, usize::MAX).unwrap() {
                 let key = KEYS.iter().find(|key| row == Row::Key(KeyId::derive(provider, key)));
                 if let (Some(key), true) = (key, dirty.added) {
                     self.oracle.unsure(provider, key);
                 }
             }
-            if let Some(tables) = self.hub.db.tables.get_mut(*stream) {
-                tables.sweep(now);
-            }
         }
+        self.hub.sweep();
     }
 
     /// Requests under way to a hub that is no more go nowhere.

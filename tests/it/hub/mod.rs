@@ -144,3 +144,20 @@ impl Drop for Server {
         let _reaped = self.0.wait();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_survives_kills_and_keeps_its_port() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let mut cluster = Cluster::start(Options { passwords: true, ..Options::default() });
+    cluster.psql("CREATE TABLE t AS SELECT 1 AS n");
+    let refused = tokio_postgres::connect(&cluster.url("postgres", "postgres"), tokio_postgres::NoTls).await;
+    assert!(refused.is_err(), "without a password");
+    cluster.kill9();
+    cluster.restart();
+    assert_eq!(cluster.psql("SELECT n FROM t"), "1");
+    let copy = cluster.copy();
+    assert_eq!(copy.psql("SELECT n FROM t"), "1");
+    assert_ne!(copy.port, cluster.port);
+}

@@ -17,6 +17,7 @@ async fn a_hub_that_was_made_anew_is_adopted_once() {
     // As after a dump and a restore: stamps ahead of this cluster's transactions, and nobody would see them change.
     rows(&client, "SELECT set_config('keytide.writer', 'on', false)").await;
     rows(&client, "UPDATE ollama_api_keys SET state_xid = '99999999'; UPDATE ollama_api_key_stats SET stats_xid = '99999999'").await;
+    rows(&client, "SELECT set_config('keytide.writer', '', false)").await;
 
     let was = json!({"id": uuid::Uuid::from_u128(7), "system": "123", "timeline": 4});
     let step = |instance: u128, step: &str, rows: Value| {
@@ -43,8 +44,9 @@ async fn a_hub_that_was_made_anew_is_adopted_once() {
     assert_eq!(rows(&client, stats).await, "global|12|10|0\nk|8|3|4\nlost|9|9|0\nm|5|5|0\nt|8|8|0");
     let left = adopt(step(1, "restamp", json!({}))).await;
     assert_eq!(left["left"], 0);
-    let ahead = "SELECT count(*) FROM ollama_api_keys WHERE state_xid > pg_current_xact_id()";
-    assert_eq!(rows(&client, ahead).await, "0");
+    let ahead = "SELECT (SELECT count(*) FROM ollama_api_keys WHERE state_xid > pg_current_xact_id()),
+        (SELECT count(*) FROM ollama_api_key_stats WHERE stats_xid > pg_current_xact_id())";
+    assert_eq!(rows(&client, ahead).await, "0|0");
     let vector = json!({"streams": [{"i": uuid::Uuid::from_u128(1), "s": 40, "g": "d40"}, {"i": uuid::Uuid::from_u128(2), "s": 7, "g": "d7"}]});
     assert_eq!(adopt(step(1, "end", vector)).await["status"], "ok");
     let (page, _) = Stream::new(2).pull(&client, "stats", None).await;

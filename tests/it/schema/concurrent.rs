@@ -200,3 +200,43 @@ async fn counts_that_come_while_other_hands_add_their_key_again_are_its() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_row_that_another_batch_makes_meanwhile_is_counted_too() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (cluster, client) = hub().await;
+    let hour = version(0) / 1024 / 3_600_000_000;
+    let (mut one, mut two) = (Stream::new(1), Stream::new(2));
+    let held = "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END $$;";
+    client.batch_execute(held).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted";
+    for (list, table) in [("models", "ollama_api_model_stats"), ("hours", "ollama_api_model_hourly")] {
+        let row = |model: &str| json!({"m": model, "h": hour, "s": 1});
+        one.push(&client, json!({list: [row("old")]})).await;
+        // The first batch stops while it updates what is there: after it has looked, and before it makes the rest.
+        let trigger =
+            format!("CREATE TRIGGER hold BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION hold()");
+        client.batch_execute(&trigger).await.unwrap();
+        client.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+        let (other, batch) =
+            (cluster.connect("hub", "postgres").await, json!({list: [row("old"), row("new")]}));
+        let pushing = tokio::spawn(async move {
+            one.push(&other, batch).await;
+            one
+        });
+        while rows(&client, waits).await != "1" {
+            tokio::task::yield_now().await;
+        }
+        two.push(&client, json!({list: [row("new")]})).await;
+        client.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+        one = pushing.await.unwrap();
+        let counted = format!(
+            "SELECT model, {} FROM {table} ORDER BY model",
+            if list == "hours" { "requests" } else { "total_requests" }
+        );
+        assert_eq!(rows(&client, &counted).await, "new|2\nold|2", "{list}");
+    }
+}
