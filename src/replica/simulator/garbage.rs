@@ -198,7 +198,7 @@ fn all(name: &str, one: impl Fn(u64) -> Result<(), String>) {
         assert_eq!(one(seed), Ok(()), "seed {seed}");
         return;
     }
-    let seeds = super::number("SIM_SEEDS").unwrap_or(400);
+    let seeds = super::number("SIM_SEEDS").unwrap_or(200);
     for seed in 1..=seeds {
         assert_eq!(
             one(seed),

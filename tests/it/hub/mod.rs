@@ -1,9 +1,11 @@
 //! The ways to a hub, over real sockets to real servers: Postgres itself, PgBouncer in front of it, and a REST API
-//! like PostgREST's. What each must do is one suite, `conformance`; what strangers may answer is in `strangers`.
+//! like PostgREST's. What each must do is one suite, `conformance`; what strangers may answer is in `strangers`,
+//! what may happen to true answers in `damage`.
 //!
 //! The hub's functions are stand-ins here that do as they are told: ways carry calls, whatever these mean.
 
 mod conformance;
+mod damage;
 pub mod pgbouncer;
 pub mod postrust;
 mod strangers;

@@ -34,10 +34,10 @@ use super::{
 use crate::pg::{Cluster, Options};
 
 const KEY: &str = "sb_secret_0123456789abcdef0123456789";
-const HASTE: Duration = Duration::from_millis(1_500);
+pub const HASTE: Duration = Duration::from_millis(1_500);
 
 /// A server that does the same with everybody; the counter tells how many came.
-async fn server<F>(act: F) -> (SocketAddr, Arc<AtomicUsize>)
+pub async fn server<F>(act: F) -> (SocketAddr, Arc<AtomicUsize>)
 where
     F: Fn(TcpStream) -> BoxFuture<'static, ()> + Send + 'static,
 {
@@ -55,7 +55,7 @@ where
 }
 
 /// Says its text to whoever says something, and hangs up.
-async fn answering(text: impl Into<Vec<u8>>) -> (SocketAddr, Arc<AtomicUsize>) {
+pub async fn answering(text: impl Into<Vec<u8>>) -> (SocketAddr, Arc<AtomicUsize>) {
     let text: Arc<[u8]> = text.into().into();
     server(move |mut socket| {
         let text = text.clone();
@@ -75,12 +75,12 @@ fn http(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}", body.len())
 }
 
-fn over_rest(address: SocketAddr, call_timeout: Duration) -> Arc<dyn Transport> {
+pub fn over_rest(address: SocketAddr, call_timeout: Duration) -> Arc<dyn Transport> {
     let options = rest::Options::new(format!("http://{address}"), Secret::new(KEY));
     Arc::new(Rest::new(&rest::Options { call_timeout, ..options }).unwrap())
 }
 
-async fn failure(transport: &dyn Transport) -> Error {
+pub async fn failure(transport: &dyn Transport) -> Error {
     let error = transport.call(Function::Hello, "{}").await.expect_err("a stranger was believed");
     let told = format!("{error:?} {error}");
     assert!(!told.contains(KEY) && !told.contains(PASSWORD), "{told}");
@@ -201,53 +201,6 @@ async fn an_answer_that_never_ends_is_given_up() {
             assert!(began.elapsed() < HASTE + Duration::from_millis(500), "{begin:?}");
         }
     }
-}
-
-/// Postgres's protocol as far as the login, and then a message of two gigabytes. Counts what it got rid of.
-async fn flooding() -> (SocketAddr, Arc<AtomicUsize>) {
-    let flooded = Arc::new(AtomicUsize::new(0));
-    let counter = flooded.clone();
-    let (address, _) = server(move |mut socket| {
-        let counter = counter.clone();
-        Box::pin(async move {
-            let mut heard = vec![0; 65_536];
-            let _ = socket.read(&mut heard).await;
-            // Authentication is over; ready for a query.
-            let _ = socket.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await;
-            let _ = socket.read(&mut heard).await;
-            let _ = socket.write_all(b"D\x7f\xff\xff\xff").await;
-            let filling = vec![b'x'; 1 << 20];
-            while socket.write_all(&filling).await.is_ok() {
-                counter.fetch_add(filling.len(), Ordering::SeqCst);
-            }
-        })
-    })
-    .await;
-    (address, flooded)
-}
-
-#[tokio::test]
-async fn an_answer_beyond_all_measure_is_not_kept() {
-    const MOST: usize = 64 << 20;
-    let (address, flooded) = flooding().await;
-    let way = over_postgres(url(address.port(), "sslmode=disable"), Duration::from_secs(20));
-    let error = failure(&*way).await;
-    assert_eq!(
-        (error.kind, &*error.detail),
-        (ErrorKind::Garbage, "the answer is larger than any of a hub's")
-    );
-    let read = way.traffic().received as usize;
-    assert!((MOST..MOST + (8 << 20)).contains(&read), "{read} bytes were read");
-    assert!(flooded.load(Ordering::SeqCst) >= MOST);
-
-    // Nothing says how long it is.
-    let endless = String::from("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n") + &" ".repeat(MOST + 1);
-    let (address, _) = answering(endless).await;
-    let error = failure(&*over_rest(address, Duration::from_secs(20))).await;
-    assert_eq!(
-        (error.kind, &*error.detail),
-        (ErrorKind::Garbage, "the answer is larger than any of a hub's")
-    );
 }
 
 #[tokio::test]
@@ -379,7 +332,7 @@ async fn break_calls(
     }
 }
 
-const UNHURRIED: Duration = Duration::from_secs(5);
+pub const UNHURRIED: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_postgres_break_in_the_middle_of_a_call() {
