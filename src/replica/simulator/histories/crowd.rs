@@ -19,7 +19,7 @@ use crate::replica::wire::{Ask, Function, Lane, PROTOCOL, PullAnswer, PullReques
 /// What an instance did, as far as it is its own doing: what it had heard before does not matter.
 enum Deed {
     Hello(String),
-    Push(PushRequest),
+    Push(Box<PushRequest>),
     /// Until there is nothing more.
     Pull(Vec<Ask>),
 }
@@ -73,7 +73,7 @@ fn deeds(events: &[Event]) -> BTreeMap<Uuid, Vec<Deed>> {
             Function::Push => {
                 // Adoptions belong to hubs that there are not here, and whatever a batch was for is this one.
                 let Ok(push) = serde_json::from_value::<PushRequest>(value) else { continue };
-                Deed::Push(PushRequest { hub: None, ..push })
+                Deed::Push(Box::new(PushRequest { hub: None, ..push }))
             }
             Function::Pull => {
                 let mut asks = serde_json::from_value::<PullRequest>(value).unwrap().asks;
@@ -106,7 +106,7 @@ async fn do_all(
                     let answer = call(client, Function::Push, &text)
                         .await
                         .map_err(|error| format!("{error}\n  to {text}"))?;
-                    pushed.push((request, serde_json::from_str(&answer).unwrap()));
+                    pushed.push((*request, serde_json::from_str(&answer).unwrap()));
                 }
                 Deed::Pull(asks) => drain(client, instance, asks, &mut mirrors).await?,
             }
@@ -125,7 +125,7 @@ async fn do_all(
             lane,
             cursor: None,
             after: None,
-            limit: 3,
+            limit: 7,
         });
         drain(client, instance, lanes.to_vec(), &mut mirrors).await?;
     }

@@ -160,8 +160,9 @@ fn check_row(
     held: &Value,
     retired: &Retired,
 ) -> Result<(), String> {
-    // Added by other hands, who are not here.
-    if said.spoken_of > said.added {
+    // Added by other hands, who are not here. Or an instance was told that it is gone, and not when: it takes that for
+    // as old as the add, and of the two the first holds.
+    if said.spoken_of > said.added || said.deleted.is_some() && said.added == said.deleted {
         return Ok(());
     }
     let id = hex(&digest(k));
