@@ -108,7 +108,7 @@ pub struct ModelHub {
     pub now: i64,
     pub read_only: bool,
     /// How often its transaction ids have begun anew.
-    lives: u32,
+    lives: usize,
 }
 
 /// The first hour that is wholly within what is kept, and the last that is believed.
@@ -154,11 +154,11 @@ impl ModelHub {
         self.running.remove(&xid);
     }
 
-    /// With a part that Postgres's have not: a cursor of an earlier life reads like one of this.
+    /// With as many zeros before it as the hub has had lives: to tell a cursor of an earlier one by its text.
     pub fn snapshot(&self) -> String {
         let xmin = self.running.first().copied().unwrap_or(self.db.next_xid);
         let running: Vec<String> = self.running.iter().map(Xid::to_string).collect();
-        format!("{xmin}:{}:{}:{}", self.db.next_xid, running.join(","), self.lives)
+        format!("{}{xmin}:{}:{}", "0".repeat(self.lives), self.db.next_xid, running.join(","))
     }
 
     /// What a backup holds.
