@@ -1,15 +1,15 @@
 //! Other programs and people on the same tables, as the triggers take them, and what befalls the hub itself.
 
 use super::{
-    hub::{Stamped, Tombstone},
     oracle::{Five, add, five_of},
     shelf::digest,
+    tables::{Stamped, Tombstone},
     world::{Focus, KEYS, MODELS, PROVIDERS, World},
 };
 use crate::{
     model::{CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Timestamp, Version},
     replica::{protocol::text::hex, wire::GoneKind},
-    store::shelf::KeyEntry,
+    store::shelf::{KeyEntry, Row, Shelf},
 };
 
 /// A statement of a transaction that stays open for a while.
@@ -23,6 +23,23 @@ pub struct Statement {
 }
 
 impl World {
+    /// The hub forgets what is old. What somebody who is away adds meanwhile it can then not refuse.
+    pub fn sweep(&mut self, away: usize) {
+        let now = self.now;
+        self.say(|| "the hub forgets what is old".to_owned());
+        for (provider, stream) in &PROVIDERS[..self.providers] {
+            for (row, dirty) in self.instances[away].shelf.dirty(provider, None, usize::MAX).unwrap() {
+                let key = KEYS.iter().find(|key| row == Row::Key(KeyId::derive(provider, key)));
+                if let (Some(key), true) = (key, dirty.added) {
+                    self.oracle.unsure(provider, key);
+                }
+            }
+            if let Some(tables) = self.hub.db.tables.get_mut(*stream) {
+                tables.sweep(now);
+            }
+        }
+    }
+
     pub fn statement(&mut self) -> Statement {
         let kinds: &[u8] = match self.focus {
             Focus::Lives => &[0, 3, 3],

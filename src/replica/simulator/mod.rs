@@ -3,13 +3,20 @@
 //!
 //! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full.
 
+mod edits;
+mod files;
 mod foreign;
 mod hub;
 mod local;
+mod memory;
+mod merge;
+mod network;
 mod oracle;
+mod pages;
 pub mod sabotage;
 mod shelf;
 mod story;
+mod tables;
 mod world;
 
 use std::{

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::{
-    hub::{Numbers, Tables},
+    memory::Memory,
     shelf::digest,
+    tables::{Numbers, Tables},
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
@@ -389,7 +390,7 @@ impl World {
                 return Err(format!("a token is {here:?} here and {there:?} on the hub"));
             }
         }
-        if it.memory != super::world::Memory::of(shelf) {
+        if it.memory != Memory::of(shelf) {
             return Err("memory and shelf differ".to_owned());
         }
         if shelf.len() > 5000 {
