@@ -1,6 +1,8 @@
 //! A pull of all rows, begun when the hub may have lost some or deletions may have been missed, and what absence
 //! means at its end.
 
+use std::time::Duration;
+
 use super::{
     Note, Result,
     counters::requests,
@@ -8,7 +10,7 @@ use super::{
     stream::{STRIDE, Stream},
 };
 use crate::{
-    model::{CounterId, Tally, Timestamp, Version},
+    model::{CounterId, Tally, Timestamp, Version, version::MAX_AHEAD},
     replica::wire::Lane,
     store::shelf::{Dirty, Row, Seen},
 };
@@ -26,7 +28,8 @@ impl Stream<'_> {
             Some(before) if weight(before.why) > weight(why) => before.why,
             _ => why,
         };
-        self.note.resync = Some(Resync { why, since, state_done: false, stats_done: false, missing: 0 });
+        let missing = self.note.resync.as_ref().map_or(0, |before| before.missing);
+        self.note.resync = Some(Resync { why, since, state_done: false, stats_done: false, missing });
         for lane in [Lane::State, Lane::Stats] {
             let complete = self.note.lane(lane).complete;
             *self.note.lane(lane) = LaneNote { cursor: None, drain: None, complete };
@@ -40,7 +43,7 @@ impl Stream<'_> {
     /// does not show was deleted.
     pub fn deletions_missed(&mut self) {
         if let Some(resync) = &mut self.note.resync
-            && matches!(resync.why, Why::Forked | Why::Clock)
+            && (matches!(resync.why, Why::Forked | Why::Clock) || broken!(LossIsDeletion))
         {
             resync.why = Why::Away;
         }
@@ -62,7 +65,7 @@ impl Stream<'_> {
                 resync.state_done = true;
             }
             Lane::Stats if !resync.stats_done => {
-                resync.missing = self.settle_counters()?;
+                resync.missing = resync.missing.saturating_add(self.settle_counters()?);
                 resync.stats_done = true;
             }
             Lane::State | Lane::Stats => {}
@@ -78,12 +81,19 @@ impl Stream<'_> {
     }
 
     /// Whether a row that the hub does not have was deleted there while this instance was away. Otherwise the hub
-    /// has lost it.
+    /// has lost it, and is told it again.
+    ///
+    /// Of a hub that was moved or rolled back while this instance was away for longer than deletions are
+    /// remembered, nobody can tell which: it may have lost the row before it began to forget deletions. There the
+    /// row comes back. A key too many is seen and deleted again, a lost one is lost; and of what may never come back,
+    /// the revoked tokens, deletions are not forgotten.
     fn was_deleted(resync: &Resync, added: Version) -> bool {
         if broken!(AbsenceIsDeletion) {
             return true;
         }
-        let since = resync.since.map(|at| Version::at(Timestamp(at)));
+        // What the hub showed then may bear a version from as far ahead as it takes them.
+        let ahead = if broken!(ClocksAreTrusted) { Duration::ZERO } else { MAX_AHEAD };
+        let since = resync.since.map(|at| Version::at(Timestamp(at).saturating_add(ahead)));
         resync.why == Why::Away && since.is_some_and(|since| added <= since)
     }
 
@@ -150,7 +160,9 @@ impl Stream<'_> {
             let Some((last, _)) = views.last() else { return Ok(missing) };
             after = Some(last.clone());
             for (id, view) in views {
-                if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))? {
+                if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))?
+                    || broken!(AbsentCountersStay)
+                {
                     continue;
                 }
                 if id == CounterId::Total {

@@ -19,7 +19,8 @@ use crate::{
 
 impl World {
     /// Batches that a fork throws away: those of this life are open again, the others are for the copy to tell.
-    pub fn bury_thrown(&mut self, at: usize, outcome: &Outcome) {
+    pub fn bury_thrown(&mut self, at: usize, outcome: &Outcome) -> Result<(), String> {
+        let mut told = BTreeMap::new();
         let it = &self.instances[at];
         for (provider, bytes) in &it.shelf.thrown {
             let forked = outcome
@@ -29,10 +30,24 @@ impl World {
             let (Some((id, run)), true) = (it.ids.get(provider), forked) else { continue };
             let batch: Batch = document::decode(bytes).unwrap();
             if batch.confirmed.is_some() || batch.run != *run {
+                if batch.confirmed.is_none() {
+                    *told.entry(provider.clone()).or_default() += batch.requests();
+                }
                 let name = (provider.clone(), (*id, batch.seq, batch.digest));
                 self.oracle.unsent.insert(name, batch.rows);
             }
         }
+        for note in &outcome.notes {
+            if let Note::Forked { provider, taken, .. } = note {
+                let told: u64 = told.get(provider).copied().unwrap_or_default();
+                if *taken != told {
+                    return Err(format!(
+                        "instance {at} says that {taken} requests are in doubt, and {told} are"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A file is lost: what of it the hub has not, nobody will tell.
@@ -77,7 +92,7 @@ impl World {
     pub fn restore(&mut self, at: usize, shelf: MemoryShelf) -> Result<(), String> {
         self.say(|| format!("{at} is restored"));
         self.bury(at)?;
-        self.oracle.doubt(Some(at));
+        self.oracle.doubt(Some(at), |_, _, _, _| false);
         self.instances[at].shelf = shelf;
         self.instances[at].waiting = None;
         self.crash(at)

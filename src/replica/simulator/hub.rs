@@ -13,10 +13,10 @@ use super::{
 use crate::{
     model::{CounterId, Version},
     replica::{
-        protocol::text::Shift,
+        protocol::{Bounds, page::count, text::Shift},
         wire::{
             AdoptAnswer, AdoptRequest, Greeting, HelloAnswer, HubIdentity, PROTOCOL, PullAnswer, PullRequest,
-            PushAnswer, PushRequest, RowAnswers, SCHEMA,
+            PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
         },
     },
 };
@@ -50,6 +50,10 @@ pub struct ModelHub {
     pub running: BTreeSet<Xid>,
     pub now: i64,
     pub read_only: bool,
+    /// Of a batch.
+    pub bounds: Bounds,
+    /// Rows that were refused.
+    pub refused: u64,
 }
 
 impl ModelHub {
@@ -64,7 +68,7 @@ impl ModelHub {
             applied: BTreeSet::new(),
             foreign: BTreeMap::new(),
         };
-        Self { db, running: BTreeSet::new(), now, read_only: false }
+        Self { db, running: BTreeSet::new(), now, read_only: false, bounds: Bounds::default(), refused: 0 }
     }
 
     pub fn begin(&mut self) -> Xid {
@@ -139,11 +143,12 @@ impl ModelHub {
     }
 
     /// Carried out in the transaction `xid`, which may have begun long ago.
-    pub fn push(&mut self, request: &str, xid: Xid) -> String {
+    pub fn push(&mut self, request: &str, xid: Xid) -> Result<String, String> {
         if let Ok(request) = serde_json::from_str::<AdoptRequest>(request) {
-            return self.adopt(&request);
+            return Ok(self.adopt(&request));
         }
         let request: PushRequest = serde_json::from_str(request).unwrap();
+        check_shape(&request.rows, &self.bounds)?;
         let greeting = self.greeting();
         let at_home = request.hub.as_ref().is_none_or(|hub| {
             let here = &self.db.identity;
@@ -153,7 +158,7 @@ impl ModelHub {
             let (status, rows) = ("elsewhere".to_owned(), RowAnswers::default());
             let answer =
                 PushAnswer { greeting, status, seq: 0, digest: String::new(), rows, missing: Vec::new() };
-            return serde_json::to_string(&answer).unwrap();
+            return Ok(serde_json::to_string(&answer).unwrap());
         }
         let (now, applied) = (self.now, &mut self.db.applied);
         let tables = self.db.tables.get_mut(&request.stream).unwrap();
@@ -163,21 +168,25 @@ impl ModelHub {
         let follows = request.prev == held_digest || sabotage::on(Sabotage::HubIgnoresDigest);
         let (status, seq, digest, rows) =
             if request.seq == seq && same_digest && !sabotage::on(Sabotage::HubAppliesTwice) {
-                ("already", seq, held_digest, answers)
+                let again = !sabotage::on(Sabotage::HubRepeatsNoAnswers);
+                ("already", seq, held_digest, if again { answers } else { RowAnswers::default() })
             } else if (request.seq == seq + 1 && follows)
+                || (request.seq > seq && sabotage::on(Sabotage::HubAcceptsGaps))
                 || (request.seq == seq && same_digest && sabotage::on(Sabotage::HubAppliesTwice))
             {
                 let answers = tables.apply(&request, xid, now);
+                self.refused += (answers.gone.len() + answers.expired.len() + answers.clock.len()) as u64;
                 let stream = (request.seq, request.digest.clone(), answers.clone());
                 tables.streams.insert(request.instance, Stamped { row: stream, xid });
                 applied.insert((request.instance, request.seq, request.digest.clone()));
                 ("applied", request.seq, request.digest, answers)
             } else {
-                ("mismatch", seq, held_digest, answers)
+                let told = !sabotage::on(Sabotage::HubMismatchTellsNoAnswers);
+                ("mismatch", seq, held_digest, if told { answers } else { RowAnswers::default() })
             };
         let status = status.to_owned();
         let answer = PushAnswer { greeting, status, seq, digest, rows, missing: Vec::new() };
-        serde_json::to_string(&answer).unwrap()
+        Ok(serde_json::to_string(&answer).unwrap())
     }
 
     fn adopt(&mut self, request: &AdoptRequest) -> String {
@@ -214,6 +223,30 @@ impl ModelHub {
     }
 }
 
+/// A batch is bounded, and its rows come in the order in which everybody locks them.
+fn check_shape(rows: &Rows, bounds: &Bounds) -> Result<(), String> {
+    fn sorted<T, K: Ord>(rows: &[T], key: impl Fn(&T) -> K) -> bool {
+        rows.windows(2).all(|pair| key(&pair[0]) < key(&pair[1]))
+    }
+    let in_order = sorted(&rows.gone, |row| (row.t, row.id.clone()))
+        && sorted(&rows.keys, |row| row.k.clone())
+        && sorted(&rows.tokens, |row| row.k.clone())
+        && sorted(&rows.key_stats, |row| row.k.clone())
+        && sorted(&rows.token_stats, |row| row.k.clone())
+        && sorted(&rows.models, |row| row.m.clone())
+        && sorted(&rows.hours, |row| (row.m.clone(), row.h));
+    if !in_order {
+        return Err("a batch's rows are out of order".to_owned());
+    }
+    let count = count(rows) as usize;
+    // The lists' names come on top.
+    let size = serde_json::to_vec(rows).unwrap().len().saturating_sub(200);
+    if count > 1 && (count > bounds.rows || size > bounds.bytes) {
+        return Err(format!("a batch of {count} rows and {size} bytes"));
+    }
+    Ok(())
+}
+
 impl HubPort for ModelHub {
     fn call(&mut self, function: &str, request: &str) -> Result<String, String> {
         match function {
@@ -222,7 +255,7 @@ impl HubPort for ModelHub {
                 let xid = self.begin();
                 let answer = self.push(request, xid);
                 self.end(xid);
-                Ok(answer)
+                answer
             }
             "keytide_pull" => Ok(self.pull(request)),
             other => Err(format!("there is no {other}")),

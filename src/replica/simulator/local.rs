@@ -149,14 +149,34 @@ pub fn edit_token(
     soil(shelf, provider, Row::Token(id), CHANGED);
 }
 
-pub fn delete_token(shelf: &mut MemoryShelf, provider: &str, id: TokenId, stamps: &Stamps, now: Timestamp) {
-    let Some(entry) = shelf.token(provider, id).unwrap() else { return };
+pub fn delete_token(
+    shelf: &mut MemoryShelf,
+    provider: &str,
+    id: TokenId,
+    stamps: &Stamps,
+    now: Timestamp,
+) -> Option<Version> {
+    let entry = shelf.token(provider, id).unwrap()?;
     shelf.remove_token(provider, id).unwrap();
     let text = entry.record.secret;
     let version = stamps.next(now);
     let gone = Gone { version, digest: digest(text.expose()), text: Some(text) };
     shelf.set_gone(provider, Row::Token(id), Some(gone)).unwrap();
     soil(shelf, provider, Row::Token(id), GONE);
+    Some(version)
+}
+
+/// Hours that the hub does not keep will not come back.
+pub fn forget_hours(shelf: &mut MemoryShelf, provider: &str, now: i64) {
+    let oldest = now / 3_600_000 - 30 * 24;
+    for (id, mut inflight) in shelf.inflights(provider, None, usize::MAX).unwrap() {
+        if matches!(id, CounterId::Hour(hour, _) if i64::from(hour.0) < oldest) {
+            inflight.confirmed = None;
+            let left = (!inflight.is_empty()).then_some(&inflight);
+            shelf.set_inflight(provider, &id, left).unwrap();
+        }
+    }
+    shelf.commit();
 }
 
 /// The highest version on the shelf: what stamps begin with after a start.

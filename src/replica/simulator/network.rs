@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use super::{hub::HubPort, shelf::MemoryShelf, world::World};
+use super::{
+    hub::HubPort,
+    shelf::MemoryShelf,
+    world::{Focus, World},
+};
 use crate::{
     model::Timestamp,
     replica::{
-        protocol::{Call, Error, Machine, Outcome, Wishes},
+        protocol::{
+            Call, Error, Machine, Outcome, Wishes,
+            document::{self, StreamNote},
+        },
         transport::ErrorKind,
         wire::Function,
     },
@@ -72,6 +79,66 @@ impl World {
         }
     }
 
+    /// A round of everything.
+    pub fn whole_round(&mut self, at: usize) -> Result<(), String> {
+        self.begin(at, Wishes { hello: true, stats: true, only_push: false });
+        while self.step(at)? {}
+        Ok(())
+    }
+
+    /// A round, up to where a page is on its way back.
+    pub fn read_under_way(&mut self, at: usize) -> Result<(), String> {
+        self.begin(at, Wishes { hello: false, stats: false, only_push: false });
+        while self.step(at)? {
+            if matches!(&self.instances[at].waiting, Some((call, Some(_))) if call.function == Function::Pull)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch that is on its way is late: its sender goes on without it.
+    pub fn is_late(&mut self, at: usize) -> Result<(), String> {
+        let Some((call, None)) = self.instances[at].waiting.take() else { return Ok(()) };
+        self.strays.push(Stray { function: call.function, request: call.request.clone(), xid: None });
+        self.work(at, |machine, shelf, now| {
+            machine.failed(shelf, call.id, ErrorKind::Timeout, now).map(|outcome| ((), outcome))
+        })?;
+        Ok(())
+    }
+
+    /// A batch is on its way.
+    pub fn push_under_way(&mut self, at: usize) -> Result<(), String> {
+        self.begin(at, Wishes { hello: false, stats: false, only_push: true });
+        while self.step(at)? {
+            if matches!(&self.instances[at].waiting, Some((call, None)) if call.function == Function::Push) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sealed and not confirmed, where a world is about that.
+    fn batches_waiting(&self, at: usize) -> u64 {
+        if self.focus != Focus::Batches {
+            return 0;
+        }
+        let it = &self.instances[at];
+        let of =
+            |provider: &String| document::read::<StreamNote>(&it.shelf, &document::stream_name(provider));
+        let notes = it.ids.keys().filter_map(|provider| of(provider).unwrap());
+        notes.map(|note| note.sealed.seq - note.confirmed.seq).max().unwrap_or(0)
+    }
+
+    /// Whether a stream waits for somebody to adopt the hub.
+    pub fn is_stopped(&self, at: usize) -> bool {
+        let it = &self.instances[at];
+        let of =
+            |provider: &String| document::read::<StreamNote>(&it.shelf, &document::stream_name(provider));
+        it.ids.keys().filter_map(|provider| of(provider).unwrap()).any(|note| note.stopped.is_some())
+    }
+
     pub fn begin(&mut self, at: usize, wishes: Wishes) {
         let it = &mut self.instances[at];
         it.waiting = None;
@@ -81,7 +148,12 @@ impl World {
     /// One step of a round: the next call, or its way there and back. False when the round is over.
     pub fn step(&mut self, at: usize) -> Result<bool, String> {
         let Some((call, answer)) = self.instances[at].waiting.take() else {
+            let (waiting, ids) = (self.batches_waiting(at), self.instances[at].ids.clone());
             let call = self.work(at, |machine, shelf, now| machine.next(shelf, now))?.flatten();
+            let lives_on = self.instances[at].ids == ids;
+            if waiting > 0 && lives_on && self.batches_waiting(at) > waiting {
+                return Err(format!("instance {at} seals a batch while another one waits"));
+            }
             let going = call.is_some();
             if let Some(call) = &call {
                 self.say(|| format!("{at} calls {} {}", call.function.name(), call.request));
@@ -101,6 +173,13 @@ impl World {
         }
         let fate = if self.instances[at].cut_off {
             Some(ErrorKind::Unreachable)
+        } else if call.function == Function::Push && call.request.len() > self.gate && self.chance(self.loss)
+        {
+            self.say(|| format!("{at} is told that its batch is too large"));
+            self.work(at, |machine, shelf, now| {
+                machine.failed(shelf, call.id, ErrorKind::TooLarge, now).map(|outcome| ((), outcome))
+            })?;
+            return Ok(true);
         } else if self.chance(self.loss) {
             Some(
                 *self
@@ -161,7 +240,7 @@ impl World {
         };
         let answer = self.hub.push(request, xid);
         self.hub.end(xid);
-        Ok(answer)
+        answer
     }
 
     /// One of the requests that are still under way arrives.

@@ -79,6 +79,9 @@ impl Tables {
         let future = Version::at(crate::model::Timestamp(now + AHEAD));
         let strict = !sabotage::on(Sabotage::HubBelievesAnyClock);
         for (at, row) in request.rows.gone.iter().enumerate() {
+            if answers != RowAnswers::default() && sabotage::on(Sabotage::HubStopsAtARow) {
+                return answers;
+            }
             if row.v > future && strict {
                 answers.clock.push(("gone".to_owned(), at));
             } else {
@@ -103,6 +106,9 @@ impl Tables {
             }
         }
         for (at, row) in request.rows.key_stats.iter().enumerate() {
+            if answers != RowAnswers::default() && sabotage::on(Sabotage::HubStopsAtARow) {
+                return answers;
+            }
             let more = Numbers {
                 sums: Sums { s: row.s, f: row.f, o: row.o, lu: row.lu, ..Sums::default() },
                 last_success: row.ls,
@@ -126,6 +132,9 @@ impl Tables {
                 self.retire(GoneKind::Token, k, &more);
                 answers.gone.push(("token_stats".to_owned(), at));
             }
+        }
+        if answers != RowAnswers::default() && sabotage::on(Sabotage::HubStopsAtARow) {
+            return answers;
         }
         for row in &request.rows.models {
             bump(
@@ -284,6 +293,9 @@ impl Tables {
         self.keys.insert(k.to_owned(), Stamped { row: entry, xid });
         let at = (GoneKind::Key, hex(&digest(k)));
         self.tombstones.remove(&at);
+        if sabotage::on(Sabotage::HubKeepsRetired) {
+            return;
+        }
         if let Some(back) = self.retired.remove(&at) {
             bump(&mut self.key_stats, k.to_owned(), &back, xid);
         }
@@ -318,10 +330,14 @@ impl Tables {
     pub fn sweep(&mut self, now: i64) {
         let before = now - TOMBSTONES_KEPT;
         let old = |at: &(GoneKind, String), tomb: &Stamped<Tombstone>| {
-            at.0 != GoneKind::Token && tomb.row.at < before
+            let kept = at.0 == GoneKind::Token && !sabotage::on(Sabotage::TokensAreForgotten);
+            !kept && tomb.row.at < before
         };
         if self.tombstones.iter().any(|(at, tomb)| old(at, tomb)) {
             self.tombstones.retain(|at, tomb| !old(at, tomb));
+            if sabotage::on(Sabotage::HubSweepsSilently) {
+                return;
+            }
             self.swept = self.swept.max(Version::at(crate::model::Timestamp(before)));
         }
         self.hours.retain(|(hour, _), _| i64::from(*hour) >= now / 3_600_000 - HOURS_KEPT);
@@ -330,6 +346,10 @@ impl Tables {
 
 fn raise<K: Ord>(rows: &mut BTreeMap<K, Stamped<Numbers>>, at: K, most: &Numbers, xid: Xid) {
     let row = rows.entry(at).or_insert_with(|| Stamped { row: Numbers::default(), xid });
+    if sabotage::on(Sabotage::AdoptionLowers) {
+        *row = Stamped { row: most.clone(), xid };
+        return;
+    }
     let (sums, to) = (&mut row.row.sums, &most.sums);
     (sums.s, sums.f, sums.o) = (sums.s.max(to.s), sums.f.max(to.f), sums.o.max(to.o));
     (sums.p, sums.q, sums.lu) = (sums.p.max(to.p), sums.q.max(to.q), sums.lu.max(to.lu));

@@ -6,12 +6,18 @@ use fastrand::Rng;
 use uuid::Uuid;
 
 use super::{
-    files::stream_ids, hub::ModelHub, local, memory::Memory, network::Stray, oracle::Oracle,
+    files::stream_ids,
+    hub::ModelHub,
+    local,
+    memory::Memory,
+    network::Stray,
+    oracle::Oracle,
+    sabotage::{self, Sabotage},
     shelf::MemoryShelf,
 };
 use crate::{
     model::{CounterId, Stamps, Timestamp, Version},
-    replica::protocol::{Bounds, Call, Effect, Hub, Machine, Note, Outcome, StreamOf},
+    replica::protocol::{Bounds, Call, Effect, Hub, Machine, Note, Outcome, Stop, StreamOf, Why},
     store::shelf::Shelf,
 };
 
@@ -36,6 +42,16 @@ pub enum Focus {
     Counts,
     /// People at the tables.
     Hands,
+    /// Batches that arrive late, or are found too large on the way.
+    Late,
+    /// A clock that is far ahead.
+    Clocks,
+    /// Two providers.
+    Pairs,
+    /// Few batches may wait before they are made anew.
+    Queues,
+    /// The same field of the same key is set in several places in the same microsecond.
+    Ties,
 }
 
 pub struct Instance {
@@ -71,23 +87,31 @@ pub struct World {
     pub loss: u32,
     /// Nothing takes counts away: neither other hands nor a lost file or hub.
     pub steady: bool,
+    /// Besides, every answer is heard.
+    pub calm: bool,
+    /// No batch is lost that was confirmed less than a week ago.
+    pub keeps: bool,
+    /// Larger batches are refused on the way, now and then.
+    pub gate: usize,
     pub focus: Focus,
     uuids: u128,
 }
 
 impl World {
-    pub fn new(seed: u64, count: usize, traced: bool) -> Result<Self, String> {
+    pub fn new(seed: u64, count: usize, pair: bool, traced: bool) -> Result<Self, String> {
         let mut rng = Rng::with_seed(seed);
-        let providers = 1 + usize::from(rng.u8(..4) == 0);
+        let providers = 1 + usize::from(rng.u8(..4) == 0 || pair);
         let streams: Vec<&str> = PROVIDERS[..providers].iter().map(|(_, stream)| *stream).collect();
-        let hub = ModelHub::new(Uuid::from_u128(0xb0b), &streams, BEGIN);
+        let mut hub = ModelHub::new(Uuid::from_u128(0xb0b), &streams, BEGIN);
         let bounds = Bounds {
             rows: *rng.choice(&[1, 3, 8, 50][..]).unwrap_or(&8),
             bytes: *rng.choice(&[300, 4000, 100_000][..]).unwrap_or(&4000),
             page: *rng.choice(&[1, 2, 5, 100][..]).unwrap_or(&5),
             calls: 400,
             kept_bytes: 1 << 20,
+            queue: 64,
         };
+        hub.bounds = bounds;
         let loss = *rng.choice(&[0, 30, 150][..]).unwrap_or(&0);
         let mut world = Self {
             hub,
@@ -100,6 +124,9 @@ impl World {
             bounds,
             loss,
             steady: false,
+            calm: false,
+            keeps: true,
+            gate: usize::MAX,
             focus: Focus::Everything,
             uuids: u128::from(seed) << 64,
             rng,
@@ -129,8 +156,12 @@ impl World {
 
     /// One of the keys that this world is about.
     pub fn some_key(&mut self) -> &'static str {
-        let few = matches!(self.focus, Focus::Lives | Focus::Edits | Focus::Health | Focus::Counts);
-        KEYS[self.rng.usize(..if few { 2 } else { KEYS.len() })]
+        let few = matches!(
+            self.focus,
+            Focus::Ties | Focus::Late | Focus::Lives | Focus::Edits | Focus::Health | Focus::Counts
+        );
+        let few = if self.focus == Focus::Ties { 1 } else { 2 * usize::from(few) };
+        KEYS[self.rng.usize(..if few > 0 { few } else { KEYS.len() })]
     }
 
     pub fn chance(&mut self, per_thousand: u32) -> bool {
@@ -145,6 +176,7 @@ impl World {
         });
         let last = PROVIDERS.iter().map(|(provider, _)| local::last_version(shelf, provider)).max();
         let id = shelf.instance_id().as_u128();
+        let id = if sabotage::on(Sabotage::StampsBearNoWriter) { 1 } else { id };
         let stamps = Arc::new(Stamps::new(id, 0, last.unwrap_or(Version::ZERO)));
         let hub = Hub {
             name: "main".to_owned(),
@@ -216,9 +248,22 @@ impl World {
         self.hub.now = self.now;
     }
 
+    /// What no instance has reason to say.
+    fn judge(&self, at: usize, note: &Note) -> Result<(), String> {
+        match note {
+            Note::Stopped { stop: Stop::RolledBack(_), .. } if self.keeps => {
+                Err(format!("instance {at} does not keep what it told a few days ago"))
+            }
+            Note::ResyncBegun { why: Why::Clock, .. } if self.instances[at].skew.abs() <= 900 => {
+                Err(format!("instance {at} takes its clock for wrong"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A transaction has been committed: memory follows.
     pub fn take(&mut self, at: usize, outcome: Outcome) -> Result<(), String> {
-        self.bury_thrown(at, &outcome);
+        self.bury_thrown(at, &outcome)?;
         let it = &mut self.instances[at];
         it.shelf.commit();
         it.ids = stream_ids(&it.shelf);
@@ -236,6 +281,7 @@ impl World {
         }
         for note in outcome.notes {
             self.say(|| format!("{at} notes {note:?}"));
+            self.judge(at, &note)?;
             self.oracle.note(&note);
             self.instances[at].notes.push(note);
         }
@@ -244,6 +290,7 @@ impl World {
 
     /// The same world with other bounds.
     pub fn rebound(mut self) -> Result<Self, String> {
+        self.hub.bounds = self.bounds;
         for at in 0..self.instances.len() {
             self.crash(at)?;
         }
