@@ -3,7 +3,9 @@
 //!
 //! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full.
 
+mod check;
 mod edits;
+mod fates;
 mod files;
 mod foreign;
 mod hub;
@@ -13,7 +15,9 @@ mod merge;
 mod network;
 mod oracle;
 mod pages;
+mod plan;
 pub mod sabotage;
+mod scenes;
 mod shelf;
 mod story;
 mod tables;
@@ -24,8 +28,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use plan::Plan;
 use sabotage::Sabotage;
-use story::Plan;
 
 /// Lives one world through; what went wrong.
 fn live(seed: u64, plan: Plan, traced: bool) -> (Result<(), String>, Vec<String>) {
