@@ -135,6 +135,11 @@ pub fn note(note: &Note) -> String {
         Note::Expired { provider, rows: count } => {
             format!("{provider}: {} of hours that are no longer kept; the totals have them", rows(*count))
         }
+        Note::Uncertain { provider, requests: count } => format!(
+            "{provider}: the hub had forgotten more than is kept here, and was adopted; up to {} of this instance may \
+             be missing in its totals",
+            requests(*count)
+        ),
         Note::Lost { provider, requests: count } => {
             format!(
                 "{provider}: {} of a key or token whose text nobody knows any more were left out",

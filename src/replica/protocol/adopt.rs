@@ -113,7 +113,7 @@ impl Stream<'_> {
     /// What the old hub had: the view without what it was never told.
     fn adopt_counter(&mut self, id: &CounterId, rows: &mut Rows) -> Result<()> {
         let mut base = self.shelf.view(self.provider, id)?;
-        if let Some(open) = self.shelf.open(self.provider, id)? {
+        if let Some(open) = self.shelf.open(self.provider, id)?.filter(|_| !broken!(AdoptsTheView)) {
             base = base.minus(&open);
         }
         let inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
@@ -157,8 +157,13 @@ impl Stream<'_> {
 
     /// The database that is there now is the hub.
     pub fn adopted(&mut self, to: &HubIdentity) -> Result<()> {
-        self.note.stopped = None;
         self.note.hub = Some(to.clone());
-        self.begin_resync(Why::Moved)
+        match self.note.stopped.take() {
+            Some(Stop::RolledBack(at)) => {
+                self.tell_loss(at)?;
+                self.begin_resync(Why::RolledBack)
+            }
+            _ => self.begin_resync(Why::Moved),
+        }
     }
 }

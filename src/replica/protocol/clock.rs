@@ -16,6 +16,9 @@ pub fn measure(hub_now: i64, answered: Timestamp, took: Duration) -> i64 {
 /// The offset to use from now on.
 pub fn apply(applied: i64, measured: i64, took: Duration) -> i64 {
     let doubt = half(took);
+    if broken!(ClockFlickers) {
+        return measured;
+    }
     if measured.saturating_sub(applied).saturating_abs() <= 1000 + doubt {
         return applied;
     }

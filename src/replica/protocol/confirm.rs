@@ -24,8 +24,8 @@ impl Stream<'_> {
         let places = self.tallies_by_place(&batch.rows);
         for (place, id, _) in places {
             let told_off = named(&answers.gone, place)
-                || named(&answers.expired, place)
-                || unknown && self.is_deleted(&id)?;
+                || named(&answers.expired, place) && !broken!(IgnoresExpired)
+                || unknown && self.is_deleted(&id)? && !broken!(UnknownAnswersAreNone);
             self.confirm_counter(batch.seq, &id, told_off)?;
         }
         let gone = answers.gone.len() as u64;
@@ -53,11 +53,12 @@ impl Stream<'_> {
             (answers.expired.len() as u64, |provider, rows| Note::Expired { provider, rows }),
             (answers.clock.len() as u64, |provider, rows| Note::Clock { provider, rows }),
         ] {
-            if rows > 0 {
+            if rows > 0 && !broken!(RefusalsAreSilent) {
                 self.say(|provider| note(provider, rows));
             }
         }
-        batch.confirmed = Some(self.hub_now().0);
+        self.note.told = self.note.told.saturating_add(batch.requests());
+        (batch.confirmed, batch.told) = (Some(self.hub_now().0), self.note.told);
         self.note.confirmed = batch.mark();
         self.note.refused = None;
         self.note.kept_bytes += self.put_batch(&batch)?;
@@ -149,7 +150,9 @@ impl Stream<'_> {
     /// The present, for what was stamped by a clock that ran ahead; and up to where versions are believed.
     fn anew(&self) -> (Version, Version) {
         let hub_now = self.hub_now();
-        self.stamps.rewind(hub_now);
+        if !broken!(ClockIsNotRewound) {
+            self.stamps.rewind(hub_now);
+        }
         (self.stamps.next(self.now), Version::at(hub_now.saturating_add(MAX_AHEAD)))
     }
 
@@ -157,6 +160,9 @@ impl Stream<'_> {
         let id = KeyId::derive(self.provider, row.k.expose());
         let Some(mut entry) = self.shelf.key(self.provider, id)? else { return Ok(()) };
         let (now, most) = self.anew();
+        if broken!(ClockIsNotRestamped) {
+            return Ok(());
+        }
         let versions = &mut entry.versions;
         for version in [
             &mut versions.added,
@@ -224,9 +230,10 @@ impl Stream<'_> {
             let Some(bytes) = self.shelf.batch(self.provider, seq)? else { continue };
             let batch: Batch = super::document::decode(&bytes)?;
             let too_old = batch.confirmed.is_some_and(|at| at < oldest);
-            if !too_old && self.note.kept_bytes <= self.bounds.kept_bytes {
+            if !too_old && self.note.kept_bytes <= self.bounds.kept_bytes && !broken!(KeepsNoBatches) {
                 break;
             }
+            self.note.forget(seq, batch.told);
             self.shelf.set_batch(self.provider, seq, None)?;
             self.note.kept_bytes = self.note.kept_bytes.saturating_sub(bytes.len() as u64);
         }

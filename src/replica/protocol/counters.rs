@@ -57,7 +57,7 @@ impl Stream<'_> {
         for (_, sealed) in inflight.sealed.iter().filter(|_| !broken!(ForgetsSealed)) {
             view.add(sealed);
         }
-        if let Some(open) = self.shelf.open(self.provider, id)? {
+        if let Some(open) = self.shelf.open(self.provider, id)?.filter(|_| !broken!(ForgetsOpen)) {
             view.add(&open);
         }
         self.show(id, &view)
@@ -97,6 +97,15 @@ impl Stream<'_> {
         )?)
     }
 
+    /// Of a provider's total, which was `before`: after a hub has lost something it may be less.
+    pub fn count_missing(&mut self, before: &Tally) -> Result<()> {
+        let now = self.shelf.view(self.provider, &CounterId::Total)?;
+        if let Some(resync) = &mut self.note.resync {
+            resync.missing = resync.missing.saturating_add(requests(&before.minus(&now)));
+        }
+        Ok(())
+    }
+
     pub fn take_counters(&mut self, rows: &Rows, contained: u64) -> Result<()> {
         let marks = self.note.resync.is_some();
         for row in &rows.key_stats {
@@ -115,7 +124,11 @@ impl Stream<'_> {
             if marks {
                 self.shelf.mark_seen(self.provider, &Seen::Counter(id.clone()))?;
             }
+            let before = self.shelf.view(self.provider, &id)?;
             self.rebase(&id, &base, contained)?;
+            if id == CounterId::Total {
+                self.count_missing(&before)?;
+            }
         }
         Ok(())
     }

@@ -53,6 +53,12 @@ pub struct StreamNote {
     /// Of confirmed batches on the shelf.
     #[serde(default)]
     pub kept_bytes: u64,
+    /// Requests in all confirmed batches.
+    #[serde(default)]
+    pub told: u64,
+    /// Of batches that are not kept any more: after that one, so many requests had been told.
+    #[serde(default)]
+    pub forgotten: Vec<(u64, u64)>,
     #[serde(default)]
     pub state: LaneNote,
     #[serde(default)]
@@ -64,6 +70,21 @@ pub struct StreamNote {
 }
 
 impl StreamNote {
+    /// How many places in the stream are remembered with what had been told by then.
+    const PLACES: usize = 16;
+
+    /// The batch is not kept any more. The further back, the fewer places are remembered.
+    pub fn forget(&mut self, seq: u64, told: u64) {
+        self.forgotten.push((seq, told));
+        if self.forgotten.len() > Self::PLACES {
+            let mut nth = 0;
+            self.forgotten.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+        }
+    }
+
     pub fn lane(&mut self, lane: Lane) -> &mut LaneNote {
         match lane {
             Lane::State => &mut self.state,
@@ -138,11 +159,23 @@ pub struct Batch {
     /// When it was confirmed, by the hub's clock.
     #[serde(default)]
     pub confirmed: Option<i64>,
+    /// Requests in the stream's batches up to this one, once it is confirmed.
+    #[serde(default)]
+    pub told: u64,
 }
 
 impl Batch {
     pub fn mark(&self) -> Mark {
         Mark { seq: self.seq, digest: self.digest.clone() }
+    }
+
+    pub fn requests(&self) -> u64 {
+        let sum = self
+            .rows
+            .global
+            .as_ref()
+            .map_or(0, |row| row.sums.s.saturating_add(row.sums.f).saturating_add(row.sums.o));
+        u64::try_from(sum).unwrap_or(0)
     }
 }
 

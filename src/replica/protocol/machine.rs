@@ -130,7 +130,9 @@ impl Machine {
         for at in 0..self.hub.streams.len() {
             self.stream(shelf, at, now, &mut out, |stream| {
                 let as_its_own = next_run.filter(|_| broken!(StartSealsAsItsOwn));
-                stream.seal_all(as_its_own.unwrap_or(stream.note.run), lives)?;
+                if !(lives == Lives::Apart && broken!(CopiesHoldWhatIsOpen)) {
+                    stream.seal_all(as_its_own.unwrap_or(stream.note.run), lives)?;
+                }
                 stream.note.run = next_run.unwrap_or(stream.note.run);
                 Ok(())
             })?;
@@ -341,7 +343,7 @@ impl Machine {
                 turn.pushing = false;
                 return Ok(None);
             }
-            if stream.head()?.is_none() && turn.sealed < most {
+            if (stream.head()?.is_none() || broken!(SealsWhileOneWaits)) && turn.sealed < most {
                 let (_, full) = stream.seal(stream.note.run)?;
                 // The rest waits for the next round, unless this was only what one batch could hold.
                 turn.sealed = if full { turn.sealed + 1 } else { most };
@@ -354,7 +356,8 @@ impl Machine {
                 turn.pushing = false;
                 return Ok(None);
             };
-            if stream.note.refused == Some(batch.seq) && stream.note.doubtful != batch.seq {
+            let doubtful = stream.note.doubtful == batch.seq && !broken!(SplitsWhatIsInDoubt);
+            if stream.note.refused == Some(batch.seq) && !doubtful {
                 // A page has to show first that it was not applied; then it is made anew.
                 turn.pushing = false;
                 return Ok(None);

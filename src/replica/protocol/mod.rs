@@ -42,7 +42,7 @@ pub(in crate::replica) mod document;
 mod identity;
 mod machine;
 mod obstacles;
-mod page;
+pub(in crate::replica) mod page;
 mod position;
 mod resync;
 mod round;
@@ -99,11 +99,13 @@ pub struct Bounds {
     pub calls: u32,
     /// Of confirmed batches, kept in case the hub is rolled back.
     pub kept_bytes: u64,
+    /// When more batches wait, those that were never sent are made anew.
+    pub queue: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { rows: 2000, bytes: 512 * 1024, page: 2000, calls: 500, kept_bytes: 64 << 20 }
+        Self { rows: 2000, bytes: 512 * 1024, page: 2000, calls: 500, kept_bytes: 64 << 20, queue: 64 }
     }
 }
 
@@ -215,6 +217,12 @@ pub enum Note {
     Expired {
         provider: String,
         rows: u64,
+    },
+    /// The hub was rolled back further than this instance's batches are kept, and has been adopted: of what it
+    /// told since, up to so many requests may be missing.
+    Uncertain {
+        provider: String,
+        requests: u64,
     },
     /// Counts of a key or token whose text nobody knows any more.
     Lost {

@@ -22,7 +22,7 @@ pub enum Turn {
     Done,
 }
 
-fn count(rows: &Rows) -> u64 {
+pub fn count(rows: &Rows) -> u64 {
     let lists = [
         rows.gone.len(),
         rows.keys.len(),
@@ -109,7 +109,12 @@ impl Stream<'_> {
             Lane::State => self.take_state(&page.rows, contained)?,
             Lane::Stats => {
                 self.take_counters(&page.rows, contained)?;
-                self.take_streams(&page.rows.streams, ask.after.is_none() && page.next.is_none())?;
+                let first = ask.after.is_none();
+                self.take_streams(
+                    &page.rows.streams,
+                    first && ask.cursor.is_none(),
+                    first && page.next.is_none(),
+                )?;
             }
         }
         let lane_note = self.note.lane(lane);
@@ -122,6 +127,11 @@ impl Stream<'_> {
             lane_note.drain = Some(Drain { snapshot, began, after: after.clone(), rows: before + rows });
             return Ok(Turn::More);
         }
+        if broken!(LanesShareACursor) {
+            (self.note.state.cursor, self.note.stats.cursor) =
+                (Some(snapshot.clone()), Some(snapshot.clone()));
+        }
+        let lane_note = self.note.lane(lane);
         lane_note.cursor = Some(snapshot);
         let before = lane_note.complete.replace(began);
         self.end_lane(lane)?;
@@ -133,13 +143,17 @@ impl Stream<'_> {
     }
 
     /// How far everybody is contained in the totals: what `sync adopt` gives to another hub.
-    fn take_streams(&mut self, rows: &[StreamRow], whole: bool) -> Result<()> {
-        if rows.is_empty() && whole {
+    ///
+    /// When all totals are read anew, what was known of the old ones is void: a hub that has lost batches would
+    /// else be told that they are in it.
+    fn take_streams(&mut self, rows: &[StreamRow], anew: bool, whole: bool) -> Result<()> {
+        let anew = anew && !broken!(OldMarksStay);
+        if rows.is_empty() && whole && !anew {
             return Ok(());
         }
         let name = document::vector_name(self.provider);
         let before: Vector = document::read(self.shelf, &name)?.unwrap_or_default();
-        let mut vector = before.clone();
+        let mut vector = if anew { Vector::default() } else { before.clone() };
         for row in rows {
             if vector.of.len() < Vector::MAX || vector.of.contains_key(&row.i) {
                 vector.of.insert(row.i, Mark { seq: row.s, digest: row.g.clone() });

@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::{
     Note, Result,
-    counters::requests,
     document::{Mark, Stop, Why},
     stream::{STRIDE, Stream},
 };
@@ -40,7 +39,10 @@ impl Stream<'_> {
         if at.seq == confirmed.seq && (at.digest == confirmed.digest || at.seq == 0) {
             return self.resume(Position::Good);
         }
-        let own = at.seq == 0 || self.batch(at.seq)?.is_some_and(|batch| batch.digest == at.digest);
+        // Of a batch that is not kept any more, the next one tells the digest.
+        let own = at.seq == 0
+            || self.batch(at.seq)?.is_some_and(|batch| batch.digest == at.digest)
+            || self.batch(at.seq + 1)?.is_some_and(|batch| batch.prev == at.digest);
         match (own, at.seq.cmp(&confirmed.seq)) {
             (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
@@ -48,7 +50,14 @@ impl Stream<'_> {
                 self.confirm_up_to(at.seq, answers)?;
                 self.resume(Position::Good)
             }
-            (false, std::cmp::Ordering::Less) => Ok(self.stop(Stop::RolledBack(at.seq))),
+            (false, std::cmp::Ordering::Less) => {
+                if let Some(Stop::RolledBack(before)) = self.note.stopped {
+                    // Adopted by somebody who knew some of it.
+                    let requests = self.told_by(at.seq)?.saturating_sub(self.told_by(before)?);
+                    self.say_uncertain(requests);
+                }
+                Ok(self.stop(Stop::RolledBack(at.seq)))
+            }
             (false, _) => {
                 self.fork(fresh)?;
                 self.resume(Position::Changed)
@@ -59,12 +68,36 @@ impl Stream<'_> {
     fn resume(&mut self, position: Position) -> Result<Position> {
         let Some(stop) = self.note.stopped.take() else { return Ok(position) };
         self.say(|provider| Note::Resumed { provider });
-        if matches!(stop, Stop::RolledBack(_)) {
+        if let Stop::RolledBack(at) = stop {
             // Somebody has brought back what the hub had forgotten, as far as he knew it.
+            self.tell_loss(at)?;
             self.begin_resync(Why::RolledBack)?;
             return Ok(Position::Changed);
         }
         Ok(position)
+    }
+
+    /// What this instance told after the batch at `at`, and cannot tell again, is in the hub only as far as whoever
+    /// adopted it had it in his totals.
+    pub fn tell_loss(&mut self, at: u64) -> Result<()> {
+        let requests = self.note.told.saturating_sub(self.told_by(at)?);
+        self.say_uncertain(requests);
+        Ok(())
+    }
+
+    fn say_uncertain(&mut self, requests: u64) {
+        if requests > 0 && !broken!(LossIsSilent) {
+            self.say(|provider| Note::Uncertain { provider, requests });
+        }
+    }
+
+    /// Requests in the batches up to that one; of one that is not kept, at a place before it that is remembered.
+    fn told_by(&self, seq: u64) -> Result<u64> {
+        if let Some(batch) = self.batch(seq)? {
+            return Ok(batch.told);
+        }
+        let place = self.note.forgotten.iter().rev().find(|(place, _)| *place <= seq);
+        Ok(place.map_or(0, |(_, told)| *told))
     }
 
     pub fn stop(&mut self, stop: Stop) -> Position {
@@ -104,7 +137,8 @@ impl Stream<'_> {
                 self.put_inflight(&id, inflight)?;
                 self.cover(&id)?;
             }
-            batch.confirmed = None;
+            (batch.confirmed, batch.told) = (None, 0);
+            self.note.told = self.note.told.saturating_sub(batch.requests());
             let bytes = self.put_batch(&batch)?;
             self.note.kept_bytes = self.note.kept_bytes.saturating_sub(bytes);
         }
@@ -159,11 +193,7 @@ impl Stream<'_> {
                 continue;
             }
             told = true;
-            taken += batch
-                .rows
-                .global
-                .as_ref()
-                .map_or(0, |row| requests(&super::text::of_sums(&row.sums, self.shift)));
+            taken += if broken!(ForkIsSilent) { 0 } else { batch.requests() };
             for (id, tally) in self.tallies(&batch.rows) {
                 let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
                 inflight.sealed.retain(|(sealed, _)| *sealed != seq);
@@ -183,6 +213,7 @@ impl Stream<'_> {
         self.forget_confirmed(Some(0))?;
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
         (self.note.sent, self.note.doubtful, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
+        (self.note.told, self.note.forgotten) = (0, Vec::new());
         if !broken!(ForkKeepsId) {
             self.rename(fresh)?;
         }

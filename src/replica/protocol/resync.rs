@@ -16,7 +16,13 @@ use crate::{
 };
 
 impl Resync {
-    /// Whether a row that the hub no longer has was deleted there while this instance was away.
+    /// Whether a row that the hub no longer has was deleted there while this instance was away. Otherwise the hub
+    /// has lost it, and is told it again.
+    ///
+    /// Of a hub that was moved or rolled back while this instance was away for longer than deletions are
+    /// remembered, nobody can tell which: it may have lost the row before it began to forget deletions. There the
+    /// row comes back. A key too many is seen and deleted again, a lost one is lost; and of what may never come back,
+    /// the revoked tokens, deletions are not forgotten.
     fn says_deleted(&self) -> bool {
         self.why == Why::Away || broken!(AbsenceIsDeletion)
     }
@@ -34,7 +40,8 @@ impl Stream<'_> {
             Some(before) if weight(before.why) > weight(why) => before.why,
             _ => why,
         };
-        self.note.resync = Some(Resync { why, state_done: false, stats_done: false, missing: 0 });
+        let missing = self.note.resync.as_ref().map_or(0, |before| before.missing);
+        self.note.resync = Some(Resync { why, state_done: false, stats_done: false, missing });
         for lane in [Lane::State, Lane::Stats] {
             let complete = self.note.lane(lane).complete;
             *self.note.lane(lane) = LaneNote { cursor: None, drain: None, complete };
@@ -48,7 +55,7 @@ impl Stream<'_> {
     /// does not show was deleted.
     pub fn deletions_missed(&mut self) {
         if let Some(resync) = &mut self.note.resync
-            && matches!(resync.why, Why::Forked | Why::Clock)
+            && (matches!(resync.why, Why::Forked | Why::Clock) || broken!(LossIsDeletion))
         {
             resync.why = Why::Away;
         }
@@ -71,7 +78,7 @@ impl Stream<'_> {
                 resync.state_done = true;
             }
             Lane::Stats if !resync.stats_done => {
-                resync.missing = self.settle_counters()?;
+                resync.missing = resync.missing.saturating_add(self.settle_counters()?);
                 resync.stats_done = true;
             }
             Lane::State | Lane::Stats => {}
@@ -165,7 +172,9 @@ impl Stream<'_> {
             let Some((last, _)) = views.last() else { return Ok(missing) };
             after = Some(last.clone());
             for (id, view) in views {
-                if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))? {
+                if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))?
+                    || broken!(AbsentCountersStay)
+                {
                     continue;
                 }
                 if id == CounterId::Total {

@@ -18,9 +18,6 @@ use crate::{
     store::shelf::{Dirty, Row},
 };
 
-/// More waiting batches than this, and those that were never sent are made anew.
-const MAX_QUEUE: usize = 64;
-
 /// Whether batches that different lives of this process have counted may become one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lives {
@@ -41,7 +38,10 @@ struct Room {
 impl Room {
     /// Whether a row of that size goes in.
     fn take(&mut self, bytes: usize) -> bool {
-        if self.taken >= LEAST_ROWS && (self.rows == 0 || self.bytes < bytes) {
+        if self.taken >= LEAST_ROWS
+            && (self.rows == 0 || self.bytes < bytes)
+            && !broken!(BatchesAreNotBounded)
+        {
             return false;
         }
         self.rows = self.rows.saturating_sub(1);
@@ -72,8 +72,15 @@ impl Stream<'_> {
         }
         sort(&mut rows);
         let prev = self.note.sealed.digest.clone();
-        let batch =
-            Batch { seq, prev, digest: text::digest_of_batch(run, &rows), run, rows, confirmed: None };
+        let batch = Batch {
+            seq,
+            prev,
+            digest: text::digest_of_batch(run, &rows),
+            run,
+            rows,
+            confirmed: None,
+            told: 0,
+        };
         self.put_batch(&batch)?;
         self.note.sealed = batch.mark();
         Ok((sealed, !fits))
@@ -228,12 +235,12 @@ impl Stream<'_> {
     /// Seals everything, so that a copy of the file holds nothing that only it could tell.
     pub fn seal_all(&mut self, run: Uuid, lives: Lives) -> Result<()> {
         let queue = self.queue()?;
-        if queue.len() > MAX_QUEUE {
+        if queue.len() > self.bounds.queue {
             for seq in queue.into_iter().rev().take_while(|seq| *seq > self.note.sent).collect::<Vec<_>>() {
                 let Some(batch) = self.batch(seq)? else { break };
                 // What an earlier life sealed may lie in a copy of the file, too: as this life's own it would be
                 // told twice.
-                if lives == Lives::Apart && batch.run != run {
+                if lives == Lives::Apart && batch.run != run && !broken!(MergesWhatACopyMayTell) {
                     break;
                 }
                 self.unseal(&batch)?;
@@ -246,7 +253,8 @@ impl Stream<'_> {
     /// A batch that the hub found too large, and that is not in `there`, is made anew, smaller.
     pub fn split_if_refused(&mut self, there: &Mark) -> Result<()> {
         let Some(head) = self.head()? else { return Ok(()) };
-        let refused = self.note.refused == Some(head.seq) && self.note.doubtful != head.seq;
+        let refused = self.note.refused == Some(head.seq)
+            && (self.note.doubtful != head.seq || broken!(SplitsWhatIsInDoubt));
         if !refused || there.seq + 1 != head.seq || there.digest != head.prev {
             return Ok(());
         }
@@ -285,6 +293,9 @@ impl Stream<'_> {
 
 /// Bytewise by primary key: everybody locks in this order.
 pub fn sort(rows: &mut Rows) {
+    if broken!(RowsAreNotSorted) {
+        return;
+    }
     rows.gone.sort_by(|a, b| (a.t, &a.id).cmp(&(b.t, &b.id)));
     rows.keys.sort_by(|a, b| a.k.cmp(&b.k));
     rows.tokens.sort_by(|a, b| a.k.cmp(&b.k));

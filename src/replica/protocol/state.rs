@@ -16,7 +16,7 @@ const TOMBSTONES_KEPT: i64 = 30 * 24 * 3_600_000;
 
 /// A field goes to the later version. On equal ones the hub's value stands, so that all have the same.
 fn take<T: PartialEq>(here: &mut T, here_v: &mut Version, there: T, there_v: Version, ahead: &mut bool) {
-    if there_v >= *here_v {
+    if there_v > *here_v || there_v == *here_v && !broken!(EqualVersionsDiffer) {
         (*here, *here_v) = (there, there_v);
     } else {
         *ahead = true;
@@ -47,6 +47,9 @@ pub fn merge_key(here: &mut KeyEntry, there: KeyEntry) -> bool {
     here.health = text::of_age(here.health.clone(), added);
     if broken!(IgnoresEpochs) {
         here.health.epoch = there.epoch;
+    }
+    if broken!(HealthIsOverwritten) && here.health.epoch == there.epoch {
+        here.health = there.clone();
     }
     here.health.merge(&there);
     (ahead || here.health != there) && !broken!(StateIsNotToldAgain)
@@ -113,6 +116,9 @@ impl Stream<'_> {
                         // Nobody would know any more whose counts these are, if the hub's deletion came only now.
                         self.show(&counter, &Tally::default())?;
                     }
+                    Row::Token(_) if broken!(TokensAreForgotten) => {
+                        self.shelf.set_gone(self.provider, row, None)?
+                    }
                     Row::Token(_) if gone.text.is_some() => {
                         let brief = Gone { text: None, ..gone };
                         self.shelf.set_gone(self.provider, row, Some(brief))?;
@@ -133,7 +139,7 @@ impl Stream<'_> {
     /// Whether a deletion here is later than what comes. Otherwise it is forgotten: the row was added again.
     fn stays_gone(&mut self, row: Row, added: Version) -> Result<bool> {
         let Some(gone) = self.shelf.gone(self.provider, row)? else { return Ok(false) };
-        if added < gone.version {
+        if added < gone.version && !broken!(OwnDeletionsAreForgotten) {
             self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
             return Ok(true);
         }
@@ -275,6 +281,9 @@ impl Stream<'_> {
                 }
             },
         };
+        if broken!(DeletionKeepsCounts) {
+            return Ok(());
+        }
         self.rebase(&id, &Tally::default(), contained)
     }
 }

@@ -1,15 +1,17 @@
 //! Other programs and people on the same tables, as the triggers take them, and what befalls the hub itself.
 
 use super::{
+    hub::Database,
     journal::{self, Event},
+    local,
     oracle::{Five, add, five_of},
-    shelf::digest,
+    shelf::{MemoryShelf, digest},
     world::{Focus, KEYS, MODELS, PROVIDERS, World},
 };
 use crate::{
     model::{CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Timestamp, Version},
     replica::{protocol::text::hex, wire::GoneKind},
-    store::shelf::KeyEntry,
+    store::shelf::{KeyEntry, Row, Shelf},
 };
 
 /// A statement of a transaction that stays open for a while.
@@ -60,10 +62,87 @@ impl Statement {
 }
 
 impl World {
+    /// The hub forgets what is old. What somebody who is away adds meanwhile it can then not refuse.
+    pub fn sweep(&mut self, away: usize, lossy: bool) {
+        let now = self.now;
+        self.say(|| "the hub forgets what is old".to_owned());
+        for (provider, _) in &PROVIDERS[..self.providers] {
+            for (row, dirty) in self.instances[away].shelf.dirty(provider, None, usize::MAX).unwrap() {
+                let key = KEYS.iter().find(|key| row == Row::Key(KeyId::derive(provider, key)));
+                if let (Some(key), true) = (key, dirty.added) {
+                    self.oracle.unsure(provider, key);
+                }
+            }
+            for (_, entry) in self.instances[away].shelf.keys(provider, None, usize::MAX).unwrap() {
+                // The hub was recovered: what was deleted there may come back.
+                if lossy {
+                    self.oracle.may_come_back(provider, entry.record.secret.expose());
+                }
+            }
+            for it in &mut self.instances {
+                local::forget_hours(&mut it.shelf, provider, now);
+            }
+        }
+        self.hub.sweep();
+    }
+
+    /// The hub is recovered to an earlier point in time.
+    pub fn lose(&mut self, database: Database) {
+        self.say(|| "the hub is recovered to an earlier point".to_owned());
+        self.doubt_hub();
+        self.hub.recover(database);
+        self.hub_restarted();
+    }
+
+    /// A key that the hub has not.
+    pub fn add_by_hand(&mut self) {
+        let (_, stream) = PROVIDERS[0];
+        let keys = &self.hub.db.tables[stream].keys;
+        if let Some(key) = KEYS.iter().rposition(|key| !keys.contains_key(*key)) {
+            self.by_hand(0, key);
+        }
+    }
+
+    /// One that it has is deleted by hand.
+    pub fn delete_by_hand(&mut self) {
+        let (_, stream) = PROVIDERS[0];
+        let keys = &self.hub.db.tables[stream].keys;
+        if let Some(key) = KEYS.iter().position(|key| keys.contains_key(*key)) {
+            self.by_hand(3, key);
+        }
+    }
+
+    fn by_hand(&mut self, kind: u8, key: usize) {
+        let xid = self.hub.begin();
+        self.foreign(Statement { provider: 0, kind, key, model: 0, number: 1 }, xid);
+        self.hub.end(xid);
+    }
+
+    /// The hub has lost what it held; what other hands had told it is known where it had been read.
+    pub fn doubt_hub(&mut self) {
+        let shelves: Vec<&MemoryShelf> = self.instances.iter().map(|it| &it.shelf).collect();
+        self.oracle.doubt(None, |provider, key, what, version| {
+            let id = KeyId::derive(provider, key);
+            shelves.iter().any(|shelf| {
+                let entry = shelf.key(provider, id).unwrap();
+                let gone = shelf.gone(provider, Row::Key(id)).unwrap();
+                match (what, entry) {
+                    ("deleted", None) => gone.is_some_and(|gone| gone.version >= version),
+                    ("deleted", Some(entry)) => entry.versions.added > version,
+                    ("added", Some(entry)) => entry.versions.added >= version,
+                    ("note", Some(entry)) => entry.versions.note >= version,
+                    (_, Some(entry)) => entry.versions.weight >= version,
+                    (_, None) => gone.is_some_and(|gone| gone.version >= version),
+                }
+            })
+        });
+    }
+
     pub fn statement(&mut self) -> Statement {
         let kinds: &[u8] = match self.focus {
             Focus::Lives => &[0, 3, 3],
             Focus::Counts => &[0, 9, 9, 9],
+            Focus::Ties => &[0, 4],
             Focus::Hands => &[0, 4, 4, 6],
             Focus::Health => &[0, 8, 8],
             _ => &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13],

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::{
-    story,
+    edits::edit,
     world::{KEYS, TOKENS, World},
 };
 use crate::replica::protocol::Wishes;
@@ -171,8 +171,8 @@ fn is_one_sentence(error: &str) -> Result<(), String> {
 
 /// Counts and decisions, and rounds of which every other one meets garbage.
 fn live(seed: u64, most: usize, replace: fn(&mut Rng, &str) -> String) -> Result<World, String> {
-    let mut world = World::new(seed, 2, std::env::var_os("SIM_SEED").is_some())?;
-    world.loss = 0;
+    let mut world = World::new(seed, 2, false, std::env::var_os("SIM_SEED").is_some())?;
+    (world.loss, world.honest) = (0, false);
     // Whoever answers first is taken for the hub.
     for at in 0..world.instances.len() {
         world.traffic(at);
@@ -183,7 +183,7 @@ fn live(seed: u64, most: usize, replace: fn(&mut Rng, &str) -> String) -> Result
         let pause = world.rng.i64(1..5_000);
         world.pass(pause);
         world.traffic(at);
-        story::edit(&mut world, at);
+        edit(&mut world, at)?;
         round(&mut world, at, most, replace)?;
         if world.rng.bool() {
             world.traffic(at);

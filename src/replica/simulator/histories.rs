@@ -26,10 +26,7 @@ use std::sync::{
 use database::{Database, Template};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{
-    journal, number,
-    story::{self, Plan},
-};
+use super::{journal, number, plan::Plan, story};
 
 async fn go_through(database: &mut Database<'_>, seed: u64) -> Result<(), String> {
     let (lived, events) = journal::of(|| story::live(seed, Plan::of(seed), false, &mut Vec::new()));

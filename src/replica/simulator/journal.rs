@@ -3,10 +3,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use super::{
-    foreign::Statement,
-    hub::{Tables, Xid},
-};
+use super::{foreign::Statement, hub::Xid, tables::Tables};
 use crate::replica::wire::Function;
 
 #[derive(Clone, Debug)]

@@ -1,6 +1,9 @@
 //! What a store does by itself: counts, edits of people, and healths, as they reach its shelf.
 
-use super::shelf::{MemoryShelf, digest};
+use super::{
+    shelf::{MemoryShelf, digest},
+    tables::hours_kept,
+};
 use crate::{
     model::{
         CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Stamps, Tally, Timestamp, TokenId,
@@ -149,14 +152,34 @@ pub fn edit_token(
     soil(shelf, provider, Row::Token(id), CHANGED);
 }
 
-pub fn delete_token(shelf: &mut MemoryShelf, provider: &str, id: TokenId, stamps: &Stamps, now: Timestamp) {
-    let Some(entry) = shelf.token(provider, id).unwrap() else { return };
+pub fn delete_token(
+    shelf: &mut MemoryShelf,
+    provider: &str,
+    id: TokenId,
+    stamps: &Stamps,
+    now: Timestamp,
+) -> Option<Version> {
+    let entry = shelf.token(provider, id).unwrap()?;
     shelf.remove_token(provider, id).unwrap();
     let text = entry.record.secret;
     let version = stamps.next(now);
     let gone = Gone { version, digest: digest(text.expose()), text: Some(text) };
     shelf.set_gone(provider, Row::Token(id), Some(gone)).unwrap();
     soil(shelf, provider, Row::Token(id), GONE);
+    Some(version)
+}
+
+/// Hours that the hub does not keep will not come back.
+pub fn forget_hours(shelf: &mut MemoryShelf, provider: &str, now: i64) {
+    let oldest = *hours_kept(now).start();
+    for (id, mut inflight) in shelf.inflights(provider, None, usize::MAX).unwrap() {
+        if matches!(id, CounterId::Hour(hour, _) if i64::from(hour.0) < oldest) {
+            inflight.confirmed = None;
+            let left = (!inflight.is_empty()).then_some(&inflight);
+            shelf.set_inflight(provider, &id, left).unwrap();
+        }
+    }
+    shelf.commit();
 }
 
 /// The highest version on the shelf: what stamps begin with after a start.

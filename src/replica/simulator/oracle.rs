@@ -5,22 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::{
-    hub::{Numbers, Tables},
-    journal::{self, Event},
     shelf::digest,
-    world::{KEYS, PROVIDERS, TOKENS, World},
+    tables::{Numbers, Tables},
+    world::{KEYS, TOKENS},
 };
 use crate::{
-    model::{CounterId, Health, Hour, KeyId, Tally, Timestamp, TokenId, Version},
+    model::{CounterId, Health, Hour, KeyId, Tally, TokenId, Version},
     replica::{
-        protocol::{
-            Note,
-            document::{self, StreamNote},
-            text::{self, Shift},
-        },
-        wire::{GoneKind, Lane, Rows, Sums},
+        protocol::{Note, text},
+        wire::{GoneKind, Rows, Sums},
     },
-    store::shelf::Shelf,
 };
 
 pub type Five = [i64; 5];
@@ -55,12 +49,15 @@ pub struct Oracle {
     doubtful: bool,
     /// The counts of deleted rows were nowhere but on a hub that is no more.
     pub emptied: bool,
-    pub forks: u64,
-    pub stopped: u64,
-    pub taken: u64,
+    /// Confirmed batches were lost that nobody could send again: totals may lack as much as was reported.
+    pub lossy: bool,
+    /// Requests that were said to be missing, by provider.
+    pub missed: BTreeMap<String, u64>,
+    /// Rows that were said to be refused.
+    pub refused: u64,
 }
 
-fn five(tally: &Tally) -> Five {
+pub fn five(tally: &Tally) -> Five {
     [tally.success, tally.failure, tally.other, tally.prompt_tokens, tally.completion_tokens]
 }
 
@@ -70,7 +67,7 @@ pub fn five_of(numbers: &Numbers) -> Five {
 }
 
 /// The increments of a batch.
-fn fives(provider: &str, rows: &Rows) -> Vec<(CounterId, Five)> {
+pub fn fives(provider: &str, rows: &Rows) -> Vec<(CounterId, Five)> {
     let of = |sums: &Sums| [sums.s, sums.f, sums.o, sums.p, sums.q];
     let mut out = Vec::new();
     for row in &rows.key_stats {
@@ -118,13 +115,39 @@ impl Oracle {
         self.lives.entry((provider.to_owned(), key.to_owned())).or_default().push((said, added));
     }
 
-    /// What an instance, or other hands, said last may be lost: the keys of which is not known are left out.
-    pub fn doubt(&mut self, by: Option<usize>) {
+    /// What an instance, or other hands, said may be lost: keys of which that is not `known` elsewhere are left out.
+    pub fn doubt(&mut self, by: Option<usize>, known: impl Fn(&str, &str, &str, Version) -> bool) {
         self.doubtful = true;
-        let lives = self.lives.iter().filter(|(_, said)| said.iter().any(|(said, _)| said.by == by));
-        self.unsure.extend(lives.map(|(at, _)| at.clone()));
-        let set = self.set.iter().filter(|(_, said)| said.iter().any(|said| said.by == by));
-        self.unsure.extend(set.map(|((provider, key, _), _)| (provider.clone(), key.clone())));
+        for ((provider, key), said) in &self.lives {
+            let what = |added: bool| if added { "added" } else { "deleted" };
+            let lost = |(said, added): &(Said, bool)| {
+                said.by == by && !known(provider, key, what(*added), said.version)
+            };
+            if said.iter().any(lost) {
+                self.unsure.insert((provider.clone(), key.clone()));
+            }
+        }
+        for ((provider, key, field), said) in &self.set {
+            if said.iter().any(|said| said.by == by && !known(provider, key, field, said.version)) {
+                self.unsure.insert((provider.clone(), key.clone()));
+            }
+        }
+    }
+
+    /// Another one that has set the field with that version.
+    pub fn tie(&self, provider: &str, key: &str, field: &str, version: Version, by: usize) -> Option<usize> {
+        let said = self.set.get(&(provider.to_owned(), key.to_owned(), field.to_owned()))?;
+        said.iter()
+            .filter(|said| said.version == version)
+            .find_map(|said| said.by.filter(|other| *other != by))
+    }
+
+    /// If it was ever deleted.
+    pub fn may_come_back(&mut self, provider: &str, key: &str) {
+        let at = (provider.to_owned(), key.to_owned());
+        if self.lives.get(&at).is_some_and(|said| said.iter().any(|(_, added)| !added)) {
+            self.unsure.insert(at);
+        }
     }
 
     pub fn unsure(&mut self, provider: &str, key: &str) {
@@ -135,8 +158,8 @@ impl Oracle {
         self.healths.entry((provider.to_owned(), key.to_owned())).or_default().push(health);
     }
 
-    /// All that was concluded since the last reset, and nothing from before it. Dates are left out: clocks differ.
-    fn check_health(&self, provider: &str, tables: &Tables) -> Result<(), String> {
+    /// All that was concluded since the last reset, and nothing from before it. Dates only where clocks are `level`.
+    pub fn check_health(&self, provider: &str, tables: &Tables, level: bool) -> Result<(), String> {
         for ((of, key), said) in self.healths.iter().filter(|((of, _), _)| of == provider) {
             let at = (of.clone(), key.clone());
             let deleted = self.lives.get(&at).is_none_or(|lives| lives.iter().any(|(_, added)| !added));
@@ -154,6 +177,7 @@ impl Oracle {
                 (
                     h.epoch,
                     failed,
+                    h.failed_until.filter(|_| level),
                     h.consecutive_failures,
                     h.auth_failures,
                     h.server_failures,
@@ -169,18 +193,22 @@ impl Oracle {
 
     pub fn note(&mut self, note: &Note) {
         match note {
-            Note::Forked { taken, .. } => {
-                self.forks += 1;
-                self.taken += taken;
+            Note::Uncertain { provider, requests } => {
+                *self.missed.entry(provider.clone()).or_default() += requests;
             }
-            Note::Stopped { .. } => self.stopped += 1,
+            Note::ResyncDone { provider, missing, .. } => {
+                *self.missed.entry(provider.clone()).or_default() += missing;
+            }
+            Note::Gone { rows, .. } | Note::Expired { rows, .. } | Note::Clock { rows, .. } => {
+                self.refused += rows;
+            }
             _ => {}
         }
     }
 
     /// Of keys whose whole history is known: those that were deleted last stay away, the others are there, and
     /// every field has its latest value.
-    fn check_state(&self, provider: &str, tables: &Tables) -> Result<(), String> {
+    pub fn check_state(&self, provider: &str, tables: &Tables) -> Result<(), String> {
         for ((of, key), said) in self.lives.iter().filter(|((of, _), _)| of == provider) {
             if self.unsure.contains(&(of.clone(), key.clone())) {
                 continue;
@@ -190,8 +218,8 @@ impl Oracle {
             };
             let (added, deleted) = (last(true), last(false));
             let row = tables.keys.get(key);
-            if row.is_some() != (added > deleted) {
-                let there = row.is_some();
+            let there = row.is_some() || tables.tokens.contains_key(key);
+            if there != (added > deleted) {
                 return Err(format!("{key}: added {added:?}, deleted {deleted:?}, there: {there}"));
             }
             let (Some(row), None) = (row, deleted) else { continue };
@@ -252,165 +280,4 @@ pub fn hub_counters(
         }
     }
     (live, retired)
-}
-
-impl World {
-    pub fn check(&self) -> Result<(), String> {
-        journal::note(|| Event::Holds { tables: self.hub.db.tables.clone() });
-        for (provider, stream) in &PROVIDERS[..self.providers] {
-            let tables = &self.hub.db.tables[*stream];
-            let (live, retired) = hub_counters(provider, tables);
-            self.check_totals(provider, &live, &retired)?;
-            let latest = Version::at(Timestamp(self.now + 300_000));
-            if let Some((key, row)) = tables.keys.iter().find(|(_, row)| row.row.versions.added > latest) {
-                return Err(format!("{key} was added at {:?}, which is yet to come", row.row.versions.added));
-            }
-            self.oracle.check_state(provider, tables).map_err(|error| format!("{provider}: {error}"))?;
-            self.oracle.check_health(provider, tables).map_err(|error| format!("{provider}: {error}"))?;
-            for at in 0..self.instances.len() {
-                self.check_quiet(at, provider, stream)?;
-                self.check_instance(at, provider, tables, &live)
-                    .map_err(|error| format!("instance {at}, {provider}: {error}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What has been pulled is not pulled again and again.
-    fn check_quiet(&self, at: usize, provider: &str, stream: &str) -> Result<(), String> {
-        let note: Option<StreamNote> =
-            document::read(&self.instances[at].shelf, &document::stream_name(provider)).unwrap();
-        let Some(note) = note else { return Ok(()) };
-        for (lane, cursor) in [(Lane::State, note.state.cursor), (Lane::Stats, note.stats.cursor)] {
-            let again = cursor.map_or(0, |cursor| self.hub.unseen(stream, lane, &cursor));
-            if again > 0 {
-                return Err(format!("instance {at} would pull {again} rows of {lane:?} again for ever"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Numbers and rows alone: all that was counted is on the hub, and every instance has what the hub has.
-    pub fn check_numbers(&self) -> Result<(), String> {
-        for (provider, stream) in &PROVIDERS[..self.providers] {
-            let tables = &self.hub.db.tables[*stream];
-            let (live, retired) = hub_counters(provider, tables);
-            self.check_totals(provider, &live, &retired)?;
-            for at in 0..self.instances.len() {
-                self.check_instance(at, provider, tables, &live)
-                    .map_err(|error| format!("instance {at}, {provider}: {error}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_totals(
-        &self,
-        provider: &str,
-        live: &BTreeMap<CounterId, Numbers>,
-        retired: &BTreeMap<CounterId, Numbers>,
-    ) -> Result<(), String> {
-        let mut expected: BTreeMap<CounterId, Five> = BTreeMap::new();
-        for ((of, id), five) in self.oracle.counted.iter().chain(&self.hub.db.foreign) {
-            if of == provider {
-                add(expected.entry(id.clone()).or_default(), five, 1);
-            }
-        }
-        for ((of, batch), rows) in &self.oracle.unsent {
-            if of != provider || self.hub.db.applied.contains(batch) {
-                continue;
-            }
-            for (id, five) in fives(provider, rows) {
-                add(expected.entry(id).or_default(), &five, -1);
-            }
-        }
-        let oldest = self.now / 3_600_000 - 30 * 24 + 24;
-        let kept = |id: &CounterId| match id {
-            CounterId::Hour(hour, _) => i64::from(hour.0) > oldest,
-            CounterId::Key(_) | CounterId::Token(_) => !self.oracle.emptied,
-            _ => true,
-        };
-        let mut there: BTreeMap<CounterId, Five> = BTreeMap::new();
-        for (id, numbers) in live.iter().chain(retired) {
-            add(there.entry(id.clone()).or_default(), &five_of(numbers), 1);
-        }
-        for id in expected.keys().chain(there.keys()).filter(|id| kept(id)) {
-            let (expected, there) = (expected.get(id).copied(), there.get(id).copied());
-            if expected.unwrap_or_default() != there.unwrap_or_default() {
-                return Err(format!(
-                    "{provider}: the hub has {there:?} of {id:?}, and {expected:?} were counted"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_instance(
-        &self,
-        at: usize,
-        provider: &str,
-        tables: &Tables,
-        live: &BTreeMap<CounterId, Numbers>,
-    ) -> Result<(), String> {
-        let it = &self.instances[at];
-        let shelf = &it.shelf;
-        let all = usize::MAX;
-        let open = shelf.opens(provider, None, all).map_err(|error| error.to_string())?;
-        if !open.is_empty() {
-            return Err(format!("open at the end: {open:?}"));
-        }
-        let dirty = shelf.dirty(provider, None, all).unwrap();
-        if !dirty.is_empty() {
-            return Err(format!("dirty at the end: {dirty:?}"));
-        }
-        let inflight = shelf.inflights(provider, None, all).unwrap();
-        if inflight.iter().any(|(_, inflight)| !inflight.sealed.is_empty()) {
-            return Err(format!("sealed at the end: {inflight:?}"));
-        }
-        // Of rows that are no more there may be confirmed deltas, which their return will end.
-        let shift = Shift(it.stamps.offset_ms());
-        let views: BTreeMap<CounterId, Tally> =
-            shelf.views(provider, None, all).unwrap().into_iter().collect();
-        let oldest = self.now / 3_600_000 - 30 * 24 + 24;
-        for id in views.keys().chain(live.keys()) {
-            if matches!(id, CounterId::Hour(hour, _) if i64::from(hour.0) <= oldest) {
-                continue;
-            }
-            let here = views.get(id).copied().unwrap_or_default();
-            let there = live.get(id).cloned().unwrap_or_default();
-            if five(&here) != five_of(&there) || shift.out(here.last_used) != there.sums.lu {
-                return Err(format!("{id:?} is {here:?} here and {there:?} on the hub"));
-            }
-        }
-        let keys = shelf.keys(provider, None, all).unwrap();
-        if keys.len() != tables.keys.len() {
-            return Err(format!("{} keys here and {} on the hub", keys.len(), tables.keys.len()));
-        }
-        for (_, here) in keys {
-            let here = text::key_row(&here, false, shift);
-            let there = tables.keys.get(here.k.expose()).map(|row| text::key_row(&row.row, false, Shift(0)));
-            if there.as_ref() != Some(&here) {
-                return Err(format!("key {} is {here:?} here and {there:?} on the hub", here.k.expose()));
-            }
-        }
-        let tokens = shelf.tokens(provider, None, all).unwrap();
-        if tokens.len() != tables.tokens.len() {
-            return Err(format!("{} tokens here and {} on the hub", tokens.len(), tables.tokens.len()));
-        }
-        for (_, here) in tokens {
-            let here = text::token_row(&here, false, shift);
-            let there =
-                tables.tokens.get(here.k.expose()).map(|row| text::token_row(&row.row, false, Shift(0)));
-            if there.as_ref() != Some(&here) {
-                return Err(format!("a token is {here:?} here and {there:?} on the hub"));
-            }
-        }
-        if it.memory != super::world::Memory::of(shelf) {
-            return Err("memory and shelf differ".to_owned());
-        }
-        if shelf.len() > 5000 {
-            return Err(format!("{} rows on the shelf", shelf.len()));
-        }
-        Ok(())
-    }
 }

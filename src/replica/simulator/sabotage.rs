@@ -20,9 +20,22 @@ sabotages! {
     HubIgnoresDigest,
     /// Rows behind an open transaction stay hidden, and the cursor passes them.
     HubBoundsAtXmin,
+    HubComparesNumbers,
+    /// A batch is applied though the one before it was not.
+    HubAcceptsGaps,
+    /// What was refused of a batch is not said again.
+    HubRepeatsNoAnswers,
+    HubMismatchTellsNoAnswers,
+    /// A row that cannot be taken ends its batch.
+    HubStopsAtARow,
     HubBelievesAnyClock,
     HubDropsRetired,
+    HubKeepsRetired,
     HubIgnoresTombstones,
+    /// Revoked tokens are forgotten as deleted keys are, on the hub and here.
+    TokensAreForgotten,
+    /// It forgets deletions and does not say until when.
+    HubSweepsSilently,
     StateCreatesRows,
     HubTakesWholeRows,
     HubIgnoresEpochs,
@@ -31,14 +44,29 @@ sabotages! {
     /// After a dump and restore, stamps lie ahead of the new cluster's transactions.
     AdoptionKeepsStamps,
     AdoptionForgetsStreams,
+    /// What is told is taken, though the new hub has more.
+    AdoptionLowers,
+    /// The adopter's own open counts are told with the base, and again.
+    AdoptsTheView,
     /// A batch lands in a database that it is not for.
     HubTakesWhatIsForAnother,
     /// Open deltas go out without being sealed first: what is sent again differs.
     SealsAfterSending,
+    SealsWhileOneWaits,
+    BatchesAreNotBounded,
+    RowsAreNotSorted,
+    /// A batch that was refused for its size may lie in the hub all the same.
+    SplitsWhatIsInDoubt,
+    CopiesHoldWhatIsOpen,
+    MergesWhatACopyMayTell,
     /// A confirmed delta leaves the view at its confirmation.
     DropsConfirmedAtOnce,
     /// A sealed delta is not part of the view that a row makes.
     ForgetsSealed,
+    ForgetsOpen,
+    /// A row's tombstone leaves what is shown of it.
+    DeletionKeepsCounts,
+    LanesShareACursor,
     /// The next cursor is the last page's snapshot.
     CursorOfLastPage,
     /// A fork makes everything open again.
@@ -46,15 +74,41 @@ sabotages! {
     /// A fork drops what it had sealed.
     ForkDropsEverything,
     ForkKeepsId,
+    ForkIsSilent,
     IgnoresRollback,
+    KeepsNoBatches,
+    LossIsSilent,
+    /// How far everybody was in the totals of the hub before.
+    OldMarksStay,
+    AbsentCountersStay,
     /// What the hub does not have is taken for deleted.
     AbsenceIsDeletion,
     /// What the hub does not have is kept for ever.
     AbsenceIsNothing,
     IgnoresHorizon,
+    /// Of a hub that has lost rows, absence is taken for a deletion because it has forgotten deletions.
+    LossIsDeletion,
     IgnoresAnswers,
+    IgnoresExpired,
+    UnknownAnswersAreNone,
+    RefusalsAreSilent,
+    ClockIsNotRestamped,
+    ClockIsNotRewound,
+    ClockFlickers,
     TakesWholeRows,
+    /// Of two values of one version each keeps its own.
+    EqualVersionsDiffer,
+    StampsBearNoWriter,
+    /// An edit is stamped earlier than what it replaces.
+    IgnoresSeenVersions,
     IgnoresEpochs,
+    HealthIsOverwritten,
+    /// A success clears what was set after its attempt began.
+    AnswersInFlightClear,
+    /// Of a healthy key, too.
+    SuccessAlwaysResets,
+    /// A page that was read before a deletion here undoes it.
+    OwnDeletionsAreForgotten,
     IgnoresDeletions,
     AddIsNotTold,
     StateIsNotToldAgain,

@@ -1,102 +1,58 @@
 //! What happens in a world.
 
 use super::{
+    edits::{edit, health},
     foreign::Statement,
     hub::Database,
-    local,
-    sabotage::Sabotage,
+    plan::{Fate, Plan},
+    scenes,
     shelf::MemoryShelf,
-    world::{Focus, PROVIDERS, TOKENS, World},
+    world::{Focus, World},
 };
-use crate::{
-    model::{KeyId, Policy, Timestamp, TokenId},
-    replica::protocol::Wishes,
-    store::shelf::Shelf,
-};
-
-/// What befalls a world besides loss, crashes and other hands. One at a time, since what is lost in one is
-/// recovered from what the other destroys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Ordinary,
-    /// Files are copied and restored.
-    Copies,
-    /// The hub is recovered to an earlier point in time.
-    Rollbacks,
-    /// Somebody is away for longer than deletions are remembered.
-    Absence,
-    /// The hub is dumped and restored elsewhere, or a new one stands in its place.
-    Moves,
-}
+use crate::replica::protocol::Wishes;
 
 pub struct Story {
-    fate: Fate,
+    pub fate: Fate,
     backups: Vec<(usize, MemoryShelf)>,
-    hub_backup: Option<(i64, Database)>,
+    pub hub_backup: Option<(i64, Database)>,
     /// Transactions of other programs that stay open.
     held: Vec<(u64, Statement)>,
     by_hand: bool,
 }
 
-/// What kind of world a seed makes.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    fate: Fate,
-    by_hand: bool,
-    focus: Focus,
-}
-
-impl Plan {
-    pub fn of(seed: u64) -> Self {
-        let fate = match seed % 8 {
-            1 | 2 => Fate::Copies,
-            3 | 4 => Fate::Rollbacks,
-            5 => Fate::Absence,
-            6 => Fate::Moves,
-            _ => Fate::Ordinary,
-        };
-        let focus = match seed / 8 % 12 {
-            0 => Focus::Lives,
-            1 => Focus::Edits,
-            2 => Focus::Health,
-            3 => Focus::Batches,
-            4 => Focus::Counts,
-            5 => Focus::Hands,
-            _ => Focus::Everything,
-        };
-        Self { fate, by_hand: !seed.is_multiple_of(3) && fate != Fate::Moves, focus }
-    }
-
-    /// Where a broken rule shows, if it is not in most worlds.
-    pub fn against(rule: Sabotage, seed: u64) -> Self {
-        let (fate, by_hand, focus) = match rule {
-            Sabotage::HubIgnoresTombstones => (Fate::Ordinary, true, Focus::Lives),
-            Sabotage::StateCreatesRows | Sabotage::AbsenceIsNothing | Sabotage::IgnoresHorizon => {
-                (Fate::Absence, false, Focus::Lives)
-            }
-            Sabotage::HubIgnoresEpochs | Sabotage::IgnoresEpochs => (Fate::Ordinary, false, Focus::Health),
-            Sabotage::LowerIsTaken => (Fate::Ordinary, true, Focus::Counts),
-            Sabotage::AdoptionKeepsStamps => (Fate::Moves, false, Focus::Everything),
-            Sabotage::ForgetsSealed => (Fate::Ordinary, false, Focus::Batches),
-            Sabotage::TakesWholeRows => (Fate::Ordinary, false, Focus::Edits),
-            Sabotage::StateIsNotToldAgain => (Fate::Rollbacks, true, Focus::Hands),
-            _ => return Self::of(seed),
-        };
-        Self { fate, by_hand, focus }
-    }
-}
-
 pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Result<(), String> {
     let count = if seed.is_multiple_of(400) { 50 } else { 3 + (seed % 4) as usize };
-    let mut world = World::new(seed, count, traced)?;
     let Plan { fate, by_hand, focus } = plan;
+    let mut world = World::new(seed, count, focus == Focus::Pairs, traced)?;
     world.focus = focus;
     world.steady = !by_hand && matches!(fate, Fate::Ordinary | Fate::Absence);
-    if focus == Focus::Batches && fate != Fate::Moves {
-        (world.bounds.rows, world.bounds.page, world.bounds.calls) = (1, 100, 6);
+    world.calm = world.steady && world.loss == 0;
+    world.keeps = !matches!(fate, Fate::Losses | Fate::Returns);
+    // Of a batch that is made anew nobody knows whether a copy has told some of it.
+    if fate != Fate::Copies && world.rng.u8(..3) == 0 {
+        world.gate = 900;
+    }
+    if focus == Focus::Clocks {
+        world.instances[0].skew = 3_600_000;
+    }
+    if focus == Focus::Ties {
+        world.instances.iter_mut().for_each(|it| it.skew = 0);
+    }
+    if matches!(focus, Focus::Batches | Focus::Queues) && !matches!(fate, Fate::Moves | Fate::Losses) {
+        (world.bounds.rows, world.bounds.page, world.bounds.calls) = (1, 100, 3);
+        world.bounds.queue = if focus == Focus::Queues { 3 } else { 64 };
         world = World::rebound(world)?;
     }
-    if fate == Fate::Moves {
+    if fate == Fate::Losses {
+        world.oracle.lossy = true;
+        world.bounds.kept_bytes = *world.rng.choice(&[1, 2000][..]).unwrap_or(&1);
+    }
+    if focus == Focus::Late {
+        (world.bounds.rows, world.bounds.bytes, world.bounds.page) = (8, 100_000, 100);
+        (world.gate, world.loss) = (400, 250);
+        world = World::rebound(world)?;
+    }
+    if matches!(fate, Fate::Moves | Fate::Losses) {
         // Pulls of one page: only then does an instance know what is contained in its totals.
         world.bounds.page = 100_000;
         world = World::rebound(world)?;
@@ -109,16 +65,36 @@ pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Res
 
 impl Story {
     fn run(&mut self, world: &mut World) -> Result<(), String> {
+        if world.focus == Focus::Clocks {
+            // Before it has asked the hub for the time.
+            (0..4).try_for_each(|_| edit(world, 0))?;
+        }
         let steps = world.rng.usize(30..110);
         let turn = world.rng.usize(10..steps);
         for step in 0..steps {
             self.happen(world)?;
-            if step == turn && self.fate == Fate::Absence {
-                self.absence(world)?;
+            match self.fate {
+                Fate::Absence | Fate::Returns if step == turn => self.absence(world)?,
+                Fate::Moves if step == turn => self.moves(world)?,
+                Fate::Losses if step == turn => self.losses(world)?,
+                Fate::Rollbacks if step == turn && self.by_hand && world.focus == Focus::Lives => {
+                    self.forgotten(world)?;
+                }
+                Fate::Ordinary if step == turn && world.focus == Focus::Lives => scenes::crossing(world)?,
+                Fate::Ordinary if step == turn && world.focus == Focus::Late => scenes::late(world)?,
+                Fate::Ordinary if step == turn && world.focus == Focus::Ties => scenes::ties(world)?,
+                Fate::Copies if step == turn && matches!(world.focus, Focus::Batches | Focus::Queues) => {
+                    scenes::twins(world)?;
+                }
+                _ => {}
             }
-            if step == turn && self.fate == Fate::Moves {
-                self.moves(world)?;
-            }
+        }
+        if self.fate == Fate::Copies && world.focus == Focus::Ties && !world.instances[0].ids.is_empty() {
+            let mut shelf = world.instances[0].shelf.clone();
+            shelf.give_up();
+            world.crash(0)?;
+            world.copy(0, shelf)?;
+            scenes::at_once(world, 0)?;
         }
         self.let_go(world);
         world.heal()?;
@@ -127,7 +103,7 @@ impl Story {
         for _ in 0..3 {
             let at = world.rng.usize(..world.instances.len());
             world.traffic(at);
-            edit(world, at);
+            edit(world, at)?;
         }
         world.heal()?;
         world.check()
@@ -135,23 +111,28 @@ impl Story {
 
     fn happen(&mut self, world: &mut World) -> Result<(), String> {
         let at = world.rng.usize(..world.instances.len());
-        let pause = world.rng.i64(1..3000);
+        let same = world.focus == Focus::Ties && world.chance(800);
+        let pause = if same { 0 } else { world.rng.i64(1..3000) };
         world.pass(pause);
         let usual: &[u32] = match world.focus {
-            Focus::Everything => &[],
+            Focus::Everything | Focus::Pairs => &[],
             Focus::Lives => &[25, 25, 44, 60, 85, 97],
             Focus::Edits => &[25, 25, 60, 85, 85],
-            Focus::Health => &[25, 35, 35, 44, 60, 85],
-            Focus::Batches => &[5, 5, 41, 60, 60, 85],
+            Focus::Health => &[25, 35, 35, 35, 60, 85, 85],
+            Focus::Batches => &[5, 5, 25, 41, 60, 60, 85, 105],
+            Focus::Late => &[5, 5, 25, 47, 60, 60, 85],
+            Focus::Queues => &[5],
+            Focus::Clocks => &[25, 25, 35, 60],
             Focus::Counts => &[5, 97, 60],
             Focus::Hands => &[97, 105, 60, 60],
+            Focus::Ties => &[25, 25, 25, 60, 105],
         };
         let any = world.rng.u32(..110);
         let what = if world.rng.bool() { any } else { *world.rng.choice(usual).unwrap_or(&any) };
         match what {
             0..20 => world.traffic(at),
-            20..32 => edit(world, at),
-            32..40 => health(world, at),
+            20..32 => edit(world, at)?,
+            32..40 => health(world, at)?,
             40..43 => world.crash(at)?,
             43..46 => world.instances[at].cut_off ^= true,
             46..50 => world.stray()?,
@@ -191,7 +172,7 @@ impl Story {
     }
 
     /// Open transactions end.
-    fn let_go(&mut self, world: &mut World) {
+    pub fn let_go(&mut self, world: &mut World) {
         for (xid, statement) in self.held.drain(..) {
             world.foreign(statement, xid);
             world.hub.end(xid);
@@ -200,7 +181,7 @@ impl Story {
 
     fn fate(&mut self, world: &mut World, at: usize) -> Result<(), String> {
         match self.fate {
-            Fate::Ordinary | Fate::Absence | Fate::Moves => {}
+            Fate::Ordinary | Fate::Absence | Fate::Moves | Fate::Losses | Fate::Returns => {}
             Fate::Copies => self.copies(world, at)?,
             Fate::Rollbacks => self.rollbacks(world),
         }
@@ -242,92 +223,16 @@ impl Story {
     fn rollbacks(&mut self, world: &mut World) {
         match (world.rng.u8(..3), self.hub_backup.take()) {
             (0, Some((at, database))) if world.now - at < 5 * 24 * 3_600_000 => {
-                world.say(|| "the hub is recovered to an earlier point".to_owned());
-                world.oracle.doubt(None);
-                world.hub.recover(database);
-                world.hub_restarted();
+                world.lose(database);
                 self.held.clear();
             }
             _ => self.hub_backup = Some((world.now, world.hub.keep())),
         }
     }
-
-    fn moves(&mut self, world: &mut World) -> Result<(), String> {
-        self.let_go(world);
-        let loss = world.loss;
-        world.heal()?;
-        // Some of what follows reaches the old hub, and all of it only those that pull again.
-        let empty = world.rng.bool();
-        for _ in 0..6 {
-            let at = world.rng.usize(..world.instances.len());
-            world.traffic(at);
-            edit(world, at);
-            round(world, at, None)?;
-        }
-        let adopter = world.rng.usize(..world.instances.len());
-        world.begin(adopter, Wishes { hello: false, stats: true, only_push: false });
-        while world.step(adopter)? {}
-        for _ in 0..6 {
-            let at = world.rng.usize(..world.instances.len());
-            world.traffic(at);
-            if at != adopter {
-                round(world, at, None)?;
-            }
-        }
-        let id = world.uuid();
-        world.hub_restarted();
-        if empty {
-            world.say(|| "an empty hub stands in its place".to_owned());
-            world.oracle.doubt(None);
-            world.oracle.emptied = true;
-            world.hub.replace(id);
-        } else {
-            world.say(|| "the hub is restored elsewhere".to_owned());
-            world.hub.move_house(id.to_string());
-        }
-        for at in 0..world.instances.len() {
-            world.traffic(at);
-            round(world, at, None)?;
-        }
-        world.adopt(adopter)?;
-        world.loss = loss;
-        Ok(())
-    }
-
-    fn absence(&mut self, world: &mut World) -> Result<(), String> {
-        self.let_go(world);
-        let loss = world.loss;
-        world.heal()?;
-        let away = world.rng.usize(..world.instances.len());
-        world.say(|| format!("{away} goes away"));
-        world.instances[away].cut_off = true;
-        let others: Vec<usize> = (0..world.instances.len()).filter(|at| *at != away).collect();
-        for _ in 0..10 {
-            let at = others[world.rng.usize(..others.len())];
-            edit(world, at);
-            world.traffic(at);
-            edit(world, away);
-            world.traffic(away);
-            round(world, at, None)?;
-        }
-        for at in others {
-            round(world, at, None)?;
-            round(world, at, None)?;
-        }
-        let days = world.rng.i64(20..50);
-        world.pass(days * 24 * 3_600_000);
-        world.sweep(away);
-        for at in (0..world.instances.len()).filter(|at| *at != away) {
-            round(world, at, None)?;
-        }
-        world.loss = loss;
-        world.instances[away].cut_off = false;
-        Ok(())
-    }
 }
 
 /// A round, or the first steps of one; another may go on with it.
-fn round(world: &mut World, at: usize, steps: Option<usize>) -> Result<(), String> {
+pub fn round(world: &mut World, at: usize, steps: Option<usize>) -> Result<(), String> {
     if world.instances[at].waiting.is_none() {
         let wishes = Wishes { hello: world.rng.bool(), stats: world.rng.bool(), only_push: world.chance(50) };
         world.begin(at, wishes);
@@ -341,118 +246,4 @@ fn round(world: &mut World, at: usize, steps: Option<usize>) -> Result<(), Strin
         return Err(format!("instance {at}: a round that never ends"));
     }
     Ok(())
-}
-
-pub fn edit(world: &mut World, at: usize) {
-    let (provider, _) = PROVIDERS[world.rng.usize(..world.providers)];
-    let (text, token) = (world.some_key(), TOKENS[world.rng.usize(..TOKENS.len())]);
-    let kinds: &[u8] = match world.focus {
-        Focus::Lives => &[0, 0, 6, 8],
-        Focus::Edits => &[0, 8, 12, 12],
-        Focus::Health | Focus::Counts => &[0],
-        _ => &[],
-    };
-    let any = world.rng.u8(..20);
-    let kind = *world.rng.choice(kinds).unwrap_or(&any);
-    let (value, flag) = (world.rng.u32(1..1000), world.rng.bool());
-    let now = world.local(at);
-    world.say(|| format!("{at} edits {provider} {text} {token} {kind}"));
-    let it = &mut world.instances[at];
-    let (shelf, stamps) = (&mut it.shelf, it.stamps.as_ref());
-    let (id, token_id) = (KeyId::derive(provider, text), TokenId::derive(provider, token));
-    let mut said = None;
-    match kind {
-        0..6 => {
-            if local::add_key(shelf, provider, text, stamps, now) {
-                let version = shelf.key(provider, id).unwrap().map(|entry| entry.versions.added);
-                said = version.map(|version| ("added", version, String::new()));
-            }
-        }
-        6..8 => {
-            let version = local::delete_key(shelf, provider, id, stamps, now);
-            said = version.map(|version| ("deleted", version, String::new()));
-        }
-        8..10 => {
-            let version = local::edit_key(shelf, provider, id, stamps, now, |record, versions, version| {
-                (record.note, versions.note) = (Some(format!("note {value}").into()), version);
-            });
-            said = version.map(|version| ("note", version, format!("note {value}")));
-        }
-        10..12 => {
-            local::edit_key(shelf, provider, id, stamps, now, |record, versions, version| {
-                (record.enabled, record.disabled_until) = (flag, None);
-                (versions.enabled, versions.disabled_until) = (version, version);
-            });
-        }
-        12 => {
-            let version = local::edit_key(shelf, provider, id, stamps, now, |record, versions, version| {
-                (record.weight, versions.weight) = (value as u16, version);
-            });
-            said = version.map(|version| ("weight", version, value.to_string()));
-        }
-        13 => {
-            local::edit_key(shelf, provider, id, stamps, now, |record, versions, version| {
-                let until = flag.then_some(Timestamp(now.0 + i64::from(value) * 1000));
-                (record.expires_at, versions.expires_at) = (until, version);
-            });
-        }
-        14 => {
-            local::edit_key(shelf, provider, id, stamps, now, |record, versions, version| {
-                (record.username, versions.username) = (flag.then_some("someone".into()), version);
-            });
-        }
-        15 | 16 => drop(local::add_token(shelf, provider, token, stamps, now)),
-        17 => local::delete_token(shelf, provider, token_id, stamps, now),
-        18 => local::edit_token(shelf, provider, token_id, stamps, now, |record, versions, version| {
-            (record.name, versions.name) = (format!("name {value}").into(), version);
-        }),
-        _ => local::edit_token(shelf, provider, token_id, stamps, now, |record, versions, version| {
-            record.requests_per_minute = flag.then_some(value);
-            versions.requests_per_minute = version;
-        }),
-    }
-    it.shelf.commit();
-    it.memory = super::world::Memory::of(&it.shelf);
-    let Some((what, version, value)) = said else { return };
-    if version.time().0 > world.now + 200_000 {
-        // It may be made anew.
-        world.oracle.unsure(provider, text);
-    }
-    match what {
-        "added" => world.oracle.existence(provider, text, version, true, Some(at)),
-        "deleted" => world.oracle.existence(provider, text, version, false, Some(at)),
-        field => world.oracle.edited(provider, text, field, version, &value, Some(at)),
-    }
-}
-
-fn health(world: &mut World, at: usize) {
-    use crate::model::Effect;
-    let (provider, _) = PROVIDERS[world.rng.usize(..world.providers)];
-    let now = world.local(at);
-    let (key, kind, ms) = (world.some_key(), world.rng.u8(..5), world.rng.i64(1000..90_000));
-    let current = world.rng.u8(..5) > 0;
-    let it = &mut world.instances[at];
-    let until = Timestamp(now.0 + ms);
-    let effect = match kind {
-        0 => Effect::Success,
-        1 => Effect::RateLimit { until },
-        2 => Effect::Quota { until },
-        3 => Effect::Auth { cooldown: None },
-        _ => Effect::Server { cooldown: None },
-    };
-    let (policy, stamps) = (Policy::default(), it.stamps.clone());
-    let id = KeyId::derive(provider, key);
-    let mut concluded = None;
-    local::change_health(&mut it.shelf, provider, id, |health| {
-        let changed = health.apply(effect, current, now, &policy, &stamps);
-        concluded = changed.then(|| health.clone());
-        changed
-    });
-    it.shelf.commit();
-    it.memory = super::world::Memory::of(&it.shelf);
-    let Some(health) = concluded else { return };
-    if health.epoch.time().0 > world.now + 200_000 {
-        world.oracle.unsure(provider, key);
-    }
-    world.oracle.concluded(provider, key, health);
 }

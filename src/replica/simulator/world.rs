@@ -1,27 +1,24 @@
-//! Instances, a network between them and the hub, and time.
+//! Instances, a hub, and time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use fastrand::Rng;
 use uuid::Uuid;
 
 use super::{
-    hub::{HubPort, ModelHub},
+    files::stream_ids,
+    hub::ModelHub,
     local,
+    memory::Memory,
+    network::Stray,
     oracle::Oracle,
+    sabotage::{self, Sabotage},
     shelf::MemoryShelf,
 };
 use crate::{
-    model::{CounterId, KeyId, Stamps, Tally, Timestamp, TokenId, Version},
-    replica::{
-        protocol::{
-            Bounds, Call, Effect, Error, Hub, Machine, Note, Outcome, StreamOf, Wishes,
-            document::{self, Batch, StreamNote},
-        },
-        transport::ErrorKind,
-        wire::Function,
-    },
-    store::shelf::{KeyEntry, Row, Shelf, TokenEntry},
+    model::{CounterId, Stamps, Timestamp, Version},
+    replica::protocol::{Bounds, Call, Effect, Hub, Machine, Note, Outcome, Stop, StreamOf, Why},
+    store::shelf::Shelf,
 };
 
 pub const PROVIDERS: [(&str, &str); 2] = [("alpha", "alpha_api"), ("beta", "beta_api")];
@@ -45,60 +42,16 @@ pub enum Focus {
     Counts,
     /// People at the tables.
     Hands,
-}
-
-/// What the instance's memory holds, moved by effects alone.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Memory {
-    pub keys: BTreeMap<(String, KeyId), KeyEntry>,
-    pub tokens: BTreeMap<(String, TokenId), TokenEntry>,
-    pub books: BTreeMap<(String, CounterId), Tally>,
-}
-
-impl Memory {
-    pub fn of(shelf: &MemoryShelf) -> Self {
-        let mut memory = Self::default();
-        for (provider, _) in PROVIDERS {
-            let at = || provider.to_owned();
-            let keys = shelf.keys(provider, None, usize::MAX).unwrap();
-            memory.keys.extend(keys.into_iter().map(|(id, entry)| ((at(), id), entry)));
-            let tokens = shelf.tokens(provider, None, usize::MAX).unwrap();
-            memory.tokens.extend(tokens.into_iter().map(|(id, entry)| ((at(), id), entry)));
-            let views = shelf.views(provider, None, usize::MAX).unwrap();
-            memory.books.extend(views.into_iter().map(|(id, tally)| ((at(), id), tally)));
-        }
-        memory
-    }
-
-    fn apply(&mut self, effect: Effect) -> Result<(), String> {
-        match effect {
-            Effect::KeyPut { provider, id, entry } => {
-                self.keys.insert((provider, id), *entry);
-            }
-            Effect::KeyRemoved { provider, id } => {
-                self.keys.remove(&(provider, id));
-            }
-            Effect::TokenPut { provider, id, entry } => {
-                self.tokens.insert((provider, id), *entry);
-            }
-            Effect::TokenRemoved { provider, id } => {
-                self.tokens.remove(&(provider, id));
-            }
-            Effect::Counter { provider, id, from, to } => {
-                let at = (provider, id);
-                let here = self.books.get(&at).copied().unwrap_or_default();
-                if here != from {
-                    return Err(format!("a counter moves from {from:?} where memory has {here:?}"));
-                }
-                if to == Tally::default() {
-                    self.books.remove(&at);
-                } else {
-                    self.books.insert(at, to);
-                }
-            }
-        }
-        Ok(())
-    }
+    /// Batches that arrive late, or are found too large on the way.
+    Late,
+    /// A clock that is far ahead.
+    Clocks,
+    /// Two providers.
+    Pairs,
+    /// Few batches may wait before they are made anew.
+    Queues,
+    /// The same field of the same key is set in several places in the same microsecond.
+    Ties,
 }
 
 pub struct Instance {
@@ -112,20 +65,12 @@ pub struct Instance {
     /// A call that is on its way, and its answer when that is.
     pub waiting: Option<(Call, Option<String>)>,
     /// When it was sent.
-    sent: i64,
+    pub sent: i64,
     pub notes: Vec<Note>,
     /// Of its streams, by provider.
     pub ids: BTreeMap<String, (Uuid, Uuid)>,
     /// Requests that it has counted itself, by provider.
-    own: BTreeMap<&'static str, i64>,
-}
-
-/// A request that arrives after its sender has given up.
-struct Stray {
-    function: Function,
-    request: String,
-    /// Its transaction has begun and not ended.
-    xid: Option<u64>,
+    pub own: BTreeMap<&'static str, i64>,
 }
 
 pub struct World {
@@ -133,7 +78,7 @@ pub struct World {
     pub hub: ModelHub,
     pub now: i64,
     pub instances: Vec<Instance>,
-    strays: Vec<Stray>,
+    pub strays: Vec<Stray>,
     pub oracle: Oracle,
     pub providers: usize,
     pub trace: Option<Vec<String>>,
@@ -142,23 +87,33 @@ pub struct World {
     pub loss: u32,
     /// Nothing takes counts away: neither other hands nor a lost file or hub.
     pub steady: bool,
+    /// Besides, every answer is heard.
+    pub calm: bool,
+    /// No batch is lost that was confirmed less than a week ago.
+    pub keeps: bool,
+    /// What the hub answers is true.
+    pub honest: bool,
+    /// Larger batches are refused on the way, now and then.
+    pub gate: usize,
     pub focus: Focus,
     uuids: u128,
 }
 
 impl World {
-    pub fn new(seed: u64, count: usize, traced: bool) -> Result<Self, String> {
+    pub fn new(seed: u64, count: usize, pair: bool, traced: bool) -> Result<Self, String> {
         let mut rng = Rng::with_seed(seed);
-        let providers = 1 + usize::from(rng.u8(..4) == 0);
+        let providers = 1 + usize::from(rng.u8(..4) == 0 || pair);
         let streams: Vec<&str> = PROVIDERS[..providers].iter().map(|(_, stream)| *stream).collect();
-        let hub = ModelHub::new(Uuid::from_u128(0xb0b), &streams, BEGIN);
+        let mut hub = ModelHub::new(Uuid::from_u128(0xb0b), &streams, BEGIN);
         let bounds = Bounds {
             rows: *rng.choice(&[1, 3, 8, 50][..]).unwrap_or(&8),
             bytes: *rng.choice(&[300, 4000, 100_000][..]).unwrap_or(&4000),
             page: *rng.choice(&[1, 2, 5, 100][..]).unwrap_or(&5),
             calls: 400,
             kept_bytes: 1 << 20,
+            queue: 64,
         };
+        hub.bounds = bounds;
         let loss = *rng.choice(&[0, 30, 150][..]).unwrap_or(&0);
         let mut world = Self {
             hub,
@@ -171,6 +126,10 @@ impl World {
             bounds,
             loss,
             steady: false,
+            calm: false,
+            keeps: true,
+            honest: true,
+            gate: usize::MAX,
             focus: Focus::Everything,
             uuids: u128::from(seed) << 64,
             rng,
@@ -200,8 +159,12 @@ impl World {
 
     /// One of the keys that this world is about.
     pub fn some_key(&mut self) -> &'static str {
-        let few = matches!(self.focus, Focus::Lives | Focus::Edits | Focus::Health | Focus::Counts);
-        KEYS[self.rng.usize(..if few { 2 } else { KEYS.len() })]
+        let few = matches!(
+            self.focus,
+            Focus::Ties | Focus::Late | Focus::Lives | Focus::Edits | Focus::Health | Focus::Counts
+        );
+        let few = if self.focus == Focus::Ties { 1 } else { 2 * usize::from(few) };
+        KEYS[self.rng.usize(..if few > 0 { few } else { KEYS.len() })]
     }
 
     pub fn chance(&mut self, per_thousand: u32) -> bool {
@@ -216,6 +179,7 @@ impl World {
         });
         let last = PROVIDERS.iter().map(|(provider, _)| local::last_version(shelf, provider)).max();
         let id = shelf.instance_id().as_u128();
+        let id = if sabotage::on(Sabotage::StampsBearNoWriter) { 1 } else { id };
         let stamps = Arc::new(Stamps::new(id, 0, last.unwrap_or(Version::ZERO)));
         let hub = Hub {
             name: "main".to_owned(),
@@ -287,9 +251,23 @@ impl World {
         self.hub.now = self.now;
     }
 
+    /// What no instance has reason to say.
+    fn judge(&self, at: usize, note: &Note) -> Result<(), String> {
+        match note {
+            _ if !self.honest => Ok(()),
+            Note::Stopped { stop: Stop::RolledBack(_), .. } if self.keeps => {
+                Err(format!("instance {at} does not keep what it told a few days ago"))
+            }
+            Note::ResyncBegun { why: Why::Clock, .. } if self.instances[at].skew.abs() <= 900 => {
+                Err(format!("instance {at} takes its clock for wrong"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A transaction has been committed: memory follows.
-    fn take(&mut self, at: usize, outcome: Outcome) -> Result<(), String> {
-        self.bury_thrown(at, &outcome);
+    pub fn take(&mut self, at: usize, outcome: Outcome) -> Result<(), String> {
+        self.bury_thrown(at, &outcome)?;
         let it = &mut self.instances[at];
         it.shelf.commit();
         it.ids = stream_ids(&it.shelf);
@@ -307,345 +285,20 @@ impl World {
         }
         for note in outcome.notes {
             self.say(|| format!("{at} notes {note:?}"));
+            self.judge(at, &note)?;
             self.oracle.note(&note);
             self.instances[at].notes.push(note);
         }
         Ok(())
     }
 
-    /// Batches that a fork throws away: those of this life are open again, the others are for the copy to tell.
-    fn bury_thrown(&mut self, at: usize, outcome: &Outcome) {
-        let it = &self.instances[at];
-        for (provider, bytes) in &it.shelf.thrown {
-            let forked = outcome
-                .notes
-                .iter()
-                .any(|note| matches!(note, Note::Forked { provider: of, .. } if of == provider));
-            let (Some((id, run)), true) = (it.ids.get(provider), forked) else { continue };
-            let batch: Batch = document::decode(bytes).unwrap();
-            if batch.confirmed.is_some() || batch.run != *run {
-                let name = (provider.clone(), (*id, batch.seq, batch.digest));
-                self.oracle.unsent.insert(name, batch.rows);
-            }
-        }
-    }
-
-    /// A file is lost: what of it the hub has not, nobody will tell.
-    fn bury(&mut self, at: usize) -> Result<(), String> {
-        // As a start would seal it, so that batches have the names that they have in a copy.
-        self.crash(at)?;
-        let it = &self.instances[at];
-        for (provider, (id, _)) in &it.ids {
-            for seq in it.shelf.batches(provider, 0).unwrap() {
-                let bytes = it.shelf.batch(provider, seq).unwrap().unwrap_or_default();
-                let batch: Batch = document::decode(&bytes).unwrap();
-                let name = (provider.clone(), (*id, seq, batch.digest));
-                self.oracle.unsent.insert(name, batch.rows);
-            }
-            // Of a provider that never met a hub nothing is in batches.
-        }
-        for (provider, _) in &PROVIDERS[..self.providers] {
-            if !it.ids.contains_key(*provider) {
-                for (id, tally) in it.shelf.views(provider, None, usize::MAX).unwrap() {
-                    let lost = Tally::default().minus(&tally);
-                    self.oracle.recorded(provider, &id, &lost);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The file as `store backup` copies it.
-    pub fn backup(&mut self, at: usize) -> Result<MemoryShelf, String> {
-        self.say(|| format!("{at} is backed up"));
-        let next = self.uuid();
-        self.instances[at].waiting = None;
-        self.instances[at].machine.forget();
-        let now = self.local(at);
-        let it = &mut self.instances[at];
-        let sealed = it.machine.seal_all(&mut it.shelf, now, Some(next));
-        self.take(at, sealed.map_err(|error| error.to_string())?)?;
-        Ok(self.instances[at].shelf.clone())
-    }
-
-    /// A backup takes the place of the file.
-    pub fn restore(&mut self, at: usize, shelf: MemoryShelf) -> Result<(), String> {
-        self.say(|| format!("{at} is restored"));
-        self.bury(at)?;
-        self.oracle.doubt(Some(at));
-        self.instances[at].shelf = shelf;
-        self.instances[at].waiting = None;
-        self.crash(at)
-    }
-
-    /// A copy of the file becomes another instance.
-    pub fn copy(&mut self, at: usize, shelf: MemoryShelf) -> Result<(), String> {
-        let next = self.instances.len();
-        self.say(|| format!("a copy of {at} is {next}"));
-        let skew = self.instances[at].skew;
-        self.boot(shelf, skew).map(drop)
-    }
-
     /// The same world with other bounds.
     pub fn rebound(mut self) -> Result<Self, String> {
+        self.hub.bounds = self.bounds;
         for at in 0..self.instances.len() {
             self.crash(at)?;
         }
         Ok(self)
-    }
-
-    /// One instance makes the database that is there the hub.
-    pub fn adopt(&mut self, at: usize) -> Result<(), String> {
-        self.say(|| format!("{at} adopts the hub"));
-        let now = self.local(at);
-        let it = &mut self.instances[at];
-        it.waiting = None;
-        let begun = it.machine.begin_adoption(&mut it.shelf, now).map_err(|error| error.to_string())?;
-        it.shelf.commit();
-        if !begun {
-            return Err("nothing to adopt".to_owned());
-        }
-        while self.step(at)? {}
-        Ok(())
-    }
-
-    /// The hub forgets what is old. What somebody who is away adds meanwhile it can then not refuse.
-    pub fn sweep(&mut self, away: usize) {
-        self.say(|| "the hub forgets what is old".to_owned());
-        for (provider, _) in &PROVIDERS[..self.providers] {
-            for (row, dirty) in self.instances[away].shelf.dirty(provider, None, usize::MAX).unwrap() {
-                let key = KEYS.iter().find(|key| row == Row::Key(KeyId::derive(provider, key)));
-                if let (Some(key), true) = (key, dirty.added) {
-                    self.oracle.unsure(provider, key);
-                }
-            }
-        }
-        self.hub.sweep();
-    }
-
-    /// Requests under way to a hub that is no more go nowhere.
-    pub fn hub_restarted(&mut self) {
-        self.strays.clear();
-    }
-
-    /// A step of the protocol in a transaction; `None` when it was given up.
-    fn work<T>(
-        &mut self,
-        at: usize,
-        work: impl FnOnce(&mut Machine, &mut MemoryShelf, Timestamp) -> Result<(T, Outcome), Error>,
-    ) -> Result<Option<T>, String> {
-        let now = self.local(at);
-        let dies = self.loss > 0 && self.chance(4);
-        let writes = self.rng.u64(1..20);
-        let it = &mut self.instances[at];
-        it.shelf.dies_at = dies.then_some(it.shelf.writes + writes);
-        match work(&mut it.machine, &mut it.shelf, now) {
-            Ok((value, outcome)) => {
-                it.shelf.dies_at = None;
-                self.take(at, outcome)?;
-                Ok(Some(value))
-            }
-            Err(error) if it.shelf.dies_at.take().is_some() => {
-                let _ = error;
-                self.crash(at)?;
-                Ok(None)
-            }
-            Err(error) => {
-                it.shelf.give_up();
-                it.machine.forget();
-                it.waiting = None;
-                Err(format!("instance {at}: {error}"))
-            }
-        }
-    }
-
-    pub fn begin(&mut self, at: usize, wishes: Wishes) {
-        let it = &mut self.instances[at];
-        it.waiting = None;
-        it.machine.begin(wishes);
-    }
-
-    /// One step of a round: the next call, or its way there and back. False when the round is over.
-    pub fn step(&mut self, at: usize) -> Result<bool, String> {
-        let Some((call, answer)) = self.instances[at].waiting.take() else {
-            let call = self.work(at, |machine, shelf, now| machine.next(shelf, now))?.flatten();
-            let going = call.is_some();
-            if let Some(call) = &call {
-                self.say(|| format!("{at} calls {} {}", call.function.name(), call.request));
-            }
-            self.instances[at].waiting = call.map(|call| (call, None));
-            self.instances[at].sent = self.now;
-            return Ok(going);
-        };
-        if let Some(body) = answer {
-            let took = u64::try_from(self.now - self.instances[at].sent).unwrap_or(0);
-            let (fresh, took) = (self.uuid(), Duration::from_millis(took));
-            self.say(|| format!("{at} hears {body}"));
-            self.work(at, |machine, shelf, now| {
-                machine.answered(shelf, call.id, &body, took, now, fresh).map(|outcome| ((), outcome))
-            })?;
-            return Ok(true);
-        }
-        let fate = if self.instances[at].cut_off {
-            Some(ErrorKind::Unreachable)
-        } else if self.chance(self.loss) {
-            Some(
-                *self
-                    .rng
-                    .choice(&[ErrorKind::Timeout, ErrorKind::Unreachable][..])
-                    .unwrap_or(&ErrorKind::Timeout),
-            )
-        } else {
-            None
-        };
-        let Some(kind) = fate else {
-            let body = self.arrive(call.function, &call.request, None)?;
-            if self.chance(self.loss / 3) {
-                self.strays.push(Stray { function: call.function, request: call.request.clone(), xid: None });
-            }
-            self.instances[at].waiting = Some((call, Some(body)));
-            return Ok(true);
-        };
-        if kind != ErrorKind::Unreachable || !self.instances[at].cut_off {
-            self.go_astray(&call)?;
-        }
-        self.say(|| format!("{at} gives up on {}", call.function.name()));
-        self.work(at, |machine, shelf, now| {
-            machine.failed(shelf, call.id, kind, now).map(|outcome| ((), outcome))
-        })?;
-        Ok(true)
-    }
-
-    /// What becomes of a request whose sender hears nothing.
-    fn go_astray(&mut self, call: &Call) -> Result<(), String> {
-        let (function, request) = (call.function, call.request.clone());
-        match self.rng.u8(..4) {
-            0 => {}
-            1 => drop(self.arrive(function, &request, None)?),
-            2 => self.strays.push(Stray { function, request, xid: None }),
-            _ => {
-                let xid = (function == Function::Push).then(|| self.hub.begin());
-                self.strays.push(Stray { function, request, xid });
-            }
-        }
-        Ok(())
-    }
-
-    fn arrive(&mut self, function: Function, request: &str, xid: Option<u64>) -> Result<String, String> {
-        if request.contains("\\u0000") {
-            return Err(format!("unsupported Unicode escape sequence in {request}"));
-        }
-        if function != Function::Push {
-            return self.hub.call(function.name(), request);
-        }
-        let xid = match xid {
-            Some(xid) => xid,
-            None => {
-                // Those that hold the stream's row go first.
-                while let Some(first) = self.strays.iter().position(|stray| stray.xid.is_some()) {
-                    let stray = self.strays.remove(first);
-                    self.arrive(stray.function, &stray.request, stray.xid)?;
-                }
-                self.hub.begin()
-            }
-        };
-        let answer = self.hub.push(request, xid);
-        self.hub.end(xid);
-        Ok(answer)
-    }
-
-    /// One of the requests that are still under way arrives.
-    pub fn stray(&mut self) -> Result<(), String> {
-        if self.strays.is_empty() {
-            return Ok(());
-        }
-        let which = self.rng.usize(..self.strays.len());
-        let stray = self.strays.remove(which);
-        self.say(|| format!("late: {} {}", stray.function.name(), stray.request));
-        self.arrive(stray.function, &stray.request, stray.xid)?;
-        Ok(())
-    }
-
-    pub fn settle_strays(&mut self) -> Result<(), String> {
-        while !self.strays.is_empty() {
-            self.stray()?;
-        }
-        Ok(())
-    }
-
-    /// A request and its attempt, as the fold writes them.
-    pub fn traffic(&mut self, at: usize) {
-        let (provider, _) = PROVIDERS[self.rng.usize(..self.providers)];
-        let now = self.local(at);
-        let model = MODELS[self.rng.usize(..MODELS.len())];
-        let n = self.rng.i64(1..4);
-        let kind = self.rng.u8(..3);
-        let mut tally = Tally { last_used: Some(now), ..Tally::default() };
-        match kind {
-            0 => tally.success = n,
-            1 => tally.failure = n,
-            _ => tally.other = n,
-        }
-        let mut attempt = tally;
-        if kind == 0 {
-            attempt.last_success = Some(now);
-            tally.prompt_tokens = self.rng.i64(0..50);
-            tally.completion_tokens = self.rng.i64(0..50);
-        } else if kind == 1 {
-            attempt.last_failure = Some(now);
-        }
-        let mut rows = vec![
-            (CounterId::Model(model.into()), tally),
-            (CounterId::Hour(crate::model::Hour::of(now), model.into()), tally),
-            (CounterId::Total, tally),
-        ];
-        let it = &mut self.instances[at];
-        *it.own.entry(provider).or_default() += n;
-        let keys = it.shelf.keys(provider, None, usize::MAX).unwrap();
-        if !keys.is_empty() {
-            rows.push((CounterId::Key(keys[self.rng.usize(..keys.len())].0), attempt));
-        }
-        let tokens = it.shelf.tokens(provider, None, usize::MAX).unwrap();
-        if !tokens.is_empty() {
-            rows.push((CounterId::Token(tokens[self.rng.usize(..tokens.len())].0), tally));
-        }
-        for (id, tally) in rows {
-            local::count(&mut it.shelf, provider, &id, &tally);
-            it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(&tally);
-            self.oracle.recorded(provider, &id, &tally);
-        }
-        it.shelf.commit();
-    }
-
-    /// Rounds until nothing changes any more.
-    pub fn heal(&mut self) -> Result<(), String> {
-        self.say(|| "healing".to_owned());
-        self.loss = 0;
-        self.settle_strays()?;
-        for it in &mut self.instances {
-            it.cut_off = false;
-            it.waiting = None;
-        }
-        let mut quiet = 0;
-        for _ in 0..60 {
-            self.pass(5000);
-            let before = self.hub.db.next_xid;
-            for at in 0..self.instances.len() {
-                self.begin(at, Wishes { hello: true, stats: true, only_push: false });
-                let mut steps = 0;
-                while self.step(at)? {
-                    steps += 1;
-                    if steps > 5000 {
-                        return Err(format!("instance {at}: a round that never ends"));
-                    }
-                }
-            }
-            quiet = if self.hub.db.next_xid == before { quiet + 1 } else { 0 };
-            if quiet == 2 {
-                return Ok(());
-            }
-        }
-        Err("it never becomes quiet".to_owned())
     }
 }
 
@@ -663,16 +316,4 @@ fn base_of(shelf: &MemoryShelf, provider: &str, id: &CounterId) -> Result<(), St
         return Err(format!("{id:?} is shown as {view:?}, and more is under way: {inflight:?}"));
     }
     Ok(())
-}
-
-/// Of each provider that has met a hub: the id that its stream goes by, and the life that counts in it.
-fn stream_ids(shelf: &MemoryShelf) -> BTreeMap<String, (Uuid, Uuid)> {
-    let mut ids = BTreeMap::new();
-    for (provider, _) in PROVIDERS {
-        let note: Option<StreamNote> = document::read(shelf, &document::stream_name(provider)).unwrap();
-        if let Some(note) = note {
-            ids.insert(provider.to_owned(), (note.instance, note.run));
-        }
-    }
-    ids
 }

@@ -188,7 +188,7 @@ async fn in_the_order_taken(
         }
         let xid = model.begin();
         let text = serde_json::to_string(&request).unwrap();
-        let mut answer: PushAnswer = serde_json::from_str(&model.push(&text, xid)).unwrap();
+        let mut answer: PushAnswer = serde_json::from_str(&model.push(&text, xid)?).unwrap();
         model.end(xid);
         answer.greeting = real.greeting.clone();
         same("keytide_push", &answer, &real, &text).map(|()| real.status == "applied")

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::pg::{Cluster, Options};
 use crate::replica::{
     schema::{self, Target},
-    simulator::{hub::Tables, world::PROVIDERS},
+    simulator::{tables::Tables, world::PROVIDERS},
     wire::{Ask, Function, GoneKind, HubIdentity, Lane, PROTOCOL, PullAnswer, PullRequest, Rows, Sums},
 };
 
