@@ -122,6 +122,8 @@ impl admin::Flush for Flush {
 
     fn seal(&self) -> BoxFuture<'_, Result<admin::Held<'_>, String>> {
         Box::pin(async {
+            // The most of it before anybody has to wait.
+            self.hubs.seal().await?;
             let held = self.flusher.pause().await?;
             self.hubs.seal().await?;
             Ok(Box::new(held) as admin::Held<'_>)

@@ -5,7 +5,9 @@
 //! has in memory is where it is in a round: after any error it forgets that and asks the hub again.
 //!
 //! - `document` is what lies on the shelf: a stream's position, its lanes, its batches;
-//! - `seal` makes batches, `confirm` ends them, `position` compares where the hub says a stream is with where it
+//! - `machine` has the rounds' calls, `answers` what is made of their answers;
+//! - `walk` goes through more rows than one transaction should change, step by step;
+//! - `seal` makes batches, `split` makes more of one, `confirm` ends them, `position` compares where the hub says a stream is with where it
 //!   is here: confirmed without an answer, forked, rolled back; `identity` does so for the hub itself;
 //! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
 //!   pull; `text` turns rows into the wire's and back;
@@ -32,6 +34,7 @@ macro_rules! broken {
 }
 
 mod adopt;
+mod answers;
 mod attach;
 mod clock;
 mod confirm;
@@ -45,15 +48,17 @@ mod position;
 mod resync;
 mod round;
 mod seal;
+mod split;
 mod state;
 mod status;
 mod stream;
 pub(in crate::replica) mod text;
+mod walk;
 
 use uuid::Uuid;
 
 pub use document::{HubNote, Resync, Stop, Why};
-pub use machine::Machine;
+pub use machine::{Machine, Sealing};
 pub use obstacles::Obstacles;
 pub use status::{LaneStatus, StreamStatus};
 
@@ -93,6 +98,8 @@ pub struct Bounds {
     pub bytes: usize,
     /// Of a page.
     pub page: u32,
+    /// Rows that are looked at in one transaction where all are gone through.
+    pub stride: usize,
     /// Batches and pages of one stream in one round.
     pub calls: u32,
     /// Of confirmed batches, kept in case the hub is rolled back.
@@ -101,7 +108,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { rows: 2000, bytes: 512 * 1024, page: 2000, calls: 500, kept_bytes: 64 << 20 }
+        Self { rows: 2000, bytes: 512 * 1024, page: 2000, stride: 1000, calls: 500, kept_bytes: 64 << 20 }
     }
 }
 
@@ -123,6 +130,16 @@ pub struct Call {
     pub id: u64,
     pub function: Function,
     pub request: String,
+}
+
+/// What comes next in a round.
+#[derive(Clone, PartialEq)]
+pub enum Next {
+    Call(Call),
+    /// Something here comes first, and a part of it is done: to be asked again, in another transaction.
+    Work,
+    /// Nothing: it is over.
+    End,
 }
 
 /// What a transaction did, for memory and for people. Of one that failed it is to be thrown away.

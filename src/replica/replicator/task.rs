@@ -18,7 +18,7 @@ use crate::{
     model::Timestamp,
     replica::{
         pace::{Pace, Rhythm, Round},
-        protocol::{self, Call, Machine, Note, Outcome, Wishes},
+        protocol::{self, Call, Machine, Next, Note, Outcome, Sealing, Wishes},
         status::HubState,
         transport::{self, Transport},
         wire::{Function, PROTOCOL, RetainAnswer, RetainRequest},
@@ -218,14 +218,18 @@ impl Task {
     async fn calls(&mut self) -> Result<(bool, Vec<Note>), Broken> {
         let (mut moved, mut notes, mut hindered) = (false, Vec::new(), None);
         loop {
-            let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
-            let (call, outcome) = next.map_err(Broken::Protocol)?;
-            // Counts that nobody can name any more: differences, for which no edit has to wait.
-            self.parts.mirror.apply(outcome.effects);
+            let next = self.change(|machine, shelf, now| machine.next(shelf, now)).await;
+            let (next, outcome) = next.map_err(Broken::Protocol)?;
+            moved |= !outcome.effects.is_empty();
             notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
-            let Some(call) = call else {
-                return hindered.map_or(Ok((moved, notes)), |error| Err(Broken::Push(error)));
+            let call = match next {
+                Next::Call(call) => call,
+                Next::Work => {
+                    self.progress().await;
+                    continue;
+                }
+                Next::End => return hindered.map_or(Ok((moved, notes)), |error| Err(Broken::Push(error))),
             };
             moved |= call.function == Function::Push;
             match self.call(call).await {
@@ -272,9 +276,10 @@ impl Task {
             Ok(reply) => {
                 let fresh = uuid::Uuid::new_v4();
                 let work = move |machine: &mut Machine, shelf: &mut dyn store::shelf::Shelf, now| {
-                    machine.answered(shelf, id, &reply.body, reply.took, now, fresh)
+                    let outcome = machine.answered(shelf, id, &reply.body, reply.took, now, fresh)?;
+                    Ok(((), outcome))
                 };
-                let outcome = self.change(work).await.map_err(Broken::Protocol)?;
+                let ((), outcome) = self.change(work).await.map_err(Broken::Protocol)?;
                 let moved = !outcome.effects.is_empty();
                 self.note(outcome.notes.clone());
                 Ok((moved, outcome.notes))
@@ -314,21 +319,21 @@ impl Task {
     }
 
     /// As `step`; memory follows before any operator's edit comes between.
-    async fn change(
+    async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(
             &mut Machine,
             &mut dyn store::shelf::Shelf,
             Timestamp,
-        ) -> Result<Outcome, protocol::Error>
+        ) -> Result<(T, Outcome), protocol::Error>
         + Send
         + 'static,
-    ) -> Result<Outcome, protocol::Error> {
+    ) -> Result<(T, Outcome), protocol::Error> {
         let alone = self.parts.mirror.lock().await;
-        let outcome = self.steps.step(work).await?;
+        let (value, outcome) = self.steps.step(work).await?;
         self.parts.mirror.apply(outcome.effects.clone());
         drop(alone);
-        Ok(outcome)
+        Ok((value, outcome))
     }
 
     async fn adopt(&mut self) -> Result<Vec<String>, String> {
@@ -375,7 +380,7 @@ impl Task {
 
     /// At the end: everything into batches, and these to the hub if that is quick.
     async fn last(&mut self, patience: Duration) {
-        let sealed = self.steps.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
+        let sealed = self.steps.seal(Sealing::new(None), &*self.parts.mirror).await;
         if let Err(error) = sealed {
             warn!(hub = self.name(), "what is open could not be sealed: {error}");
             return;

@@ -62,6 +62,7 @@ impl Plan {
             3 => Focus::Batches,
             4 => Focus::Counts,
             5 => Focus::Hands,
+            6 => Focus::Narrow,
             _ => Focus::Everything,
         };
         Self { fate, by_hand: !seed.is_multiple_of(3) && fate != Fate::Moves, focus }
@@ -96,6 +97,11 @@ pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Res
         (world.bounds.rows, world.bounds.page, world.bounds.calls) = (1, 100, 6);
         world = World::rebound(world)?;
     }
+    if focus == Focus::Narrow && fate != Fate::Moves {
+        // Through which the largest single row goes, and not much more.
+        (world.bounds.rows, world.bounds.bytes, world.limit) = (50, 100_000, Some(1100));
+        world = World::rebound(world)?;
+    }
     if fate == Fate::Moves {
         // Pulls of one page: only then does an instance know what is contained in its totals.
         world.bounds.page = 100_000;
@@ -110,7 +116,9 @@ pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Res
 impl Story {
     fn run(&mut self, world: &mut World) -> Result<(), String> {
         let steps = world.rng.usize(30..110);
-        let turn = world.rng.usize(10..steps);
+        // What an absence leaves behind is soon overwritten.
+        let last = self.fate == Fate::Absence && world.rng.bool();
+        let turn = if last { steps - 1 } else { world.rng.usize(10..steps) };
         for step in 0..steps {
             self.happen(world)?;
             if step == turn && self.fate == Fate::Absence {
@@ -145,6 +153,7 @@ impl Story {
             Focus::Batches => &[5, 5, 41, 60, 60, 85],
             Focus::Counts => &[5, 97, 60],
             Focus::Hands => &[97, 105, 60, 60],
+            Focus::Narrow => &[5, 5, 5, 60, 105, 105],
         };
         let any = world.rng.u32(..110);
         let what = if world.rng.bool() { any } else { *world.rng.choice(usual).unwrap_or(&any) };

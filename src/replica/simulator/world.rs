@@ -15,8 +15,8 @@ use crate::{
     model::{CounterId, KeyId, Stamps, Tally, Timestamp, TokenId, Version},
     replica::{
         protocol::{
-            Bounds, Call, Effect, Error, Hub, Machine, Note, Outcome, StreamOf, Wishes,
-            document::{self, Batch, StreamNote},
+            Bounds, Call, Effect, Error, Hub, Machine, Next, Note, Outcome, Sealing, StreamOf, Wishes,
+            document::{self, Batch, Head, StreamNote, Walk},
         },
         transport::ErrorKind,
         wire::Function,
@@ -45,6 +45,8 @@ pub enum Focus {
     Counts,
     /// People at the tables.
     Hands,
+    /// Batches that do not get through whole.
+    Narrow,
 }
 
 /// What the instance's memory holds, moved by effects alone.
@@ -115,9 +117,19 @@ pub struct Instance {
     sent: i64,
     pub notes: Vec<Note>,
     /// Of its streams, by provider.
-    pub ids: BTreeMap<String, (Uuid, Uuid)>,
+    pub ids: BTreeMap<String, Ids>,
     /// Requests that it has counted itself, by provider.
     own: BTreeMap<&'static str, i64>,
+}
+
+/// What a stream goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Ids {
+    pub instance: Uuid,
+    /// The life that counts in it.
+    pub run: Uuid,
+    /// Whether it is about to take another id.
+    forks: bool,
 }
 
 /// A request that arrives after its sender has given up.
@@ -140,6 +152,12 @@ pub struct World {
     pub bounds: Bounds,
     /// Per thousand.
     pub loss: u32,
+    /// Bytes of a push that get through.
+    pub limit: Option<usize>,
+    /// Whether one did not, since that was last looked at.
+    refused: bool,
+    /// Writes of the largest transaction so far.
+    pub most_writes: usize,
     /// Nothing takes counts away: neither other hands nor a lost file or hub.
     pub steady: bool,
     pub focus: Focus,
@@ -156,6 +174,7 @@ impl World {
             rows: *rng.choice(&[1, 3, 8, 50][..]).unwrap_or(&8),
             bytes: *rng.choice(&[300, 4000, 100_000][..]).unwrap_or(&4000),
             page: *rng.choice(&[1, 2, 5, 100][..]).unwrap_or(&5),
+            stride: [1, 2, 1000][(seed % 3) as usize],
             calls: 400,
             kept_bytes: 1 << 20,
         };
@@ -170,6 +189,9 @@ impl World {
             trace: traced.then(Vec::new),
             bounds,
             loss,
+            limit: None,
+            refused: false,
+            most_writes: 0,
             steady: false,
             focus: Focus::Everything,
             uuids: u128::from(seed) << 64,
@@ -256,10 +278,22 @@ impl World {
 
     fn start(&mut self, at: usize) -> Result<(), String> {
         self.instances[at].ids = stream_ids(&self.instances[at].shelf);
-        let now = self.local(at);
         let it = &mut self.instances[at];
-        let outcome = it.machine.start(&mut it.shelf, now).map_err(|error| format!("start: {error}"))?;
-        self.take(at, outcome)
+        let sealing = it.machine.start(&it.shelf).map_err(|error| format!("start: {error}"))?;
+        self.seal(at, sealing)
+    }
+
+    /// Seals to the end, unless it dies before.
+    fn seal(&mut self, at: usize, sealing: Sealing) -> Result<(), String> {
+        let mut left = Some(sealing);
+        while let Some(sealing) = left {
+            left = self
+                .work(at, |machine, shelf, now| {
+                    machine.seal(shelf, now, sealing).map(|(outcome, left)| (left, outcome))
+                })?
+                .flatten();
+        }
+        Ok(())
     }
 
     /// The process dies and comes back; what was not committed is gone.
@@ -289,10 +323,14 @@ impl World {
 
     /// A transaction has been committed: memory follows.
     fn take(&mut self, at: usize, outcome: Outcome) -> Result<(), String> {
-        self.bury_thrown(at, &outcome);
+        self.bury_thrown(at);
         let it = &mut self.instances[at];
+        self.most_writes = self.most_writes.max(it.shelf.written());
         it.shelf.commit();
         it.ids = stream_ids(&it.shelf);
+        for provider in it.ids.keys() {
+            pending_of(&it.shelf, provider).map_err(|error| format!("instance {at}: {error}"))?;
+        }
         for effect in outcome.effects {
             if let Effect::Counter { provider, id, .. } = &effect {
                 base_of(&it.shelf, provider, id).map_err(|error| format!("instance {at}: {error}"))?;
@@ -314,18 +352,14 @@ impl World {
     }
 
     /// Batches that a fork throws away: those of this life are open again, the others are for the copy to tell.
-    fn bury_thrown(&mut self, at: usize, outcome: &Outcome) {
+    fn bury_thrown(&mut self, at: usize) {
         let it = &self.instances[at];
         for (provider, bytes) in &it.shelf.thrown {
-            let forked = outcome
-                .notes
-                .iter()
-                .any(|note| matches!(note, Note::Forked { provider: of, .. } if of == provider));
-            let (Some((id, run)), true) = (it.ids.get(provider), forked) else { continue };
-            let batch: Batch = document::decode(bytes).unwrap();
-            if batch.confirmed.is_some() || batch.run != *run {
-                let name = (provider.clone(), (*id, batch.seq, batch.digest));
-                self.oracle.unsent.insert(name, batch.rows);
+            let Some(ids) = it.ids.get(provider).filter(|ids| ids.forks) else { continue };
+            let Batch { head, rows } = Batch::decode(bytes).unwrap();
+            if head.confirmed.is_some() || head.run != ids.run {
+                let name = (provider.clone(), (ids.instance, head.seq, head.digest));
+                self.oracle.unsent.insert(name, rows);
             }
         }
     }
@@ -335,12 +369,12 @@ impl World {
         // As a start would seal it, so that batches have the names that they have in a copy.
         self.crash(at)?;
         let it = &self.instances[at];
-        for (provider, (id, _)) in &it.ids {
-            for seq in it.shelf.batches(provider, 0).unwrap() {
+        for (provider, ids) in &it.ids {
+            for seq in it.shelf.batches(provider, 0, usize::MAX).unwrap() {
                 let bytes = it.shelf.batch(provider, seq).unwrap().unwrap_or_default();
-                let batch: Batch = document::decode(&bytes).unwrap();
-                let name = (provider.clone(), (*id, seq, batch.digest));
-                self.oracle.unsent.insert(name, batch.rows);
+                let Batch { head, rows } = Batch::decode(&bytes).unwrap();
+                let name = (provider.clone(), (ids.instance, seq, head.digest));
+                self.oracle.unsent.insert(name, rows);
             }
             // Of a provider that never met a hub nothing is in batches.
         }
@@ -361,10 +395,7 @@ impl World {
         let next = self.uuid();
         self.instances[at].waiting = None;
         self.instances[at].machine.forget();
-        let now = self.local(at);
-        let it = &mut self.instances[at];
-        let sealed = it.machine.seal_all(&mut it.shelf, now, Some(next));
-        self.take(at, sealed.map_err(|error| error.to_string())?)?;
+        self.seal(at, Sealing::new(Some(next)))?;
         Ok(self.instances[at].shelf.clone())
     }
 
@@ -471,14 +502,16 @@ impl World {
     /// One step of a round: the next call, or its way there and back. False when the round is over.
     pub fn step(&mut self, at: usize) -> Result<bool, String> {
         let Some((call, answer)) = self.instances[at].waiting.take() else {
-            let call = self.work(at, |machine, shelf, now| machine.next(shelf, now))?.flatten();
-            let going = call.is_some();
-            if let Some(call) = &call {
-                self.say(|| format!("{at} calls {} {}", call.function.name(), call.request));
+            match self.work(at, |machine, shelf, now| machine.next(shelf, now))? {
+                Some(Next::Call(call)) => {
+                    self.say(|| format!("{at} calls {} {}", call.function.name(), call.request));
+                    self.instances[at].waiting = Some((call, None));
+                    self.instances[at].sent = self.now;
+                    return Ok(true);
+                }
+                Some(Next::Work) => return Ok(true),
+                Some(Next::End) | None => return Ok(false),
             }
-            self.instances[at].waiting = call.map(|call| (call, None));
-            self.instances[at].sent = self.now;
-            return Ok(going);
         };
         if let Some(body) = answer {
             let took = u64::try_from(self.now - self.instances[at].sent).unwrap_or(0);
@@ -489,8 +522,12 @@ impl World {
             })?;
             return Ok(true);
         }
+        let too_large =
+            call.function == Function::Push && self.limit.is_some_and(|limit| call.request.len() > limit);
         let fate = if self.instances[at].cut_off {
             Some(ErrorKind::Unreachable)
+        } else if too_large {
+            Some(ErrorKind::TooLarge)
         } else if self.chance(self.loss) {
             Some(
                 *self
@@ -509,9 +546,10 @@ impl World {
             self.instances[at].waiting = Some((call, Some(body)));
             return Ok(true);
         };
-        if kind != ErrorKind::Unreachable || !self.instances[at].cut_off {
+        if !too_large && !self.instances[at].cut_off {
             self.go_astray(&call)?;
         }
+        self.refused |= too_large;
         self.say(|| format!("{at} gives up on {}", call.function.name()));
         self.work(at, |machine, shelf, now| {
             machine.failed(shelf, call.id, kind, now).map(|outcome| ((), outcome))
@@ -640,7 +678,8 @@ impl World {
                     }
                 }
             }
-            quiet = if self.hub.db.next_xid == before { quiet + 1 } else { 0 };
+            let refused = std::mem::take(&mut self.refused);
+            quiet = if self.hub.db.next_xid == before && !refused { quiet + 1 } else { 0 };
             if quiet == 2 {
                 return Ok(());
             }
@@ -665,13 +704,27 @@ fn base_of(shelf: &MemoryShelf, provider: &str, id: &CounterId) -> Result<(), St
     Ok(())
 }
 
-/// Of each provider that has met a hub: the id that its stream goes by, and the life that counts in it.
-fn stream_ids(shelf: &MemoryShelf) -> BTreeMap<String, (Uuid, Uuid)> {
+/// How many rows wait, as it is shown and as the batches have it.
+fn pending_of(shelf: &MemoryShelf, provider: &str) -> Result<(), String> {
+    let note: StreamNote =
+        document::read(shelf, &document::stream_name(provider)).unwrap().unwrap_or_default();
+    let waiting = shelf.batches(provider, note.confirmed.seq + 1, usize::MAX).unwrap();
+    let waiting = waiting.into_iter().map(|seq| shelf.batch(provider, seq).unwrap().unwrap_or_default());
+    let rows: u64 = waiting.map(|bytes| Head::of(&bytes).unwrap().rows).sum();
+    if rows != note.pending_rows {
+        return Err(format!("{} rows are said to wait, and {rows} do", note.pending_rows));
+    }
+    Ok(())
+}
+
+/// Of each provider that has met a hub.
+fn stream_ids(shelf: &MemoryShelf) -> BTreeMap<String, Ids> {
     let mut ids = BTreeMap::new();
     for (provider, _) in PROVIDERS {
         let note: Option<StreamNote> = document::read(shelf, &document::stream_name(provider)).unwrap();
         if let Some(note) = note {
-            ids.insert(provider.to_owned(), (note.instance, note.run));
+            let forks = matches!(note.walk, Some(Walk::Fork { .. }));
+            ids.insert(provider.to_owned(), Ids { instance: note.instance, run: note.run, forks });
         }
     }
     ids
