@@ -122,6 +122,8 @@ impl admin::Flush for Flush {
 
     fn seal(&self) -> BoxFuture<'_, Result<admin::Held<'_>, String>> {
         Box::pin(async {
+            // The most of it before anybody has to wait.
+            self.hubs.seal().await?;
             let held = match self.flusher.pause().await {
                 Ok(held) => Box::new(held) as admin::Held<'_>,
                 Err(_) if self.hubs.replicators.is_empty() => Box::new(()),

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     pace::{Pace, Rhythm},
-    protocol::{self, Effect, Hub, Machine},
+    protocol::{self, Effect, Hub, Machine, Note, Sealing},
     status::HubStatus,
     transport::Transport,
 };
@@ -141,9 +141,9 @@ impl Replicator {
             waiting_since: None,
             unread: HashMap::new(),
         };
-        let outcome = task.steps.step(|machine, shelf, now| machine.start(shelf, now)).await?;
-        task.parts.mirror.apply(outcome.effects);
-        task.note(outcome.notes);
+        let sealing = task.steps.step(|machine, shelf, _| machine.start(shelf)).await?;
+        let notes = task.steps.seal(sealing, &*task.parts.mirror).await?;
+        task.note(notes);
         task.look_at_streams().await;
         let (commands, inbox) = mpsc::channel(8);
         let task = tokio::spawn(task.live(inbox));
@@ -192,11 +192,8 @@ impl Replicator {
     /// One sentence; nothing is sealed then.
     pub async fn seal(&self) -> Result<(), String> {
         let next_run = Some(uuid::Uuid::new_v4());
-        let sealed = self.steps.step(move |machine, shelf, now| machine.seal_all(shelf, now, next_run)).await;
-        let outcome = sealed.map_err(|error| error.to_string())?;
-        // Numbers alone, as differences: beside a round's and in any order they come to the same.
-        self.mirror.apply(outcome.effects);
-        Ok(())
+        let sealed = self.steps.seal(Sealing::new(next_run), &*self.mirror).await;
+        sealed.map(drop).map_err(|error| error.to_string())
     }
 
     /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
@@ -247,5 +244,19 @@ impl Steps {
             self.lock().forget();
         }
         done
+    }
+
+    /// Seals to the end; what there is to say of it.
+    async fn seal(&self, sealing: Sealing, mirror: &dyn Mirror) -> Result<Vec<Note>, protocol::Error> {
+        let (mut left, mut notes) = (Some(sealing), Vec::new());
+        while let Some(sealing) = left {
+            let (outcome, rest) =
+                self.step(move |machine, shelf, now| machine.seal(shelf, now, sealing)).await?;
+            // Numbers alone, as differences: beside a round's and in any order they come to the same.
+            mirror.apply(outcome.effects);
+            notes.extend(outcome.notes);
+            left = rest;
+        }
+        Ok(notes)
     }
 }

@@ -255,7 +255,7 @@ impl<'txn> Desk<'txn> {
         Ok(())
     }
 
-    fn put_digest(&mut self, provider: &str, row: Row, digest: [u8; 16]) -> Result<(), Fault> {
+    pub(super) fn put_digest(&mut self, provider: &str, row: Row, digest: [u8; 16]) -> Result<(), Fault> {
         let (_, kind, id) = row_at(provider, row);
         self.digests.put((provider, kind, u128::from_be_bytes(digest)), &id.to_be_bytes())
     }

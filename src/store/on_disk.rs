@@ -4,18 +4,18 @@ mod views;
 
 use std::{cell::RefCell, ops::Bound, path::Path};
 
-use redb::{AccessGuard, WriteTransaction};
+use redb::{AccessGuard, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use uuid::Uuid;
 
 use super::{
     codec::{self, Record},
-    desk::{self, Desk, GoneRecord, digest, optional},
+    desk::{self, Desk, GoneRecord, optional},
     error::{Error, Fault},
     kept::{Kept, Undo},
     shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
     tables::{CounterKey, RowKey, counter_at, counter_of, read, row_at, row_of},
 };
-use crate::model::{CounterId, KeyId, KeyRecord, Tally, TokenId, TokenRecord, Version};
+use crate::model::{CounterId, KeyId, Tally, TokenId, Version};
 
 /// What an edit leaves.
 pub(super) struct Written {
@@ -154,19 +154,32 @@ fn rows<T: Record>(
     })
 }
 
-fn count<K: redb::Key + Send + 'static>(
+/// How many rows of a table are a provider's: its own are counted, or those before and behind them, whichever are
+/// fewer. Often it has all of them, and there is nothing to count.
+fn count<'a, K: redb::Key + Send + 'static>(
     table: &Kept<'_, K>,
-    start: K::SelfType<'_>,
+    start: impl Fn() -> K::SelfType<'a>,
     is_theirs: impl Fn(K::SelfType<'_>) -> bool,
 ) -> Result<u64, Fault> {
-    let mut count = 0;
-    for row in table.from(Bound::Included(start))? {
-        if !is_theirs(row?.0.value()) {
-            break;
+    let all = table.rows()?.len()?;
+    let mut before = table.rows()?.range::<K::SelfType<'a>>(..start())?;
+    let mut behind = table.rows()?.range::<K::SelfType<'a>>(start()..)?.rev();
+    let mut theirs = table.from(Bound::Included(start()))?;
+    let (mut own, mut others) = (0, 0);
+    loop {
+        match theirs.next().transpose()? {
+            Some((at, _)) if is_theirs(at.value()) => own += 1,
+            Some(_) | None => return Ok(own),
         }
-        count += 1;
+        let other = match before.next().transpose()? {
+            Some(_) => true,
+            None => behind.next().transpose()?.is_some_and(|(at, _)| !is_theirs(at.value())),
+        };
+        if !other {
+            return Ok(all - others);
+        }
+        others += 1;
     }
-    Ok(count)
 }
 
 /// Nothing at all is no row.
@@ -209,33 +222,7 @@ impl Desk<'_> {
             }
             return Ok(());
         }
-        self.replicated.put(provider, &[])?;
-        let mut digests: Vec<(u8, u128, u128)> = Vec::new();
-        list(&self.keys, Bound::Included((provider, 0)), usize::MAX, |(of, id), value| {
-            if of != provider {
-                return Ok(None);
-            }
-            let entry = read::<KeyRecord>(value, || "a key".to_owned())?;
-            digests.push((desk::KEY, u128::from_be_bytes(digest(&entry.secret)), id));
-            Ok(Some(()))
-        })?;
-        list(&self.tokens, Bound::Included((provider, 0)), usize::MAX, |(of, id), value| {
-            if of != provider {
-                return Ok(None);
-            }
-            let entry = read::<TokenRecord>(value, || "a token".to_owned())?;
-            digests.push((desk::TOKEN, u128::from_be_bytes(digest(&entry.secret)), id));
-            Ok(Some(()))
-        })?;
-        for (row, gone) in rows::<GoneRecord>(&self.gone, provider, None, usize::MAX)? {
-            let (_, kind, id) = row_at(provider, row);
-            digests.push((kind, u128::from_be_bytes(Gone::from(gone).digest), id));
-        }
-        digests.sort_unstable();
-        for (kind, digest, id) in digests {
-            self.digests.put((provider, kind, digest), &id.to_be_bytes())?;
-        }
-        Ok(())
+        self.replicated.put(provider, &[])
     }
 }
 
@@ -323,6 +310,10 @@ impl Shelf for OnDisk<'_> {
         Ok(found.into_iter().map(|(row, gone)| (row, gone.into())).collect())
     }
 
+    fn set_digest(&mut self, provider: &str, row: Row, digest: [u8; 16]) -> Result<()> {
+        self.write(|desk| desk.put_digest(provider, row, digest))
+    }
+
     fn key_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<KeyId>> {
         Ok(self.by_digest(provider, desk::KEY, digest)?.map(KeyId))
     }
@@ -344,7 +335,7 @@ impl Shelf for OnDisk<'_> {
     }
 
     fn dirty_len(&self, provider: &str) -> Result<u64> {
-        self.told(count(&self.desk.dirty, (provider, 0, 0), |(of, ..)| of == provider))
+        self.told(count(&self.desk.dirty, || (provider, 0, 0), |(of, ..)| of == provider))
     }
 
     fn view(&self, provider: &str, id: &CounterId) -> Result<Tally> {
@@ -383,7 +374,7 @@ impl Shelf for OnDisk<'_> {
     }
 
     fn open_len(&self, provider: &str) -> Result<u64> {
-        self.told(count(&self.desk.open, (provider, 0, 0, ""), |(of, ..)| of == provider))
+        self.told(count(&self.desk.open, || (provider, 0, 0, ""), |(of, ..)| of == provider))
     }
 
     fn inflight(&self, provider: &str, id: &CounterId) -> Result<Option<Inflight>> {
@@ -416,11 +407,9 @@ impl Shelf for OnDisk<'_> {
         self.write(|desk| set(&mut desk.batches, (provider, seq), batch.map(<[u8]>::to_vec)))
     }
 
-    fn batches(&self, provider: &str, from: u64) -> Result<Vec<u64>> {
+    fn batches(&self, provider: &str, from: u64, max: usize) -> Result<Vec<u64>> {
         let start = Bound::Included((provider, from));
-        self.told(list(&self.desk.batches, start, usize::MAX, |(of, seq), _| {
-            Ok((of == provider).then_some(seq))
-        }))
+        self.told(list(&self.desk.batches, start, max, |(of, seq), _| Ok((of == provider).then_some(seq))))
     }
 
     fn mark_seen(&mut self, provider: &str, mark: &Seen) -> Result<()> {
@@ -431,16 +420,16 @@ impl Shelf for OnDisk<'_> {
         self.told(self.desk.seen.has(seen_at(provider, mark)))
     }
 
-    fn forget_seen(&mut self, provider: &str) -> Result<()> {
+    fn forget_seen(&mut self, provider: &str, max: usize) -> Result<bool> {
         self.write(|desk| {
             let start = Bound::Included((provider, 0, 0, ""));
-            let marks = list(&desk.seen, start, usize::MAX, |(of, kind, number, name), _| {
+            let marks = list(&desk.seen, start, max, |(of, kind, number, name), _| {
                 Ok((of == provider).then(|| (kind, number, Box::<str>::from(name))))
             })?;
-            for (kind, number, name) in marks {
-                desk.seen.remove((provider, kind, number, &*name))?;
+            for (kind, number, name) in &marks {
+                desk.seen.remove((provider, *kind, *number, &**name))?;
             }
-            Ok(())
+            Ok(marks.len() == max)
         })
     }
 }

@@ -93,7 +93,7 @@ pub trait Shelf {
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>>;
     fn set_note(&mut self, name: &str, value: Option<&[u8]>) -> Result<()>;
     /// Whether deltas of this provider are to be kept open for a hub, and its changes as dirty. From the moment
-    /// it is switched on; what was there before is the protocol's to bring in.
+    /// it is switched on; what was there before is the protocol's to bring in, also by its [digest](Self::set_digest).
     fn set_replicated(&mut self, provider: &str, on: bool) -> Result<()>;
 
     fn key(&self, provider: &str, id: KeyId) -> Result<Option<KeyEntry>>;
@@ -116,6 +116,8 @@ pub trait Shelf {
     fn gone(&self, provider: &str, row: Row) -> Result<Option<Gone>>;
     fn set_gone(&mut self, provider: &str, row: Row, gone: Option<Gone>) -> Result<()>;
     fn all_gone(&self, provider: &str, after: Option<Row>, max: usize) -> Result<Vec<(Row, Gone)>>;
+    /// From now on the row is found by its digest, as those are that are written while the provider replicates.
+    fn set_digest(&mut self, provider: &str, row: Row, digest: [u8; 16]) -> Result<()>;
     /// The key that has this digest, be it there or [gone](Self::gone): the hub's word for a deleted one.
     fn key_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<KeyId>>;
     fn token_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result<Option<TokenId>>;
@@ -152,12 +154,13 @@ pub trait Shelf {
     fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>>;
     fn set_batch(&mut self, provider: &str, seq: u64, batch: Option<&[u8]>) -> Result<()>;
     /// Their numbers in order, from `from` on.
-    fn batches(&self, provider: &str, from: u64) -> Result<Vec<u64>>;
+    fn batches(&self, provider: &str, from: u64, max: usize) -> Result<Vec<u64>>;
 
     /// Marks of a full resync: the rows that have come by so far.
     fn mark_seen(&mut self, provider: &str, mark: &Seen) -> Result<()>;
     fn was_seen(&self, provider: &str, mark: &Seen) -> Result<bool>;
-    fn forget_seen(&mut self, provider: &str) -> Result<()>;
+    /// Forgets as many as that; returns whether more may be left.
+    fn forget_seen(&mut self, provider: &str, max: usize) -> Result<bool>;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

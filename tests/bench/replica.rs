@@ -1,10 +1,11 @@
 //! What replication costs, over a Postgres of its own: `cargo bench --bench replica`.
 //!
-//! Prints one line for each figure. The cluster runs with fsync off, on this machine; the way to it is the loopback
+//! Prints one line for each figure; with `-- large` those of many keys alone. The cluster runs with fsync off, on this machine; the way to it is the loopback
 //! interface, without TLS.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
+mod fleet;
 #[path = "../it/pg.rs"]
 #[allow(dead_code, reason = "the tests need more of it")]
 mod pg;
@@ -77,7 +78,11 @@ struct Instance {
 
 impl Instance {
     async fn start(url: &str, interval: Duration, egress: Option<u64>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::over(tempfile::tempdir().unwrap(), url, interval, egress).await
+    }
+
+    /// Over the store in that folder.
+    async fn over(dir: tempfile::TempDir, url: &str, interval: Duration, egress: Option<u64>) -> Self {
         let (store, _) = Store::open(&store::Options::new(dir.path()), Clock::System).unwrap();
         let transport: Arc<dyn Transport> =
             Arc::new(Postgres::new(&postgres::Options::new(Secret::new(url))).unwrap());
@@ -193,6 +198,9 @@ async fn main() {
     let url = format!("{}?sslmode=disable", cluster.url("postgres", "postgres"));
     let client = Postgres::new(&postgres::Options::new(Secret::new(&*url))).unwrap().connect().await.unwrap();
     schema::apply(&client, &[Target { prefix: PREFIX, provider: P }], false).await.unwrap();
+    if std::env::args().any(|argument| argument == "large") {
+        return fleet::large(&url, &cluster).await;
+    }
     let never = Duration::from_secs(3600);
     let (a, b) = (Instance::start(&url, never, None).await, Instance::start(&url, never, None).await);
     a.round().await;

@@ -4,17 +4,20 @@
 //! contained in that, so that the others send again exactly what is missing.
 
 use super::{
-    Note, Result,
-    document::{self, Stop, Vector, Why},
+    Call, Machine, Note, Outcome, Result, Wishes,
+    document::{self, Part, Stop, Vector, Why},
+    garbage,
+    round::{Round, StreamRound, What},
     stream::Stream,
     text,
 };
 use crate::{
-    model::{CounterId, KeyId, TokenId},
+    model::{CounterId, Timestamp},
     replica::wire::{
-        GlobalRow, GoneKind, GoneRow, HourRow, HubIdentity, ModelRow, Rows, StreamRow, TokenStatsRow,
+        AdoptAnswer, AdoptRequest, Function, GlobalRow, HourRow, HubIdentity, ModelRow, PROTOCOL, Rows,
+        StreamRow, TokenStatsRow,
     },
-    store::shelf::Row,
+    store::shelf::Shelf,
 };
 
 /// How far an adoption is.
@@ -31,21 +34,124 @@ pub enum Step {
         stream: usize,
         part: Part,
     },
-    /// `asked` once the rows before it have been answered.
+    /// `asked` once the rows before it have been answered; then `left` is how many the hub still had to stamp.
     Restamp {
         asked: bool,
+        left: Option<u64>,
     },
     End,
 }
 
-/// The next rows are those behind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Part {
-    Keys(Option<KeyId>),
-    Tokens(Option<TokenId>),
-    Gone(Option<Row>),
-    Counters(Option<CounterId>),
-    Streams,
+impl Machine {
+    /// Begins a round that makes the database which is there now the hub, with all that this instance knows of
+    /// the old one. Returns false, and begins nothing, when no stream has stopped.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn begin_adoption(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<bool> {
+        let mut out = Outcome::default();
+        for at in 0..self.hub.streams.len() {
+            let was = self.stream(shelf, at, now, &mut out, |stream| Ok(stream.to_adopt()))?.flatten();
+            if let Some(was) = was {
+                self.begin(Wishes::default());
+                if let Some(round) = &mut self.round {
+                    round.adopting = Some(Adopting { was, step: Step::Begin });
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn adopt(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        now: Timestamp,
+        round: &mut Round,
+        out: &mut Outcome,
+    ) -> Result<Option<Call>> {
+        let Some(adopting) = &mut round.adopting else { return Ok(None) };
+        let mut request = AdoptRequest {
+            protocol: PROTOCOL,
+            mode: "adopt".to_owned(),
+            step: String::new(),
+            instance: shelf.instance(),
+            now: now.0,
+            was: adopting.was.clone(),
+            stream: String::new(),
+            provider: String::new(),
+            rows: Rows::default(),
+        };
+        let step = match adopting.step.clone() {
+            Step::Begin => "begin",
+            Step::Restamp { left, .. } => {
+                adopting.step = Step::Restamp { asked: true, left };
+                "restamp"
+            }
+            Step::End => "end",
+            Step::Rows { stream: at, part } => {
+                let of = &self.hub.streams[at];
+                (request.stream, request.provider) = (of.stream.clone(), of.provider.clone());
+                let made = self.stream(shelf, at, now, out, |stream| stream.adopt_rows(&part))?;
+                let (rows, next) = made.unwrap_or_default();
+                request.rows = rows;
+                let (after, last) = (at + 1, at + 1 == self.hub.streams.len());
+                adopting.step = match next {
+                    Some(part) => Step::Rows { stream: at, part },
+                    None if last => Step::Restamp { asked: false, left: None },
+                    None => Step::Rows { stream: after, part: Part::Keys(None) },
+                };
+                "rows"
+            }
+        };
+        request.step = step.to_owned();
+        Ok(Some(self.call(Function::Push, &request, What::Adopt)))
+    }
+
+    pub(super) fn take_adopt(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        answer: AdoptAnswer,
+        round: &mut Round,
+        now: Timestamp,
+        out: &mut Outcome,
+    ) -> Result<()> {
+        let Some(adopting) = &mut round.adopting else { return Ok(()) };
+        match answer.status.as_str() {
+            "ok" => {}
+            // Nothing is left to do but to see it: the round goes on as any other.
+            "adopted" => {
+                round.adopting = None;
+                return Ok(());
+            }
+            "busy" | "missing" | "read_only" | "unsupported" => {
+                out.notes.push(Note::AdoptRefused { by: answer.by, until: answer.until });
+                round.adopting = None;
+                round.streams.iter_mut().for_each(StreamRound::end);
+                return Ok(());
+            }
+            _ => return Err(garbage("an adoption answered in another way")),
+        }
+        match adopting.step {
+            Step::Begin => adopting.step = Step::Rows { stream: 0, part: Part::Keys(None) },
+            Step::Restamp { asked: true, .. } if answer.left == 0 => adopting.step = Step::End,
+            Step::Restamp { asked: true, left: Some(before) } if answer.left >= before => {
+                return Err(garbage("it stamps rows anew, and none fewer are left"));
+            }
+            Step::Restamp { asked: true, .. } => {
+                adopting.step = Step::Restamp { asked: true, left: Some(answer.left) };
+            }
+            Step::Restamp { .. } | Step::Rows { .. } => {}
+            Step::End => {
+                for at in 0..self.hub.streams.len() {
+                    self.stream(shelf, at, now, out, |stream| stream.adopted(&answer.greeting.hub))?;
+                }
+                out.notes.push(Note::Adopted { to: answer.greeting.hub });
+                round.adopting = None;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Stream<'_> {
@@ -82,14 +188,8 @@ impl Stream<'_> {
             Part::Gone(after) => {
                 let gone = self.shelf.all_gone(self.provider, *after, most)?;
                 let next = gone.last().map_or(Part::Counters(None), |(last, _)| Part::Gone(Some(*last)));
-                rows.gone = gone
-                    .iter()
-                    .filter(|(_, gone)| gone.is_deletion())
-                    .map(|(row, gone)| {
-                        let t = if matches!(row, Row::Key(_)) { GoneKind::Key } else { GoneKind::Token };
-                        GoneRow { t, id: text::hex(&gone.digest), v: gone.version }
-                    })
-                    .collect();
+                let deletions = gone.iter().filter(|(_, gone)| gone.is_deletion());
+                rows.gone = deletions.map(|(row, gone)| text::gone_row(*row, gone)).collect();
                 rows.gone.sort_by(|a, b| (a.t, &a.id).cmp(&(b.t, &b.id)));
                 next
             }

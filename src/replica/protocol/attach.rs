@@ -1,53 +1,124 @@
 //! The first contact of a provider with a hub: what was counted and set before is this instance's to tell.
+//!
+//! It goes from the tables into batches, one at each step, and not by way of what is open: there lies only what this
+//! process counts meanwhile, which no copy of the file can know. So two copies make the same batches of what both have.
 
 use uuid::Uuid;
 
 use super::{
     Result,
-    seal::Lives,
-    stream::{STRIDE, Stream},
+    document::{Part, Walk},
+    seal::Draft,
+    stream::Stream,
+    text,
 };
 use crate::{
-    model::CounterId,
+    model::{CounterId, Tally},
     store::shelf::{Dirty, Row},
 };
 
 impl Stream<'_> {
-    /// All that is shown is open, since no hub knows of it.
     pub fn attach(&mut self, run: Uuid) -> Result<()> {
         self.note.instance = self.shelf.instance();
         self.note.run = run;
         self.shelf.set_replicated(self.provider, true)?;
-        let mut after: Option<CounterId> = None;
-        loop {
-            let views = self.shelf.views(self.provider, after.as_ref(), STRIDE)?;
-            let Some((last, _)) = views.last() else { break };
-            after = Some(last.clone());
-            for (id, view) in views {
-                self.shelf.set_open(self.provider, &id, Some(&view))?;
-            }
+        // Keys first: counts of a key that the hub does not have would be those of a deleted one.
+        self.note.walk = Some(Walk::Attach(Part::Keys(None)));
+        Ok(())
+    }
+
+    pub fn attach_on(&mut self, part: Part) -> Result<Option<Walk>> {
+        let (mut draft, mut next, mut looked) = (self.draft(), Some(part), 0);
+        // Rows of which there is nothing to tell fill no batch.
+        while looked <= self.bounds.rows
+            && !draft.is_full()
+            && let Some(part) = next
+        {
+            next = self.attach_some(part, &mut draft)?;
+            looked += self.bounds.stride;
         }
-        let all = Dirty { added: true, gone: false, changed: true };
-        let mut after = None;
-        loop {
-            let keys = self.shelf.keys(self.provider, after, STRIDE)?;
-            let Some((last, _)) = keys.last() else { break };
-            after = Some(*last);
-            for (id, _) in keys {
-                self.soil(Row::Key(id), all)?;
-            }
-        }
-        let mut after = None;
-        loop {
-            let tokens = self.shelf.tokens(self.provider, after, STRIDE)?;
-            let Some((last, _)) = tokens.last() else { break };
-            after = Some(*last);
-            for (id, _) in tokens {
-                self.soil(Row::Token(id), all)?;
-            }
-        }
-        self.tell_deletions()?;
         // Counted before this process began, as far as anyone can know: a copy of the file may tell the same.
-        self.seal_all(Uuid::nil(), Lives::Apart)
+        self.put(draft, Uuid::nil())?;
+        Ok(next.map(Walk::Attach))
+    }
+
+    /// What comes after the rows that were taken; none at the end.
+    fn attach_some(&mut self, part: Part, draft: &mut Draft) -> Result<Option<Part>> {
+        let stride = self.bounds.stride;
+        match part {
+            Part::Keys(mut last) => {
+                let keys = self.shelf.keys(self.provider, last, stride)?;
+                if keys.is_empty() {
+                    return Ok(Some(Part::Tokens(None)));
+                }
+                for (id, entry) in keys {
+                    if !self.seal_key(&entry, true, draft) {
+                        break;
+                    }
+                    let digest = text::digest(entry.record.secret.expose().as_bytes());
+                    self.told(Row::Key(id), digest)?;
+                    last = Some(id);
+                }
+                Ok(Some(Part::Keys(last)))
+            }
+            Part::Tokens(mut last) => {
+                let tokens = self.shelf.tokens(self.provider, last, stride)?;
+                if tokens.is_empty() {
+                    return Ok(Some(Part::Gone(None)));
+                }
+                for (id, entry) in tokens {
+                    if !self.seal_token(&entry, true, draft) {
+                        break;
+                    }
+                    let digest = text::digest(entry.record.secret.expose().as_bytes());
+                    self.told(Row::Token(id), digest)?;
+                    last = Some(id);
+                }
+                Ok(Some(Part::Tokens(last)))
+            }
+            Part::Gone(mut last) => {
+                let gone = self.shelf.all_gone(self.provider, last, stride)?;
+                if gone.is_empty() {
+                    return Ok(Some(Part::Counters(None)));
+                }
+                for (row, gone) in gone {
+                    let dirty = Dirty { gone: gone.is_deletion(), ..Dirty::default() };
+                    if !self.seal_row(row, dirty, draft)? {
+                        break;
+                    }
+                    self.told(row, gone.digest)?;
+                    last = Some(row);
+                }
+                Ok(Some(Part::Gone(last)))
+            }
+            Part::Counters(mut last) => {
+                let views = self.shelf.views(self.provider, last.as_ref(), stride)?;
+                if views.is_empty() {
+                    return Ok(None);
+                }
+                for (id, view) in views {
+                    let before = self.before_this(&id, view)?;
+                    if before != Tally::default() && !self.seal_counter(&id, &before, draft)? {
+                        break;
+                    }
+                    last = Some(id);
+                }
+                Ok(Some(Part::Counters(last)))
+            }
+            Part::Streams => Ok(None),
+        }
+    }
+
+    /// Told as it is now, whatever became of it since; and found by the hub's word for it.
+    fn told(&mut self, row: Row, digest: [u8; 16]) -> Result<()> {
+        self.shelf.set_dirty(self.provider, row, None)?;
+        Ok(self.shelf.set_digest(self.provider, row, digest)?)
+    }
+
+    /// What is shown of a row without what was counted since the attachment began.
+    fn before_this(&self, id: &CounterId, view: Tally) -> Result<Tally> {
+        let Some(open) = self.shelf.open(self.provider, id)? else { return Ok(view) };
+        let before = view.minus(&open);
+        Ok(if before.counts_nothing() { Tally::default() } else { before })
     }
 }

@@ -1,6 +1,11 @@
 //! The end of a batch: the hub has it.
 
-use super::{Effect, Note, Result, document::Batch, stream::Stream, text};
+use super::{
+    Effect, Note, Result,
+    document::{Batch, Head},
+    stream::Stream,
+    text,
+};
 use crate::{
     model::{CounterId, Health, KeyId, TokenId, Version, version::MAX_AHEAD},
     replica::wire::{GoneRow, KeyRow, RowAnswers, TokenRow},
@@ -9,6 +14,8 @@ use crate::{
 
 /// How long a confirmed batch is kept, in milliseconds.
 const KEPT: i64 = 7 * 24 * 3_600_000;
+/// How many old ones go with each that is confirmed.
+const FORGOTTEN: usize = 4;
 
 fn named(list: &[(String, usize)], place: (&str, usize)) -> bool {
     list.iter().any(|(name, at)| (name.as_str(), *at) == place)
@@ -17,7 +24,7 @@ fn named(list: &[(String, usize)], place: (&str, usize)) -> bool {
 impl Stream<'_> {
     /// Without answers, when only those to a later batch are known: what a row lacks then comes with the pages,
     /// unless its deletion was on one already.
-    pub fn confirm(&mut self, mut batch: Batch, answers: Option<&RowAnswers>) -> Result<()> {
+    pub fn confirm(&mut self, batch: Batch, answers: Option<&RowAnswers>) -> Result<()> {
         let nothing = RowAnswers::default();
         let unknown = answers.is_none();
         let answers = answers.filter(|_| !broken!(IgnoresAnswers)).unwrap_or(&nothing);
@@ -26,7 +33,7 @@ impl Stream<'_> {
             let told_off = named(&answers.gone, place)
                 || named(&answers.expired, place) && !broken!(IgnoresExpired)
                 || unknown && self.is_deleted(&id)? && !broken!(UnknownAnswersAreNone);
-            self.confirm_counter(batch.seq, &id, told_off)?;
+            self.confirm_counter(batch.head.seq, &id, told_off)?;
         }
         let gone = answers.gone.len() as u64;
         for (at, row) in batch.rows.keys.iter().enumerate() {
@@ -58,10 +65,12 @@ impl Stream<'_> {
             }
         }
         self.note.told = self.note.told.saturating_add(batch.requests());
-        (batch.confirmed, batch.told) = (Some(self.hub_now().0), self.note.told);
-        self.note.confirmed = batch.mark();
+        let (at, told) = (self.hub_now().0, self.note.told);
+        self.note.kept_bytes +=
+            self.restate(batch.head.seq, |head| (head.confirmed, head.told) = (Some(at), told))?;
+        self.note.confirmed = batch.head.mark();
         self.note.refused = None;
-        self.note.kept_bytes += self.put_batch(&batch)?;
+        self.note.pending_rows = self.note.pending_rows.saturating_sub(batch.head.rows);
         self.forget_old_batches()
     }
 
@@ -223,17 +232,17 @@ impl Stream<'_> {
     /// Confirmed batches are kept for a hub that may be rolled back, not for ever.
     fn forget_old_batches(&mut self) -> Result<()> {
         let oldest = self.hub_now().0.saturating_sub(KEPT);
-        for seq in self.shelf.batches(self.provider, 0)? {
+        for seq in self.shelf.batches(self.provider, 0, FORGOTTEN)? {
             if seq >= self.note.confirmed.seq {
                 break;
             }
             let Some(bytes) = self.shelf.batch(self.provider, seq)? else { continue };
-            let batch: Batch = super::document::decode(&bytes)?;
-            let too_old = batch.confirmed.is_some_and(|at| at < oldest);
+            let head = Head::of(&bytes)?;
+            let too_old = head.confirmed.is_some_and(|at| at < oldest);
             if !too_old && self.note.kept_bytes <= self.bounds.kept_bytes && !broken!(KeepsNoBatches) {
                 break;
             }
-            self.note.forget(seq, batch.told);
+            self.note.forget(seq, head.told);
             self.shelf.set_batch(self.provider, seq, None)?;
             self.note.kept_bytes = self.note.kept_bytes.saturating_sub(bytes.len() as u64);
         }

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::{
-    model::CounterId,
+    model::{CounterId, KeyId, TokenId},
     replica::wire::{HubIdentity, Lane, Rows},
-    store::shelf::Shelf,
+    store::shelf::{Row, Shelf},
 };
 
 const FORMAT: u8 = 1;
@@ -35,6 +35,9 @@ pub struct StreamNote {
     pub hub: Option<HubIdentity>,
     pub sealed: Mark,
     pub confirmed: Mark,
+    /// In the batches between the two.
+    #[serde(default)]
+    pub pending_rows: u64,
     /// The highest batch that was ever given to a transport.
     #[serde(default)]
     pub sent: u64,
@@ -67,6 +70,45 @@ pub struct StreamNote {
     pub resync: Option<Resync>,
     #[serde(default)]
     pub stopped: Option<Stop>,
+    /// Nothing is asked of the hub before it has come to its end.
+    #[serde(default)]
+    pub walk: Option<Walk>,
+    /// Marks of a resync that is over may still lie on the shelf.
+    #[serde(default)]
+    pub stale_marks: bool,
+    /// Batches that were never sent are being made anew.
+    #[serde(default)]
+    pub merging: bool,
+}
+
+/// Work on more rows than one transaction should change, and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Walk {
+    /// What was there before the first hub goes into batches.
+    Attach(Part),
+    /// What a pull of all rows has not shown.
+    Settle(Part),
+    /// Deletions that the hub has forgotten as well.
+    ForgetDeletions(Option<Row>),
+    /// Batches are taken apart or left to the copy, from the newest on; `fresh` becomes the stream's id.
+    Fork { fresh: Uuid, taken: u64, told: bool, after: Option<CounterId> },
+    /// Batches that the hub has forgotten wait again, from the newest on, until `to` is what was confirmed last.
+    RollBack { to: Mark, batches: u64, settled: bool, after: Option<CounterId> },
+    /// Batches of more rows than `rows` become several, from the newest on. `at` is the next one; it and those
+    /// before it will be `more` in the end.
+    Split { rows: usize, at: u64, more: u64 },
+}
+
+/// A walk over all rows of a stream: those behind the given one come next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Keys(Option<KeyId>),
+    Tokens(Option<TokenId>),
+    Gone(Option<Row>),
+    Counters(Option<CounterId>),
+    Streams,
 }
 
 impl StreamNote {
@@ -148,14 +190,22 @@ pub enum Stop {
 }
 
 /// A batch: exactly what is sent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
+    pub head: Head,
+    pub rows: Rows,
+}
+
+/// What is to be known of a batch without reading its rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
     pub seq: u64,
     pub prev: String,
     pub digest: String,
     /// Of the process life that counted what is in it.
     pub run: Uuid,
-    pub rows: Rows,
+    /// How many rows it has.
+    pub rows: u64,
     /// When it was confirmed, by the hub's clock.
     #[serde(default)]
     pub confirmed: Option<i64>,
@@ -164,11 +214,13 @@ pub struct Batch {
     pub told: u64,
 }
 
-impl Batch {
+impl Head {
     pub fn mark(&self) -> Mark {
         Mark { seq: self.seq, digest: self.digest.clone() }
     }
+}
 
+impl Batch {
     pub fn requests(&self) -> u64 {
         let sum = self
             .rows
@@ -177,6 +229,40 @@ impl Batch {
             .map_or(0, |row| row.sums.s.saturating_add(row.sums.f).saturating_add(row.sums.o));
         u64::try_from(sum).unwrap_or(0)
     }
+
+    /// The head and the rows, a line each.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = encode(&self.head);
+        bytes.push(b'\n');
+        bytes.extend(serde_json::to_vec(&self.rows).unwrap_or_default());
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let (head, rows) = lines(bytes)?;
+        let rows = serde_json::from_slice(rows).map_err(|error| Error::Document(error.to_string()))?;
+        Ok(Self { head: decode(head)?, rows })
+    }
+}
+
+impl Head {
+    pub fn of(batch: &[u8]) -> Result<Self> {
+        decode(lines(batch)?.0)
+    }
+
+    /// The same batch with this head.
+    pub fn put_before(&self, batch: &[u8]) -> Result<Vec<u8>> {
+        let mut bytes = encode(self);
+        bytes.push(b'\n');
+        bytes.extend_from_slice(lines(batch)?.1);
+        Ok(bytes)
+    }
+}
+
+fn lines(batch: &[u8]) -> Result<(&[u8], &[u8])> {
+    let end = batch.iter().position(|byte| *byte == b'\n');
+    let end = end.ok_or_else(|| Error::Document("a batch without rows".to_owned()))?;
+    Ok((&batch[..end], &batch[end + 1..]))
 }
 
 /// What is known of a hub as such.

@@ -1,21 +1,15 @@
-//! One hub's rounds: which call comes next, and what its answer does.
+//! One hub's rounds: which call comes next. `answers` has what their answers do.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    Call, Error, Hub, Note, Outcome, Result, Wishes,
-    adopt::{Adopting, Part, Step},
-    answer::parse,
+    Call, Hub, Next, Outcome, Result, Wishes,
     apart::Apart,
-    clock,
-    document::{self, HubNote, Mark, StreamNote, Why},
-    garbage,
+    document::{self, Batch, HubNote, StreamNote},
     obstacles::Obstacles,
-    page::Turn,
-    position::Position,
     round::{Awaited, Round, What},
     seal::Lives,
     status::{self, StreamStatus},
@@ -26,28 +20,39 @@ use crate::{
     model::{Stamps, Timestamp},
     replica::{
         transport::ErrorKind,
-        wire::{
-            AdoptAnswer, AdoptRequest, Ask, Function, Greeting, HelloAnswer, HelloRequest, InstanceRow, Lane,
-            PROTOCOL, Page, PullAnswer, PullRequest, PushAnswer, PushRequest, Rows,
-        },
+        wire::{Function, HelloRequest, InstanceRow, Lane, PROTOCOL, PullRequest, PushRequest},
     },
     store::shelf::Shelf,
 };
 
-/// Instants beyond the year 9999 are nobody's clock.
-const LAST_DAY: i64 = 253_402_300_799_000;
-
 pub struct Machine {
-    hub: Hub,
-    stamps: Arc<Stamps>,
+    pub(super) hub: Hub,
+    pub(super) stamps: Arc<Stamps>,
     /// This process's life.
     run: Uuid,
-    round: Option<Round>,
-    awaited: Option<Awaited>,
+    pub(super) round: Option<Round>,
+    pub(super) awaited: Option<Awaited>,
     ids: u64,
-    instances: Vec<InstanceRow>,
-    obstacles: Obstacles,
-    apart: Apart,
+    pub(super) instances: Vec<InstanceRow>,
+    pub(super) obstacles: Obstacles,
+    pub(super) apart: Apart,
+}
+
+/// How far sealing everything is.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealing {
+    at: usize,
+    begun: bool,
+    next_run: Option<Uuid>,
+    lives: Lives,
+}
+
+impl Sealing {
+    /// Of everything open: at shutdown, and before the file is copied. For a copy `next_run` is a new nonce, since
+    /// what was counted until now is in two files.
+    pub fn new(next_run: Option<Uuid>) -> Self {
+        Self { at: 0, begun: false, next_run, lives: Lives::Apart }
+    }
 }
 
 impl Machine {
@@ -91,54 +96,51 @@ impl Machine {
         at.is_some_and(|at| self.apart.is_troubled(at))
     }
 
-    /// Once, before anything is counted: what the last process left open is sealed as its own, so that two copies
-    /// of one file make the same of it.
+    /// Once, before anything is counted, and to be [sealed](Machine::seal) to its end: what the last process left
+    /// open is sealed as its own, so that two copies of one file make the same of it.
     ///
     /// # Errors
     /// The shelf's. As with every method that takes the shelf: the transaction is to be given up then, the
     /// outcome thrown away, and [`Machine::forget`] called, also when a commit fails.
-    pub fn start(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<Outcome> {
+    pub fn start(&mut self, shelf: &dyn Shelf) -> Result<Sealing> {
         let offset = self.hub_note(shelf)?.offset;
         if self.hub.keeps_time {
             self.stamps.set_offset_ms(offset);
         }
-        self.seal_streams(shelf, now, Some(self.run), Lives::Together)
+        Ok(Sealing { at: 0, begun: false, next_run: Some(self.run), lives: Lives::Together })
     }
 
-    /// Seals everything open: at shutdown, and before the file is copied. For a copy `next_run` is a new nonce,
-    /// since what was counted until now is in two files.
+    /// A step of sealing what is open; returns what is left of it.
     ///
     /// # Errors
     /// The shelf's.
-    pub fn seal_all(
+    pub fn seal(
         &mut self,
         shelf: &mut dyn Shelf,
         now: Timestamp,
-        next_run: Option<Uuid>,
-    ) -> Result<Outcome> {
-        self.seal_streams(shelf, now, next_run, Lives::Apart)
-    }
-
-    fn seal_streams(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        now: Timestamp,
-        next_run: Option<Uuid>,
-        lives: Lives,
-    ) -> Result<Outcome> {
+        sealing: Sealing,
+    ) -> Result<(Outcome, Option<Sealing>)> {
         let mut out = Outcome::default();
-        for at in 0..self.hub.streams.len() {
-            self.stream(shelf, at, now, &mut out, |stream| {
-                let as_its_own = next_run.filter(|_| broken!(StartSealsAsItsOwn));
-                if !(lives == Lives::Apart && broken!(CopiesHoldWhatIsOpen)) {
-                    stream.seal_all(as_its_own.unwrap_or(stream.note.run), lives)?;
-                }
-                stream.note.run = next_run.unwrap_or(stream.note.run);
-                Ok(())
-            })?;
+        let Sealing { at, begun, next_run, lives } = sealing;
+        if at == self.hub.streams.len() {
+            self.run = next_run.unwrap_or(self.run);
+            return Ok((out, None));
         }
-        self.run = next_run.unwrap_or(self.run);
-        Ok(out)
+        let sealed = self.stream(shelf, at, now, &mut out, |stream| {
+            let as_its_own = next_run.filter(|_| broken!(StartSealsAsItsOwn));
+            let open = lives == Lives::Apart && broken!(CopiesHoldWhatIsOpen);
+            let sealed = open || stream.seal_on(as_its_own.unwrap_or(stream.note.run), lives, begun)?;
+            if sealed {
+                // With the last of what belongs to the old one.
+                stream.note.run = next_run.unwrap_or(stream.note.run);
+            }
+            Ok(sealed)
+        })?;
+        let next = match sealed {
+            Some(false) => Sealing { begun: true, ..sealing },
+            Some(true) | None => Sealing { at: at + 1, begun: false, ..sealing },
+        };
+        Ok((out, Some(next)))
     }
 
     /// Begins a round. One that was under way is forgotten.
@@ -150,47 +152,22 @@ impl Machine {
         self.round = Some(Round::new(self.hub.streams.len(), wishes));
     }
 
-    /// Begins a round that makes the database which is there now the hub, with all that this instance knows of
-    /// the old one. Returns false, and begins nothing, when no stream has stopped.
-    ///
-    /// # Errors
-    /// The shelf's.
-    pub fn begin_adoption(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<bool> {
-        let mut out = Outcome::default();
-        for at in 0..self.hub.streams.len() {
-            let was = self.stream(shelf, at, now, &mut out, |stream| Ok(stream.to_adopt()))?.flatten();
-            if let Some(was) = was {
-                self.begin(Wishes::default());
-                if let Some(round) = &mut self.round {
-                    round.adopting = Some(Adopting { was, step: Step::Begin });
-                }
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// After an error, or a commit that failed.
     pub fn forget(&mut self) {
         (self.round, self.awaited) = (None, None);
     }
 
-    /// The next call of the round; none at its end.
+    /// What comes next in the round.
     ///
     /// # Errors
     /// The shelf's.
-    pub fn next(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<(Option<Call>, Outcome)> {
+    pub fn next(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<(Next, Outcome)> {
         let mut out = Outcome::default();
         self.awaited = None;
-        let call = match self.round.take() {
-            Some(mut round) => {
-                let call = self.step(shelf, now, &mut round, &mut out)?;
-                self.round = call.is_some().then_some(round);
-                call
-            }
-            None => None,
-        };
-        Ok((call, out))
+        let Some(mut round) = self.round.take() else { return Ok((Next::End, out)) };
+        let next = self.step(shelf, now, &mut round, &mut out)?;
+        self.round = (next != Next::End).then_some(round);
+        Ok((next, out))
     }
 
     fn step(
@@ -199,25 +176,44 @@ impl Machine {
         now: Timestamp,
         round: &mut Round,
         out: &mut Outcome,
-    ) -> Result<Option<Call>> {
+    ) -> Result<Next> {
+        for at in 0..round.streams.len() {
+            if self.walk(shelf, at, now, out)? {
+                return Ok(Next::Work);
+            }
+        }
         if round.adopting.is_some() {
-            return self.adopt(shelf, now, round, out);
+            return Ok(self.adopt(shelf, now, round, out)?.map_or(Next::End, Next::Call));
         }
         // Nothing is sealed before the hub's clock is known: dates in a batch are the hub's.
         let met = shelf.note(&document::hub_name(&self.hub.name))?.is_some();
         if round.hello || !met {
             round.hello = false;
-            return self.hello(shelf, now).map(Some);
+            return self.hello(shelf, now).map(Next::Call);
         }
         for at in 0..round.streams.len() {
-            self.attach(shelf, at, now, out)?;
-            while round.streams[at].pushing {
-                if let Some(call) = self.push(shelf, at, now, round, out)? {
-                    return Ok(Some(call));
-                }
+            if self.attach(shelf, at, now, out)? {
+                return Ok(Next::Work);
+            }
+            if round.streams[at].pushing
+                && let Some(call) = self.push(shelf, at, now, round, out)?
+            {
+                return Ok(Next::Call(call));
             }
         }
-        self.pull(shelf, now, round, out)
+        Ok(self.pull(shelf, now, round, out)?.map_or(Next::End, Next::Call))
+    }
+
+    /// A step of what has to come to its end first, if there is any.
+    fn walk(&mut self, shelf: &mut dyn Shelf, at: usize, now: Timestamp, out: &mut Outcome) -> Result<bool> {
+        let walked = self.stream(shelf, at, now, out, |stream| {
+            let walking = stream.is_walking();
+            if walking {
+                stream.walk()?;
+            }
+            Ok(walking)
+        })?;
+        Ok(walked.unwrap_or(false))
     }
 
     fn hello(&mut self, shelf: &mut dyn Shelf, now: Timestamp) -> Result<Call> {
@@ -232,99 +228,22 @@ impl Machine {
         Ok(self.call(Function::Hello, &request, What::Hello))
     }
 
-    fn adopt(
+    /// Begins it at the first contact.
+    fn attach(
         &mut self,
         shelf: &mut dyn Shelf,
-        now: Timestamp,
-        round: &mut Round,
-        out: &mut Outcome,
-    ) -> Result<Option<Call>> {
-        let Some(adopting) = &mut round.adopting else { return Ok(None) };
-        let mut request = AdoptRequest {
-            protocol: PROTOCOL,
-            mode: "adopt".to_owned(),
-            step: String::new(),
-            instance: shelf.instance(),
-            now: now.0,
-            was: adopting.was.clone(),
-            stream: String::new(),
-            provider: String::new(),
-            rows: Rows::default(),
-        };
-        let step = match adopting.step.clone() {
-            Step::Begin => "begin",
-            Step::Restamp { .. } => {
-                adopting.step = Step::Restamp { asked: true };
-                "restamp"
-            }
-            Step::End => "end",
-            Step::Rows { stream: at, part } => {
-                let of = &self.hub.streams[at];
-                (request.stream, request.provider) = (of.stream.clone(), of.provider.clone());
-                let made = self.stream(shelf, at, now, out, |stream| stream.adopt_rows(&part))?;
-                let (rows, next) = made.unwrap_or_default();
-                request.rows = rows;
-                let (after, last) = (at + 1, at + 1 == self.hub.streams.len());
-                adopting.step = match next {
-                    Some(part) => Step::Rows { stream: at, part },
-                    None if last => Step::Restamp { asked: false },
-                    None => Step::Rows { stream: after, part: Part::Keys(None) },
-                };
-                "rows"
-            }
-        };
-        request.step = step.to_owned();
-        Ok(Some(self.call(Function::Push, &request, What::Adopt)))
-    }
-
-    fn take_adopt(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        answer: AdoptAnswer,
-        round: &mut Round,
+        at: usize,
         now: Timestamp,
         out: &mut Outcome,
-    ) -> Result<()> {
-        let Some(adopting) = &mut round.adopting else { return Ok(()) };
-        match answer.status.as_str() {
-            "ok" => {}
-            // Nothing is left to do but to see it: the round goes on as any other.
-            "adopted" => {
-                round.adopting = None;
-                return Ok(());
-            }
-            "busy" | "missing" | "read_only" | "unsupported" => {
-                out.notes.push(Note::AdoptRefused { by: answer.by, until: answer.until });
-                round.adopting = None;
-                round.streams.iter_mut().for_each(super::round::StreamRound::end);
-                return Ok(());
-            }
-            _ => return Err(garbage("an adoption answered in another way")),
+    ) -> Result<bool> {
+        let name = document::stream_name(&self.hub.streams[at].provider);
+        if document::read::<StreamNote>(shelf, &name)?.is_some() {
+            return Ok(false);
         }
-        match adopting.step {
-            Step::Begin => adopting.step = Step::Rows { stream: 0, part: Part::Keys(None) },
-            Step::Restamp { asked: true } if answer.left == 0 => adopting.step = Step::End,
-            Step::Restamp { .. } | Step::Rows { .. } => {}
-            Step::End => {
-                for at in 0..self.hub.streams.len() {
-                    self.stream(shelf, at, now, out, |stream| stream.adopted(&answer.greeting.hub))?;
-                }
-                out.notes.push(Note::Adopted { to: answer.greeting.hub });
-                round.adopting = None;
-            }
-        }
-        Ok(())
-    }
-
-    fn attach(&mut self, shelf: &mut dyn Shelf, at: usize, now: Timestamp, out: &mut Outcome) -> Result<()> {
-        let provider = &self.hub.streams[at].provider;
-        if document::read::<StreamNote>(shelf, &document::stream_name(provider))?.is_some() {
-            return Ok(());
-        }
-        document::write(shelf, &document::stream_name(provider), &StreamNote::default())?;
+        document::write(shelf, &name, &StreamNote::default())?;
         let run = self.run;
         self.stream(shelf, at, now, out, |stream| stream.attach(run))?;
-        Ok(())
+        Ok(true)
     }
 
     /// The next push of a stream, if it has one now.
@@ -343,38 +262,40 @@ impl Machine {
                 turn.pushing = false;
                 return Ok(None);
             }
-            if (stream.head()?.is_none() || broken!(SealsWhileOneWaits)) && turn.sealed < most {
-                let (_, full) = stream.seal(stream.note.run)?;
+            if (stream.waiting() == 0 || broken!(SealsWhileOneWaits)) && turn.sealed < most {
+                let left = stream.seal(stream.note.run)?;
                 // The rest waits for the next round, unless this was only what one batch could hold.
-                turn.sealed = if full { turn.sealed + 1 } else { most };
+                turn.sealed = if left { turn.sealed + 1 } else { most };
             }
-            if let (Some(sent), true) = (stream.head()?, broken!(SealsAfterSending)) {
+            if broken!(SealsAfterSending)
+                && let Some(sent) = stream.head()?
+            {
                 stream.unseal(&sent)?;
                 stream.seal(stream.note.run)?;
             }
-            let Some(batch) = stream.head()? else {
+            let Some(Batch { head, rows }) = stream.head()? else {
                 turn.pushing = false;
                 return Ok(None);
             };
-            let doubtful = stream.note.doubtful == batch.seq && !broken!(SplitsWhatIsInDoubt);
-            if stream.note.refused == Some(batch.seq) && !doubtful {
+            let doubtful = stream.note.doubtful == head.seq && !broken!(SplitsWhatIsInDoubt);
+            if stream.note.refused == Some(head.seq) && !doubtful {
                 // A page has to show first that it was not applied; then it is made anew.
                 turn.pushing = false;
                 return Ok(None);
             }
-            if stream.note.sent >= batch.seq {
-                stream.note.doubtful = batch.seq;
+            if stream.note.sent >= head.seq {
+                stream.note.doubtful = head.seq;
             }
-            (stream.note.sent, stream.note.refused) = (stream.note.sent.max(batch.seq), None);
+            (stream.note.sent, stream.note.refused) = (stream.note.sent.max(head.seq), None);
             turn.pushed += 1;
-            Ok(Some((stream.note.instance, stream.note.hub.clone(), batch)))
+            Ok(Some((stream.note.instance, stream.note.hub.clone(), head, rows)))
         })?;
-        let Some((instance, hub, batch)) = pushed.flatten() else {
+        let Some((instance, hub, head, rows)) = pushed.flatten() else {
             round.streams[at].pushing = false;
             return Ok(None);
         };
         let of = &self.hub.streams[at];
-        let seq = batch.seq;
+        let seq = head.seq;
         let request = PushRequest {
             protocol: PROTOCOL,
             instance,
@@ -382,10 +303,10 @@ impl Machine {
             stream: of.stream.clone(),
             provider: of.provider.clone(),
             seq,
-            prev: batch.prev,
-            digest: batch.digest,
+            prev: head.prev,
+            digest: head.digest,
             hub,
-            rows: batch.rows,
+            rows,
         };
         Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, seq })))
     }
@@ -440,63 +361,12 @@ impl Machine {
         Ok(Some(self.call(Function::Pull, &request, What::Pull { asks })))
     }
 
-    fn call<T: Serialize>(&mut self, function: Function, request: &T, what: What) -> Call {
+    pub(super) fn call<T: Serialize>(&mut self, function: Function, request: &T, what: What) -> Call {
         self.ids += 1;
         self.awaited = Some(Awaited { id: self.ids, what });
         // Texts and numbers: nothing that JSON cannot say.
         let request = serde_json::to_string(request).unwrap_or_default();
         Call { id: self.ids, function, request }
-    }
-
-    /// Takes in the answer of the call. `fresh` is drawn at random, and becomes this instance's id if it needs
-    /// another one. An answer that is not awaited does nothing.
-    ///
-    /// # Errors
-    /// The shelf's, or an answer that no hub gives: nothing of it counts.
-    pub fn answered(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        id: u64,
-        body: &str,
-        took: Duration,
-        now: Timestamp,
-        fresh: Uuid,
-    ) -> Result<Outcome> {
-        let mut out = Outcome::default();
-        if self.awaited.as_ref().is_none_or(|awaited| awaited.id != id) {
-            return Ok(out);
-        }
-        let Some(awaited) = self.awaited.take() else { return Ok(out) };
-        let Some(mut round) = self.round.take() else { return Ok(out) };
-        match awaited.what {
-            What::Hello => {
-                let answer: HelloAnswer = parse(body)?;
-                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                self.take_hello(shelf, answer, &mut round, now, &mut out)?;
-            }
-            What::Adopt => {
-                let answer: AdoptAnswer = parse(body)?;
-                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                self.take_adopt(shelf, answer, &mut round, now, &mut out)?;
-            }
-            What::Push { stream, seq } => {
-                let answer: PushAnswer = parse(body)?;
-                self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                self.take_push(shelf, stream, seq, answer, &mut round, now, fresh, &mut out)?;
-            }
-            What::Pull { asks } => {
-                let taken = parse::<PullAnswer>(body).and_then(|answer| {
-                    self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                    self.take_pull(shelf, &asks, answer, &mut round, now, fresh, &mut out)
-                });
-                if matches!(taken, Err(Error::Garbage(_))) {
-                    self.apart.failed(&asks);
-                }
-                taken?;
-            }
-        }
-        self.round = Some(round);
-        Ok(out)
     }
 
     /// The call failed: whether it was carried out shows later. Ends the round, unless the hub has answered that
@@ -534,9 +404,10 @@ impl Machine {
                 match kind {
                     ErrorKind::TooLarge => {
                         stream.note.refused = Some(seq);
-                        stream.shrink();
+                        let rows = stream.head_of(seq)?.rows;
+                        stream.shrink(Some(rows));
                     }
-                    ErrorKind::Timeout => stream.shrink(),
+                    ErrorKind::Timeout => stream.shrink(None),
                     _ => {}
                 }
                 Ok(())
@@ -567,12 +438,12 @@ impl Machine {
         Ok((note.measured, note.offset))
     }
 
-    fn hub_note(&self, shelf: &dyn Shelf) -> Result<HubNote> {
+    pub(super) fn hub_note(&self, shelf: &dyn Shelf) -> Result<HubNote> {
         Ok(document::read(shelf, &document::hub_name(&self.hub.name))?.unwrap_or_default())
     }
 
     /// Works on one stream, if it is attached, and writes its note when that has changed.
-    fn stream<T>(
+    pub(super) fn stream<T>(
         &self,
         shelf: &mut dyn Shelf,
         at: usize,
@@ -593,196 +464,6 @@ impl Machine {
             stream.save()?;
         }
         Ok(Some(value))
-    }
-
-    /// Nothing can be said to that hub before it is exchanged.
-    fn unsupported(&mut self, speaks: Vec<u32>, round: &mut Round, out: &mut Outcome) {
-        round.streams.iter_mut().for_each(super::round::StreamRound::end);
-        // Only a greeting tells what it speaks.
-        let known = self.obstacles.unsupported.as_ref();
-        if known.is_none_or(|known| !speaks.is_empty() && *known != speaks) {
-            out.notes.push(Note::Unsupported { speaks: speaks.clone() });
-            self.obstacles.unsupported = Some(speaks);
-        }
-    }
-
-    /// Looks at the hub's clock.
-    fn greeted(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        greeting: &Greeting,
-        took: Duration,
-        now: Timestamp,
-        out: &mut Outcome,
-    ) -> Result<()> {
-        if !(0..=LAST_DAY).contains(&greeting.now) {
-            return Err(garbage("a time that no clock shows"));
-        }
-        if greeting.read_only && !self.obstacles.read_only {
-            out.notes.push(Note::ReadOnly);
-        }
-        self.obstacles.read_only = greeting.read_only;
-        let before = self.hub_note(shelf)?;
-        let measured = clock::measure(greeting.now, now, took);
-        let offset = clock::apply(before.offset, measured, took);
-        if self.hub.keeps_time {
-            self.stamps.set_offset_ms(offset);
-        }
-        // Written only when it matters: every round would otherwise be a commit.
-        let first = shelf.note(&document::hub_name(&self.hub.name))?.is_none();
-        if first || offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
-            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured })?;
-        }
-        if !first && offset != before.offset {
-            // What came from the hub was brought home by the old offset.
-            for at in 0..self.hub.streams.len() {
-                self.stream(shelf, at, now, out, |stream| stream.begin_resync(Why::Clock))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn take_hello(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        answer: HelloAnswer,
-        round: &mut Round,
-        now: Timestamp,
-        out: &mut Outcome,
-    ) -> Result<()> {
-        match answer.status.as_str() {
-            "ok" => {}
-            "unsupported" => {
-                self.unsupported(answer.speaks, round, out);
-                return Ok(());
-            }
-            _ => return Err(garbage("a greeting of another kind")),
-        }
-        for (at, turn) in round.streams.iter_mut().enumerate() {
-            let of = &self.hub.streams[at].stream;
-            if answer.missing.iter().any(|missing| missing.stream == *of) {
-                turn.end();
-                continue;
-            }
-            self.obstacles.serves(of);
-            self.stream(shelf, at, now, out, |stream| stream.meet(&answer.greeting))?;
-        }
-        self.obstacles.lacks(answer.missing, out);
-        self.instances = answer.instances;
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "an answer and what it is an answer to")]
-    fn take_push(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        at: usize,
-        seq: u64,
-        answer: PushAnswer,
-        round: &mut Round,
-        now: Timestamp,
-        fresh: Uuid,
-        out: &mut Outcome,
-    ) -> Result<()> {
-        if answer.status == "unsupported" {
-            self.unsupported(Vec::new(), round, out);
-            return Ok(());
-        }
-        let turn = &mut round.streams[at];
-        match answer.status.as_str() {
-            "applied" => self.obstacles.serves(&self.hub.streams[at].stream),
-            "already" | "mismatch" | "elsewhere" => {}
-            "missing" => {
-                turn.end();
-                self.obstacles.lacks(answer.missing, out);
-                return Ok(());
-            }
-            "read_only" => {
-                turn.pushing = false;
-                return Ok(());
-            }
-            _ => return Err(garbage("a push answered in another way")),
-        }
-        let there = Mark { seq: answer.seq, digest: answer.digest };
-        self.stream(shelf, at, now, out, |stream| {
-            if stream.meet(&answer.greeting)? == Position::Stopped {
-                turn.end();
-                return Ok(());
-            }
-            if answer.status == "elsewhere" {
-                return Err(garbage("it is elsewhere and is not"));
-            }
-            let Some(batch) = stream.batch(seq)? else { return Ok(()) };
-            let taken = answer.status != "mismatch";
-            let wrong = if taken { there != batch.mark() } else { there == *stream.confirmed() };
-            if wrong {
-                return Err(garbage("an answer to another batch"));
-            }
-            if stream.reconcile(&there, &answer.rows, fresh)? == Position::Stopped {
-                turn.end();
-            } else if taken {
-                stream.grow();
-            }
-            Ok(())
-        })?;
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "an answer and what it is an answer to")]
-    fn take_pull(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        asks: &[(usize, Ask)],
-        answer: PullAnswer,
-        round: &mut Round,
-        now: Timestamp,
-        fresh: Uuid,
-        out: &mut Outcome,
-    ) -> Result<()> {
-        match answer.status.as_str() {
-            "ok" => {}
-            "unsupported" => {
-                self.unsupported(Vec::new(), round, out);
-                return Ok(());
-            }
-            _ => return Err(garbage("a pull answered in another way")),
-        }
-        let fits =
-            |((_, ask), page): (&(usize, Ask), &Page)| (&ask.stream, ask.lane) == (&page.stream, page.lane);
-        if answer.pages.len() != asks.len() || !asks.iter().zip(&answer.pages).all(fits) {
-            return Err(garbage("pages that were not asked for"));
-        }
-        let most = self.hub.bounds.calls;
-        for ((at, ask), page) in asks.iter().zip(&answer.pages) {
-            let turn = &mut round.streams[*at];
-            if page.missing {
-                // A push or a greeting tells what.
-                self.obstacles.lack(&page.stream, out);
-                turn.end();
-                continue;
-            }
-            self.obstacles.serves(&page.stream);
-            self.apart.served(*at);
-            let began = answer.greeting.now;
-            let turned = self.stream(shelf, *at, now, out, |stream| {
-                let met = stream.meet(&answer.greeting)?;
-                let there = Mark { seq: page.seq, digest: page.digest.clone() };
-                let position = match met {
-                    Position::Stopped => Position::Stopped,
-                    _ => stream.reconcile(&there, &page.answer, fresh)?,
-                };
-                // The other lane's page, or this one's head, may have made the ask moot.
-                let moot = stream.ask(ask.lane, &ask.stream) != *ask;
-                let position = match position {
-                    Position::Good if moot => Position::Changed,
-                    other => other,
-                };
-                stream.split_if_refused(&there)?;
-                stream.take_page(ask, page, &answer.snapshot, began, position)
-            })?;
-            turn.turned(ask.lane, turned.unwrap_or(Turn::Done), most);
-        }
-        Ok(())
     }
 }
 

@@ -4,9 +4,12 @@
 //! must survive is on the [`Shelf`](crate::store::shelf::Shelf), written in the transaction of the call. What it
 //! has in memory is where it is in a round: after any error it forgets that and asks the hub again.
 //!
-//! - `answer` reads what a hub says; `document` is what lies on the shelf: a stream's position, its lanes, its batches;
-//! - `seal` makes batches, `confirm` ends them, `position` compares where the hub says a stream is with where it
-//!   is here: confirmed without an answer, forked, rolled back; `identity` does so for the hub itself;
+//! - `document` is what lies on the shelf: a stream's position, its lanes, its batches;
+//! - `machine` has the rounds' calls, `answer` reads what a hub says to them, `answers` what that does;
+//! - `walk` goes through more rows than one transaction should change, step by step;
+//! - `seal` makes batches, `split` makes more of one, `confirm` ends them, `position` compares where the hub says a
+//!   stream is with where it is here: confirmed without an answer, forked, rolled back; `identity` does so for the
+//!   hub itself;
 //! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
 //!   pull; `text` turns rows into the wire's and back;
 //! - `obstacles` is what a hub says that it cannot do, `apart` keeps one stream's from the others;
@@ -33,6 +36,7 @@ macro_rules! broken {
 
 mod adopt;
 mod answer;
+mod answers;
 mod apart;
 mod attach;
 mod clock;
@@ -42,20 +46,22 @@ pub(in crate::replica) mod document;
 mod identity;
 mod machine;
 mod obstacles;
-pub(in crate::replica) mod page;
+mod page;
 mod position;
 mod resync;
 mod round;
 mod seal;
+mod split;
 mod state;
 mod status;
 mod stream;
 pub(in crate::replica) mod text;
+mod walk;
 
 use uuid::Uuid;
 
 pub use document::{HubNote, Resync, Stop, Why};
-pub use machine::Machine;
+pub use machine::{Machine, Sealing};
 pub use obstacles::Obstacles;
 pub use status::{LaneStatus, StreamStatus};
 
@@ -95,17 +101,27 @@ pub struct Bounds {
     pub bytes: usize,
     /// Of a page.
     pub page: u32,
+    /// Rows that are looked at in one transaction where all are gone through.
+    pub stride: usize,
     /// Batches and pages of one stream in one round.
     pub calls: u32,
     /// Of confirmed batches, kept in case the hub is rolled back.
     pub kept_bytes: u64,
     /// When more batches wait, those that were never sent are made anew.
-    pub queue: usize,
+    pub queue: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { rows: 2000, bytes: 512 * 1024, page: 2000, calls: 500, kept_bytes: 64 << 20, queue: 64 }
+        Self {
+            rows: 2000,
+            bytes: 512 * 1024,
+            page: 2000,
+            stride: 1000,
+            calls: 500,
+            kept_bytes: 64 << 20,
+            queue: 64,
+        }
     }
 }
 
@@ -127,6 +143,16 @@ pub struct Call {
     pub id: u64,
     pub function: Function,
     pub request: String,
+}
+
+/// What comes next in a round.
+#[derive(Clone, PartialEq)]
+pub enum Next {
+    Call(Call),
+    /// Something here comes first, and a part of it is done: to be asked again, in another transaction.
+    Work,
+    /// Nothing: it is over.
+    End,
 }
 
 /// What a transaction did, for memory and for people. Of one that failed it is to be thrown away.

@@ -2,14 +2,14 @@
 
 use super::{
     Result,
-    document::{self, Drain, Mark, Vector, Why},
+    document::{self, Drain, Mark, Vector, Walk, Why},
     garbage,
     position::Position,
     stream::Stream,
 };
 use crate::{
     model::{Timestamp, Version},
-    replica::wire::{Ask, Lane, Page, Rows, StreamRow},
+    replica::wire::{Ask, Lane, Page, StreamRow},
 };
 
 /// In milliseconds.
@@ -20,20 +20,6 @@ const DAY: i64 = 86_400_000;
 pub enum Turn {
     More,
     Done,
-}
-
-pub fn count(rows: &Rows) -> u64 {
-    let lists = [
-        rows.gone.len(),
-        rows.keys.len(),
-        rows.tokens.len(),
-        rows.key_stats.len(),
-        rows.token_stats.len(),
-        rows.models.len(),
-        rows.hours.len(),
-        rows.streams.len(),
-    ];
-    lists.iter().sum::<usize>() as u64 + u64::from(rows.global.is_some())
 }
 
 /// How far transactions had come in a `pg_snapshot`, if it is one: `xmin:xmax:` and those under way between.
@@ -100,7 +86,7 @@ impl Stream<'_> {
         if lane == Lane::State && complete.is_some_and(|complete| page.swept > complete) {
             self.deletions_missed();
         }
-        let rows = count(&page.rows);
+        let rows = page.rows.count();
         if page.next.is_some() && (rows == 0 || page.next == ask.after) {
             return Err(garbage("a page that leads nowhere"));
         }
@@ -135,9 +121,10 @@ impl Stream<'_> {
         lane_note.cursor = Some(snapshot);
         let before = lane_note.complete.replace(began);
         self.end_lane(lane)?;
-        if lane == Lane::State && before.is_some_and(|before| before.div_euclid(DAY) != began.div_euclid(DAY))
-        {
-            self.forget_deletions()?;
+        let new_day = before.is_some_and(|before| before.div_euclid(DAY) != began.div_euclid(DAY));
+        // After a resync it is done in any case.
+        if lane == Lane::State && new_day && self.note.walk.is_none() {
+            self.note.walk = Some(Walk::ForgetDeletions(None));
         }
         Ok(Turn::Done)
     }

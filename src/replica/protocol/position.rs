@@ -12,13 +12,18 @@ use uuid::Uuid;
 
 use super::{
     Note, Result,
-    document::{Mark, Stop, Why},
-    stream::{STRIDE, Stream},
+    document::{Batch, Mark, Stop, Walk, Why},
+    stream::Stream,
 };
 use crate::{
     model::{CounterId, Tally},
     replica::wire::RowAnswers,
 };
+
+/// How many batches one transaction confirms, when several were applied whose answers were lost.
+const CONFIRMED: usize = 8;
+/// How many confirmed batches it throws away.
+const THROWN: usize = 4;
 
 /// What became of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +46,14 @@ impl Stream<'_> {
         }
         // Of a batch that is not kept any more, the next one tells the digest.
         let own = at.seq == 0
-            || self.batch(at.seq)?.is_some_and(|batch| batch.digest == at.digest)
-            || self.batch(at.seq + 1)?.is_some_and(|batch| batch.prev == at.digest);
+            || self.kept_head(at.seq)?.is_some_and(|head| head.digest == at.digest)
+            || self.kept_head(at.seq.saturating_add(1))?.is_some_and(|head| head.prev == at.digest);
         match (own, at.seq.cmp(&confirmed.seq)) {
             (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
-                self.confirm_up_to(at.seq, answers)?;
-                self.resume(Position::Good)
+                let position = self.confirm_up_to(at.seq, answers)?;
+                self.resume(position)
             }
             (false, std::cmp::Ordering::Less) => {
                 if let Some(Stop::RolledBack(before)) = self.note.stopped {
@@ -59,7 +64,7 @@ impl Stream<'_> {
                 Ok(self.stop(Stop::RolledBack(at.seq)))
             }
             (false, _) => {
-                self.fork(fresh)?;
+                self.note.walk = Some(Walk::Fork { fresh, taken: 0, told: false, after: None });
                 self.resume(Position::Changed)
             }
         }
@@ -93,8 +98,8 @@ impl Stream<'_> {
 
     /// Requests in the batches up to that one; of one that is not kept, at a place before it that is remembered.
     fn told_by(&self, seq: u64) -> Result<u64> {
-        if let Some(batch) = self.batch(seq)? {
-            return Ok(batch.told);
+        if let Some(head) = self.kept_head(seq)? {
+            return Ok(head.told);
         }
         let place = self.note.forgotten.iter().rev().find(|(place, _)| *place <= seq);
         Ok(place.map_or(0, |(_, told)| *told))
@@ -108,28 +113,44 @@ impl Stream<'_> {
         Position::Stopped
     }
 
-    fn confirm_up_to(&mut self, seq: u64, answers: &RowAnswers) -> Result<()> {
-        for sealed in self.queue()?.into_iter().take_while(|sealed| *sealed <= seq) {
-            if let Some(batch) = self.batch(sealed)? {
-                // Only the last one's answers are known.
-                self.confirm(batch, (sealed == seq).then_some(answers))?;
-            }
+    fn confirm_up_to(&mut self, seq: u64, answers: &RowAnswers) -> Result<Position> {
+        for sealed in self.queue().take_while(|sealed| *sealed <= seq).take(CONFIRMED) {
+            let batch = self.waiting_batch(sealed)?;
+            // Only the last one's answers are known.
+            self.confirm(batch, (sealed == seq).then_some(answers))?;
         }
-        Ok(())
+        // A page that holds the rest, too, would count it twice: it is to be asked for again.
+        Ok(if self.note.confirmed.seq == seq { Position::Good } else { Position::Changed })
     }
 
     /// The batches that the hub has forgotten are sealed again, as they were: the view stays, since what was base
     /// or confirmed is now sealed.
     fn roll_back(&mut self, at: &Mark) -> Result<Position> {
         let confirmed = self.note.confirmed.seq;
-        let kept = self.shelf.batches(self.provider, at.seq + 1)?;
+        let kept = self.shelf.batches(self.provider, at.seq + 1, usize::MAX)?;
         let complete = kept.iter().filter(|seq| **seq <= confirmed).count() as u64 == confirmed - at.seq;
         if !complete {
             return Ok(self.stop(Stop::RolledBack(at.seq)));
         }
-        self.forget_confirmed(None)?;
-        for seq in at.seq + 1..=confirmed {
-            let Some(mut batch) = self.batch(seq)? else { continue };
+        let (to, batches) = (at.clone(), confirmed - at.seq);
+        self.note.walk = Some(Walk::RollBack { to, batches, settled: false, after: None });
+        self.resume(Position::Changed)
+    }
+
+    pub fn roll_back_on(
+        &mut self,
+        to: Mark,
+        batches: u64,
+        settled: bool,
+        after: Option<CounterId>,
+    ) -> Result<Option<Walk>> {
+        if !settled {
+            let after = self.forget_confirmed(after.as_ref(), None)?;
+            return Ok(Some(Walk::RollBack { to, batches, settled: after.is_none(), after }));
+        }
+        if self.note.confirmed.seq > to.seq {
+            let seq = self.note.confirmed.seq;
+            let batch = self.waiting_batch(seq)?;
             for (id, tally) in self.tallies(&batch.rows) {
                 let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
                 inflight.sealed.push((seq, tally));
@@ -137,15 +158,17 @@ impl Stream<'_> {
                 self.put_inflight(&id, inflight)?;
                 self.cover(&id)?;
             }
-            (batch.confirmed, batch.told) = (None, 0);
+            let bytes = self.restate(seq, |head| (head.confirmed, head.told) = (None, 0))?;
             self.note.told = self.note.told.saturating_sub(batch.requests());
-            let bytes = self.put_batch(&batch)?;
             self.note.kept_bytes = self.note.kept_bytes.saturating_sub(bytes);
+            self.note.pending_rows += batch.head.rows;
+            self.note.confirmed = Mark { seq: seq - 1, digest: batch.head.prev };
+            return Ok(Some(Walk::RollBack { to, batches, settled, after: None }));
         }
-        self.note.confirmed = Mark { seq: at.seq, digest: at.digest.clone() };
-        self.say(|provider| Note::RolledBack { provider, batches: confirmed - at.seq });
+        self.note.confirmed = to;
+        self.say(|provider| Note::RolledBack { provider, batches });
         self.begin_resync(Why::RolledBack)?;
-        self.resume(Position::Changed)
+        Ok(None)
     }
 
     /// Counts of a row that was deleted had left the view when they were confirmed; now they are under way again.
@@ -162,55 +185,58 @@ impl Stream<'_> {
         self.show(id, &least)
     }
 
-    /// Confirmed deltas become part of the base, or wait for their row whatever page it is on.
-    fn forget_confirmed(&mut self, keep_at: Option<u64>) -> Result<()> {
-        let mut after: Option<CounterId> = None;
-        loop {
-            let some = self.shelf.inflights(self.provider, after.as_ref(), STRIDE)?;
-            let Some((last, _)) = some.last() else { return Ok(()) };
-            after = Some(last.clone());
-            for (id, mut inflight) in some {
-                let Some((_, tally)) = inflight.confirmed else { continue };
-                inflight.confirmed = keep_at.map(|seq| (seq, tally));
-                self.put_inflight(&id, inflight)?;
-            }
+    /// Confirmed deltas become part of the base, or wait for their row whatever page it is on. Returns the last
+    /// counter that was looked at; none at the end.
+    fn forget_confirmed(
+        &mut self,
+        after: Option<&CounterId>,
+        keep_at: Option<u64>,
+    ) -> Result<Option<CounterId>> {
+        let some = self.shelf.inflights(self.provider, after, self.bounds.stride)?;
+        let last = some.last().map(|(last, _)| last.clone());
+        for (id, mut inflight) in some {
+            let Some((_, tally)) = inflight.confirmed else { continue };
+            inflight.confirmed = keep_at.map(|seq| (seq, tally));
+            self.put_inflight(&id, inflight)?;
         }
+        Ok(last)
     }
 
     /// A copy of this file has told the hub something else under the same id.
     ///
     /// What this process has counted nobody else can have told: it is open again. What was sealed before it began
     /// lies in the copy too, which has sent it, since it sends nothing else before it.
-    fn fork(&mut self, fresh: Uuid) -> Result<()> {
-        let (mut taken, mut told) = (0, false);
-        for seq in self.queue()?.into_iter().rev() {
-            let Some(batch) = self.batch(seq)? else { continue };
-            let dropped = broken!(ForkDropsEverything);
-            let own = batch.run == self.note.run && !dropped;
-            let kept = broken!(ForkKeepsEverything);
-            if own || kept {
+    pub fn fork_on(
+        &mut self,
+        fresh: Uuid,
+        mut taken: u64,
+        mut told: bool,
+        after: Option<CounterId>,
+    ) -> Result<Option<Walk>> {
+        let newest = self.note.sealed.seq;
+        if newest > self.note.confirmed.seq {
+            let batch = self.waiting_batch(newest)?;
+            let own = batch.head.run == self.note.run && !broken!(ForkDropsEverything);
+            if own || broken!(ForkKeepsEverything) {
                 self.unseal(&batch)?;
-                continue;
+            } else {
+                told = true;
+                taken += if broken!(ForkIsSilent) { 0 } else { batch.requests() };
+                self.leave_to_the_copy(&batch)?;
             }
-            told = true;
-            taken += if broken!(ForkIsSilent) { 0 } else { batch.requests() };
-            for (id, tally) in self.tallies(&batch.rows) {
-                let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
-                inflight.sealed.retain(|(sealed, _)| *sealed != seq);
-                let mut sum = tally;
-                if let Some((_, before)) = &inflight.confirmed {
-                    sum.add(before);
-                }
-                inflight.confirmed = Some((0, sum));
-                self.put_inflight(&id, inflight)?;
+            return Ok(Some(Walk::Fork { fresh, taken, told, after }));
+        }
+        let kept = self.shelf.batches(self.provider, 0, THROWN)?;
+        if !kept.is_empty() {
+            for seq in kept {
+                self.shelf.set_batch(self.provider, seq, None)?;
             }
-            // State can be told twice.
-            self.soil_rows(&batch.rows)?;
+            return Ok(Some(Walk::Fork { fresh, taken, told, after }));
         }
-        for seq in self.shelf.batches(self.provider, 0)? {
-            self.shelf.set_batch(self.provider, seq, None)?;
+        let after = self.forget_confirmed(after.as_ref(), Some(0))?;
+        if after.is_some() {
+            return Ok(Some(Walk::Fork { fresh, taken, told, after }));
         }
-        self.forget_confirmed(Some(0))?;
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
         (self.note.sent, self.note.doubtful, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
         (self.note.told, self.note.forgotten) = (0, Vec::new());
@@ -219,6 +245,25 @@ impl Stream<'_> {
         }
         let instance = self.note.instance;
         self.say(|provider| Note::Forked { provider, instance, taken });
-        if told { self.begin_resync(Why::Forked) } else { Ok(()) }
+        if told {
+            self.begin_resync(Why::Forked)?;
+        }
+        Ok(None)
+    }
+
+    fn leave_to_the_copy(&mut self, batch: &Batch) -> Result<()> {
+        for (id, tally) in self.tallies(&batch.rows) {
+            let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
+            inflight.sealed.retain(|(sealed, _)| *sealed != batch.head.seq);
+            let mut sum = tally;
+            if let Some((_, before)) = &inflight.confirmed {
+                sum.add(before);
+            }
+            inflight.confirmed = Some((0, sum));
+            self.put_inflight(&id, inflight)?;
+        }
+        // State can be told twice.
+        self.soil_rows(&batch.rows)?;
+        self.drop_newest(&batch.head)
     }
 }

@@ -1,13 +1,11 @@
 //! A pull of all rows, begun when the hub may have lost some or deletions may have been missed, and what absence
 //! means at its end.
 
-use std::collections::HashSet;
-
 use super::{
     Note, Result,
     counters::requests,
-    document::{LaneNote, Resync, Why},
-    stream::{STRIDE, Stream},
+    document::{LaneNote, Part, Resync, Walk, Why},
+    stream::Stream,
 };
 use crate::{
     model::{CounterId, KeyId, Tally, TokenId},
@@ -46,7 +44,7 @@ impl Stream<'_> {
             let complete = self.note.lane(lane).complete;
             *self.note.lane(lane) = LaneNote { cursor: None, drain: None, complete };
         }
-        self.shelf.forget_seen(self.provider)?;
+        self.forget_marks()?;
         self.say(|provider| Note::ResyncBegun { provider, why });
         Ok(())
     }
@@ -63,126 +61,154 @@ impl Stream<'_> {
 
     /// A lane has come by whole.
     pub fn end_lane(&mut self, lane: Lane) -> Result<()> {
-        let Some(mut resync) = self.note.resync.take() else { return Ok(()) };
+        let Some(resync) = &self.note.resync else { return Ok(()) };
         match lane {
+            // After a fork only the totals were in doubt, after a change of the clock only dates.
+            Lane::State if matches!(resync.why, Why::Forked | Why::Clock) || broken!(AbsenceIsNothing) => {
+                self.settled(lane)
+            }
             Lane::State if !resync.state_done => {
-                // After a fork only the totals were in doubt, after a change of the clock only dates.
-                if !matches!(resync.why, Why::Forked | Why::Clock) && !broken!(AbsenceIsNothing) {
-                    let unknown_there = self.being_added()?;
-                    self.settle_keys(&resync, &unknown_there)?;
-                    self.settle_tokens(&resync, &unknown_there)?;
-                }
-                if matches!(resync.why, Why::RolledBack | Why::Moved) {
-                    self.tell_deletions()?;
-                }
-                resync.state_done = true;
+                self.note.walk = Some(Walk::Settle(Part::Keys(None)));
+                Ok(())
             }
             Lane::Stats if !resync.stats_done => {
-                resync.missing = resync.missing.saturating_add(self.settle_counters()?);
-                resync.stats_done = true;
+                self.note.walk = Some(Walk::Settle(Part::Counters(None)));
+                Ok(())
             }
-            Lane::State | Lane::Stats => {}
+            Lane::State | Lane::Stats => Ok(()),
+        }
+    }
+
+    fn settled(&mut self, lane: Lane) -> Result<()> {
+        let Some(resync) = &mut self.note.resync else { return Ok(()) };
+        match lane {
+            Lane::State => resync.state_done = true,
+            Lane::Stats => resync.stats_done = true,
         }
         if resync.state_done && resync.stats_done {
-            self.shelf.forget_seen(self.provider)?;
             let (why, missing) = (resync.why, resync.missing);
+            self.note.resync = None;
+            self.forget_marks()?;
             self.say(|provider| Note::ResyncDone { provider, why, missing });
-        } else {
-            self.note.resync = Some(resync);
         }
         Ok(())
     }
 
-    /// Rows whose addition is in a batch that the hub may not have yet.
-    fn being_added(&self) -> Result<HashSet<Row>> {
-        let mut found = HashSet::new();
-        for seq in self.queue()? {
-            let Some(batch) = self.batch(seq)? else { continue };
-            let keys = batch.rows.keys.iter().filter(|row| row.add);
-            found.extend(keys.map(|row| Row::Key(KeyId::derive(self.provider, row.k.expose()))));
-            let tokens = batch.rows.tokens.iter().filter(|row| row.add);
-            found.extend(tokens.map(|row| Row::Token(TokenId::derive(self.provider, row.k.expose()))));
+    /// What the pages have not shown.
+    pub fn settle_on(&mut self, part: Part) -> Result<Option<Walk>> {
+        let Some(resync) = self.note.resync.clone() else { return Ok(None) };
+        let (lane, next) = match part {
+            Part::Keys(after) => {
+                let last = self.settle_keys(&resync, after)?;
+                (Lane::State, Some(last.map_or(Part::Tokens(None), |last| Part::Keys(Some(last)))))
+            }
+            Part::Tokens(after) => {
+                let last = self.settle_tokens(&resync, after)?;
+                // A hub that has lost rows may have lost deletions as well.
+                let deletions = matches!(resync.why, Why::RolledBack | Why::Moved);
+                let then = deletions.then_some(Part::Gone(None));
+                (Lane::State, last.map_or(then, |last| Some(Part::Tokens(Some(last)))))
+            }
+            Part::Gone(after) => {
+                let last = self.tell_deletions(after)?;
+                (Lane::State, last.map(|last| Part::Gone(Some(last))))
+            }
+            Part::Counters(after) => {
+                let last = self.settle_counters(after.as_ref())?;
+                (Lane::Stats, last.map(|last| Part::Counters(Some(last))))
+            }
+            Part::Streams => return Ok(None),
+        };
+        if next.is_some() {
+            return Ok(next.map(Walk::Settle));
         }
-        Ok(found)
+        self.settled(lane)?;
+        // After so long a time there may be something to forget.
+        Ok((lane == Lane::State).then_some(Walk::ForgetDeletions(None)))
     }
 
-    fn settle_keys(&mut self, resync: &Resync, unknown_there: &HashSet<Row>) -> Result<()> {
-        let mut after = None;
-        loop {
-            let keys = self.shelf.keys(self.provider, after, STRIDE)?;
-            let Some((last, _)) = keys.last() else { return Ok(()) };
-            after = Some(*last);
-            for (id, entry) in keys {
-                let row = Row::Key(id);
-                if self.shelf.was_seen(self.provider, &Seen::Row(row))? {
-                    continue;
+    /// Whether the row's addition is in a batch that the hub may not have yet.
+    fn is_being_added(&self, row: Row) -> Result<bool> {
+        for seq in self.queue() {
+            let batch = self.waiting_batch(seq)?;
+            let is_in = match row {
+                Row::Key(id) => {
+                    let added = batch.rows.keys.iter().filter(|row| row.add);
+                    added.map(|row| KeyId::derive(self.provider, row.k.expose())).any(|of| of == id)
                 }
-                let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
-                // What the hub has had is no more there: it was deleted, or the hub has lost it.
-                let known_there = !dirty.added && !unknown_there.contains(&row);
-                if resync.says_deleted() && known_there {
-                    self.drop_key(id, entry.versions.added)?;
-                } else {
-                    self.soil(row, Dirty { added: true, gone: false, changed: true })?;
+                Row::Token(id) => {
+                    let added = batch.rows.tokens.iter().filter(|row| row.add);
+                    added.map(|row| TokenId::derive(self.provider, row.k.expose())).any(|of| of == id)
                 }
+            };
+            if is_in {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    fn settle_tokens(&mut self, resync: &Resync, unknown_there: &HashSet<Row>) -> Result<()> {
-        let mut after = None;
-        loop {
-            let tokens = self.shelf.tokens(self.provider, after, STRIDE)?;
-            let Some((last, _)) = tokens.last() else { return Ok(()) };
-            after = Some(*last);
-            for (id, entry) in tokens {
-                let row = Row::Token(id);
-                if self.shelf.was_seen(self.provider, &Seen::Row(row))? {
-                    continue;
-                }
-                let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
-                let known_there = !dirty.added && !unknown_there.contains(&row);
-                if resync.says_deleted() && known_there {
-                    self.drop_token(id, entry.versions.added)?;
-                } else {
-                    self.soil(row, Dirty { added: true, gone: false, changed: true })?;
-                }
+    fn settle_keys(&mut self, resync: &Resync, after: Option<KeyId>) -> Result<Option<KeyId>> {
+        let keys = self.shelf.keys(self.provider, after, self.bounds.stride)?;
+        let last = keys.last().map(|(last, _)| *last);
+        for (id, entry) in keys {
+            if self.is_deleted_there(resync, Row::Key(id))? {
+                self.drop_key(id, entry.versions.added)?;
             }
         }
+        Ok(last)
     }
 
-    /// The hub may have forgotten those as well.
-    pub fn tell_deletions(&mut self) -> Result<()> {
-        let mut after = None;
-        loop {
-            let gone = self.shelf.all_gone(self.provider, after, STRIDE)?;
-            let Some((last, _)) = gone.last() else { return Ok(()) };
-            after = Some(*last);
-            for (row, _) in gone.into_iter().filter(|(_, gone)| gone.is_deletion()) {
-                self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
+    fn settle_tokens(&mut self, resync: &Resync, after: Option<TokenId>) -> Result<Option<TokenId>> {
+        let tokens = self.shelf.tokens(self.provider, after, self.bounds.stride)?;
+        let last = tokens.last().map(|(last, _)| *last);
+        for (id, entry) in tokens {
+            if self.is_deleted_there(resync, Row::Token(id))? {
+                self.drop_token(id, entry.versions.added)?;
             }
         }
+        Ok(last)
     }
 
-    /// Counters that the hub does not have begin again from nothing; returns the requests that its total lacks.
-    fn settle_counters(&mut self) -> Result<u64> {
-        let (mut after, mut missing) = (None::<CounterId>, 0);
-        loop {
-            let views = self.shelf.views(self.provider, after.as_ref(), STRIDE)?;
-            let Some((last, _)) = views.last() else { return Ok(missing) };
-            after = Some(last.clone());
-            for (id, view) in views {
-                if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))?
-                    || broken!(AbsentCountersStay)
-                {
-                    continue;
-                }
-                if id == CounterId::Total {
-                    missing = requests(&view.minus(&self.own(&id)?));
-                }
-                let contained = self.note.confirmed.seq;
-                self.rebase(&id, &Tally::default(), contained)?;
-            }
+    /// Whether the hub has had the row and has it no more, because it was deleted. If it was not, it is told again.
+    fn is_deleted_there(&mut self, resync: &Resync, row: Row) -> Result<bool> {
+        if self.shelf.was_seen(self.provider, &Seen::Row(row))? {
+            return Ok(false);
         }
+        let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
+        if resync.says_deleted() && !dirty.added && !self.is_being_added(row)? {
+            return Ok(true);
+        }
+        self.soil(row, Dirty { added: true, gone: false, changed: true })?;
+        Ok(false)
+    }
+
+    fn tell_deletions(&mut self, after: Option<Row>) -> Result<Option<Row>> {
+        let gone = self.shelf.all_gone(self.provider, after, self.bounds.stride)?;
+        let last = gone.last().map(|(last, _)| *last);
+        for (row, _) in gone.into_iter().filter(|(_, gone)| gone.is_deletion()) {
+            self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
+        }
+        Ok(last)
+    }
+
+    /// Counters that the hub does not have begin again from nothing; the requests that its total lacks are noted.
+    fn settle_counters(&mut self, after: Option<&CounterId>) -> Result<Option<CounterId>> {
+        let views = self.shelf.views(self.provider, after, self.bounds.stride)?;
+        let last = views.last().map(|(last, _)| last.clone());
+        for (id, view) in views {
+            if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))? || broken!(AbsentCountersStay)
+            {
+                continue;
+            }
+            if id == CounterId::Total {
+                let missing = requests(&view.minus(&self.own(&id)?));
+                let resync = self.note.resync.iter_mut();
+                resync.for_each(|resync| resync.missing = resync.missing.saturating_add(missing));
+            }
+            let contained = self.note.confirmed.seq;
+            self.rebase(&id, &Tally::default(), contained)?;
+        }
+        Ok(last)
     }
 }

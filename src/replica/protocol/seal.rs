@@ -3,154 +3,153 @@
 //! What one holds is taken from what is dirty and open in the order of ids, so that two copies of one file make
 //! the same batches of it, and the hub takes them once.
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     Note, Result,
     counters::requests,
-    document::{Batch, Mark},
-    stream::{STRIDE, Stream},
+    document::{Batch, Head, Mark},
+    stream::Stream,
     text,
 };
 use crate::{
     model::{CounterId, Tally},
-    replica::wire::{GlobalRow, GoneKind, GoneRow, HourRow, ModelRow, Rows, TokenStatsRow},
-    store::shelf::{Dirty, Row},
+    replica::wire::{GlobalRow, HourRow, ModelRow, Rows, TokenStatsRow},
+    store::shelf::{Dirty, KeyEntry, Row, TokenEntry},
 };
 
+/// A row that is alone larger than a batch may be is sent all the same.
+const LEAST_ROWS: u64 = 1;
+
 /// Whether batches that different lives of this process have counted may become one.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lives {
     /// At a start: none of them is the one that begins.
     Together,
     Apart,
 }
-/// A row that is alone larger than a batch may be is sent all the same.
-const LEAST_ROWS: usize = 1;
 
-/// What still fits.
-struct Room {
-    rows: usize,
+/// A batch that is being made, and what still fits.
+pub struct Draft {
+    seq: u64,
+    rows: Rows,
+    room: usize,
     bytes: usize,
-    taken: usize,
+    taken: u64,
+    full: bool,
 }
 
-impl Room {
-    /// Whether a row of that size goes in.
-    fn take(&mut self, bytes: usize) -> bool {
-        if self.taken >= LEAST_ROWS
-            && (self.rows == 0 || self.bytes < bytes)
-            && !broken!(BatchesAreNotBounded)
+impl Draft {
+    /// Whether there is room for that row.
+    fn fits<T: Serialize>(&mut self, row: &T) -> bool {
+        let size = serde_json::to_vec(row).map_or(0, |json| json.len() + 1);
+        if self.taken >= LEAST_ROWS && (self.room == 0 || self.bytes < size) && !broken!(BatchesAreNotBounded)
         {
+            self.full = true;
             return false;
         }
-        self.rows = self.rows.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.room = self.room.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(size);
         self.taken += 1;
         true
     }
-}
 
-fn size<T: serde::Serialize>(row: &T) -> usize {
-    serde_json::to_vec(row).map_or(0, |json| json.len() + 1)
+    fn push<T: Serialize>(&mut self, list: fn(&mut Rows) -> &mut Vec<T>, row: T) -> bool {
+        let fits = self.fits(&row);
+        list(&mut self.rows).extend(fits.then_some(row));
+        fits
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
 }
 
 impl Stream<'_> {
-    /// Seals one batch; returns how many rows it has, and whether it is full.
-    pub fn seal(&mut self, run: Uuid) -> Result<(usize, bool)> {
-        let most = self.note.rows.unwrap_or(usize::MAX).min(self.bounds.rows);
-        let mut room = Room { rows: most, bytes: self.bounds.bytes, taken: 0 };
-        let mut rows = Rows::default();
-        let seq = self.note.sealed.seq + 1;
-        let mut fits = self.seal_dirty(&mut rows, &mut room)?;
-        if fits {
-            fits = self.seal_open(seq, &mut rows, &mut room)?;
-        }
-        let sealed = room.taken;
-        if sealed == 0 {
-            return Ok((0, false));
-        }
-        sort(&mut rows);
-        let prev = self.note.sealed.digest.clone();
-        let batch = Batch {
-            seq,
-            prev,
-            digest: text::digest_of_batch(run, &rows),
-            run,
-            rows,
-            confirmed: None,
-            told: 0,
-        };
-        self.put_batch(&batch)?;
-        self.note.sealed = batch.mark();
-        Ok((sealed, !fits))
+    pub fn draft(&self) -> Draft {
+        let room = self.note.rows.unwrap_or(usize::MAX).min(self.bounds.rows);
+        let (seq, bytes) = (self.note.sealed.seq + 1, self.bounds.bytes);
+        Draft { seq, rows: Rows::default(), room, bytes, taken: 0, full: false }
     }
 
-    fn seal_dirty(&mut self, rows: &mut Rows, room: &mut Room) -> Result<bool> {
+    /// Puts it behind the others, if anything is in it.
+    pub fn put(&mut self, draft: Draft, run: Uuid) -> Result<()> {
+        if draft.taken > 0 {
+            let prev = self.note.sealed.digest.clone();
+            let batch = batch_of(draft.seq, prev, run, draft.rows);
+            self.put_batch(&batch)?;
+            self.note.sealed = batch.head.mark();
+            self.note.pending_rows += batch.head.rows;
+        }
+        Ok(())
+    }
+
+    /// Seals one batch, if there is anything to seal; returns whether something is left.
+    pub fn seal(&mut self, run: Uuid) -> Result<bool> {
+        let mut draft = self.draft();
+        self.seal_dirty(&mut draft)?;
+        if !draft.full {
+            self.seal_open(&mut draft)?;
+        }
+        let left = draft.full;
+        self.put(draft, run)?;
+        Ok(left)
+    }
+
+    fn seal_dirty(&mut self, draft: &mut Draft) -> Result<()> {
         let mut after = None;
         loop {
-            let dirty = self.shelf.dirty(self.provider, after, STRIDE)?;
-            let Some((last, _)) = dirty.last() else { return Ok(true) };
+            let dirty = self.shelf.dirty(self.provider, after, self.bounds.stride)?;
+            let Some((last, _)) = dirty.last() else { return Ok(()) };
             after = Some(*last);
             for (row, dirty) in dirty {
-                if !self.seal_row(row, dirty, rows, room)? {
-                    return Ok(false);
+                if !self.seal_row(row, dirty, draft)? {
+                    return Ok(());
                 }
                 self.shelf.set_dirty(self.provider, row, None)?;
             }
         }
     }
 
-    /// A row that is there is told as it is, whatever happened before; its deletion only while it is not.
-    fn seal_row(&mut self, row: Row, dirty: Dirty, rows: &mut Rows, room: &mut Room) -> Result<bool> {
-        let there = match row {
-            Row::Key(id) => match self.shelf.key(self.provider, id)? {
-                Some(entry) => {
-                    let told = text::key_row(&entry, dirty.added && !broken!(AddIsNotTold), self.shift);
-                    if !room.take(size(&told)) {
-                        return Ok(false);
-                    }
-                    rows.keys.push(told);
-                    true
+    /// A row that is there is told as it is, whatever happened before; its deletion only while it is not. Returns
+    /// whether that fitted in.
+    pub fn seal_row(&mut self, row: Row, dirty: Dirty, draft: &mut Draft) -> Result<bool> {
+        match row {
+            Row::Key(id) => {
+                if let Some(entry) = self.shelf.key(self.provider, id)? {
+                    return Ok(self.seal_key(&entry, dirty.added, draft));
                 }
-                None => false,
-            },
-            Row::Token(id) => match self.shelf.token(self.provider, id)? {
-                Some(entry) => {
-                    let told = text::token_row(&entry, dirty.added, self.shift);
-                    if !room.take(size(&told)) {
-                        return Ok(false);
-                    }
-                    rows.tokens.push(told);
-                    true
-                }
-                None => false,
-            },
-        };
-        if there || !dirty.gone {
-            return Ok(true);
-        }
-        if let Some(gone) = self.shelf.gone(self.provider, row)? {
-            let kind = if matches!(row, Row::Key(_)) { GoneKind::Key } else { GoneKind::Token };
-            let told = GoneRow { t: kind, id: text::hex(&gone.digest), v: gone.version };
-            if !room.take(size(&told)) {
-                return Ok(false);
             }
-            rows.gone.push(told);
+            Row::Token(id) => {
+                if let Some(entry) = self.shelf.token(self.provider, id)? {
+                    return Ok(self.seal_token(&entry, dirty.added, draft));
+                }
+            }
         }
-        Ok(true)
+        let gone = if dirty.gone { self.shelf.gone(self.provider, row)? } else { None };
+        Ok(gone.is_none_or(|gone| draft.push(|rows| &mut rows.gone, text::gone_row(row, &gone))))
+    }
+
+    pub fn seal_key(&self, entry: &KeyEntry, add: bool, draft: &mut Draft) -> bool {
+        let row = text::key_row(entry, add && !broken!(AddIsNotTold), self.shift);
+        draft.push(|rows| &mut rows.keys, row)
+    }
+
+    pub fn seal_token(&self, entry: &TokenEntry, add: bool, draft: &mut Draft) -> bool {
+        draft.push(|rows| &mut rows.tokens, text::token_row(entry, add, self.shift))
     }
 
     /// From where the last batch ended, once around.
-    fn seal_open(&mut self, seq: u64, rows: &mut Rows, room: &mut Room) -> Result<bool> {
+    fn seal_open(&mut self, draft: &mut Draft) -> Result<()> {
         let start = self.note.turn.clone();
         let mut after = start.clone();
         let mut around = start.is_none();
         loop {
-            let opens = self.shelf.opens(self.provider, after.as_ref(), STRIDE)?;
+            let opens = self.shelf.opens(self.provider, after.as_ref(), self.bounds.stride)?;
             let Some((last, _)) = opens.last() else {
                 if around {
-                    return Ok(true);
+                    return Ok(());
                 }
                 (around, after) = (true, None);
                 continue;
@@ -158,73 +157,53 @@ impl Stream<'_> {
             after = Some(last.clone());
             for (id, tally) in opens {
                 if around && start.as_ref().is_some_and(|start| id > *start) {
-                    return Ok(true);
+                    return Ok(());
                 }
-                if !self.seal_counter(seq, &id, &tally, rows, room)? {
-                    return Ok(false);
+                if !self.seal_counter(&id, &tally, draft)? {
+                    return Ok(());
                 }
+                self.shelf.set_open(self.provider, &id, None)?;
                 self.note.turn = Some(id);
             }
         }
     }
 
-    fn seal_counter(
-        &mut self,
-        seq: u64,
-        id: &CounterId,
-        tally: &Tally,
-        rows: &mut Rows,
-        room: &mut Room,
-    ) -> Result<bool> {
-        let shift = self.shift;
-        let taken = match id {
+    /// Returns whether it fitted in.
+    pub fn seal_counter(&mut self, id: &CounterId, tally: &Tally, draft: &mut Draft) -> Result<bool> {
+        let sums = text::sums(tally, self.shift);
+        let fits = match id {
             CounterId::Key(key) => {
-                let Some(secret) = self.key_text(*key)? else { return self.lose(id, tally) };
-                let row = text::key_stats_row(secret, tally, shift);
-                let fits = room.take(size(&row));
-                rows.key_stats.extend(fits.then_some(row));
-                fits
+                let Some(k) = self.key_text(*key)? else { return self.lose(id, tally) };
+                draft.push(|rows| &mut rows.key_stats, text::key_stats_row(k, tally, self.shift))
             }
             CounterId::Token(token) => {
                 let Some(k) = self.token_text(*token)? else { return self.lose(id, tally) };
-                let row = TokenStatsRow { k, sums: text::sums(tally, shift) };
-                let fits = room.take(size(&row));
-                rows.token_stats.extend(fits.then_some(row));
-                fits
+                draft.push(|rows| &mut rows.token_stats, TokenStatsRow { k, sums })
             }
             CounterId::Model(model) => {
-                let row = ModelRow { m: model.to_string(), sums: text::sums(tally, shift) };
-                let fits = room.take(size(&row));
-                rows.models.extend(fits.then_some(row));
-                fits
+                draft.push(|rows| &mut rows.models, ModelRow { m: model.to_string(), sums })
             }
             CounterId::Hour(hour, model) => {
-                let row = HourRow { h: hour.0, m: model.to_string(), sums: text::sums(tally, shift) };
-                let fits = room.take(size(&row));
-                rows.hours.extend(fits.then_some(row));
-                fits
+                draft.push(|rows| &mut rows.hours, HourRow { h: hour.0, m: model.to_string(), sums })
             }
             CounterId::Total => {
-                let row = GlobalRow { sums: text::sums(tally, shift) };
-                let fits = room.take(size(&row));
-                rows.global = rows.global.take().or(fits.then_some(row));
+                let row = GlobalRow { sums };
+                let fits = draft.fits(&row);
+                draft.rows.global = draft.rows.global.take().or(fits.then_some(row));
                 fits
             }
         };
-        if taken {
+        if fits {
             let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
-            inflight.sealed.push((seq, *tally));
+            inflight.sealed.push((draft.seq, *tally));
             self.put_inflight(id, inflight)?;
-            self.shelf.set_open(self.provider, id, None)?;
         }
-        Ok(taken)
+        Ok(fits)
     }
 
     /// Nothing on the wire can name it. Its provider's and model's totals are other rows.
     fn lose(&mut self, id: &CounterId, tally: &Tally) -> Result<bool> {
-        self.shelf.set_open(self.provider, id, None)?;
-        let mut view = self.shelf.view(self.provider, id)?;
-        view = view.minus(tally);
+        let view = self.shelf.view(self.provider, id)?.minus(tally);
         self.show(id, &view)?;
         if !tally.counts_nothing() {
             self.say(|provider| Note::Lost { provider, requests: requests(tally) });
@@ -232,43 +211,43 @@ impl Stream<'_> {
         Ok(true)
     }
 
-    /// Seals everything, so that a copy of the file holds nothing that only it could tell.
-    pub fn seal_all(&mut self, run: Uuid, lives: Lives) -> Result<()> {
-        let queue = self.queue()?;
-        if queue.len() > self.bounds.queue {
-            for seq in queue.into_iter().rev().take_while(|seq| *seq > self.note.sent).collect::<Vec<_>>() {
-                let Some(batch) = self.batch(seq)? else { break };
-                // What an earlier life sealed may lie in a copy of the file, too: as this life's own it would be
-                // told twice.
-                if lives == Lives::Apart && batch.run != run && !broken!(MergesWhatACopyMayTell) {
-                    break;
-                }
-                self.unseal(&batch)?;
-            }
+    /// A step of sealing everything, so that a copy of the file holds nothing that only it could tell. Returns
+    /// whether it was the last. `begun` is false at the first step.
+    pub fn seal_on(&mut self, run: Uuid, lives: Lives, begun: bool) -> Result<bool> {
+        if self.must_walk_before_sealing() {
+            self.walk()?;
+            return Ok(false);
         }
-        while self.seal(run)?.0 > 0 {}
+        if !begun && self.waiting() > self.bounds.queue {
+            self.note.merging = true;
+        }
+        if self.note.merging {
+            self.merge(run, lives)?;
+            return Ok(false);
+        }
+        Ok(!self.seal(run)?)
+    }
+
+    /// Takes the newest batch apart, if it was never sent.
+    fn merge(&mut self, run: Uuid, lives: Lives) -> Result<()> {
+        let last = self.note.sealed.seq;
+        if last > self.note.sent
+            && last > self.note.confirmed.seq
+            && let Some(batch) = self.batch(last)?
+            // What an earlier life sealed may lie in a copy of the file, too: as this life's own it would be told
+            // twice.
+            && (lives == Lives::Together || batch.head.run == run || broken!(MergesWhatACopyMayTell))
+        {
+            return self.unseal(&batch);
+        }
+        // All over again: after a crash in the middle of it the batches are to be the same.
+        (self.note.merging, self.note.turn) = (false, None);
         Ok(())
     }
 
-    /// A batch that the hub found too large, and that is not in `there`, is made anew, smaller.
-    pub fn split_if_refused(&mut self, there: &Mark) -> Result<()> {
-        let Some(head) = self.head()? else { return Ok(()) };
-        let refused = self.note.refused == Some(head.seq)
-            && (self.note.doubtful != head.seq || broken!(SplitsWhatIsInDoubt));
-        if !refused || there.seq + 1 != head.seq || there.digest != head.prev {
-            return Ok(());
-        }
-        for seq in self.queue()?.into_iter().rev() {
-            if let Some(batch) = self.batch(seq)? {
-                self.unseal(&batch)?;
-            }
-        }
-        self.note.refused = None;
-        self.seal_all(head.run, Lives::Apart)
-    }
-
-    pub fn shrink(&mut self) {
+    pub fn shrink(&mut self, below: Option<u64>) {
         let rows = self.note.rows.unwrap_or(self.bounds.rows);
+        let rows = below.and_then(|below| usize::try_from(below).ok()).map_or(rows, |below| rows.min(below));
         self.note.rows = Some((rows / 2).max(1));
     }
 
@@ -279,16 +258,15 @@ impl Stream<'_> {
         }
     }
 
-    pub fn head(&self) -> Result<Option<Batch>> {
-        match self.queue()?.first() {
-            Some(seq) => self.batch(*seq),
-            None => Ok(None),
-        }
-    }
-
     pub fn confirmed(&self) -> &Mark {
         &self.note.confirmed
     }
+}
+
+pub fn batch_of(seq: u64, prev: String, run: Uuid, mut rows: Rows) -> Batch {
+    sort(&mut rows);
+    let digest = text::digest_of_batch(run, &rows);
+    Batch { head: Head { seq, prev, digest, run, rows: rows.count(), confirmed: None, told: 0 }, rows }
 }
 
 /// Bytewise by primary key: everybody locks in this order.

@@ -1,10 +1,6 @@
 //! Keys, tokens and deletions as the hub has them, merged field by field into what is here.
 
-use super::{
-    Effect, Result,
-    stream::{STRIDE, Stream},
-    text,
-};
+use super::{Effect, Result, document::Walk, stream::Stream, text};
 use crate::{
     model::{CounterId, KeyId, KeyRecord, Tally, Timestamp, TokenId, TokenRecord, Version},
     replica::wire::{GoneKind, GoneRow, KeyRow, Rows, TokenRow},
@@ -91,42 +87,39 @@ impl Stream<'_> {
 
     /// What the hub forgets as well, by its clock: deletions of keys, and the texts of revoked tokens, whose digests
     /// are kept for good. What is still to be told, or has counts under way that need the text, stays.
-    pub fn forget_deletions(&mut self) -> Result<()> {
+    pub fn forget_deletions_on(&mut self, after: Option<Row>) -> Result<Option<Walk>> {
         let old = Version::at(Timestamp(self.hub_now().0.saturating_sub(TOMBSTONES_KEPT)));
-        let mut after = None;
-        loop {
-            let some = self.shelf.all_gone(self.provider, after, STRIDE)?;
-            let Some((last, _)) = some.last() else { return Ok(()) };
-            after = Some(*last);
-            for (row, gone) in some {
-                let counter = match row {
-                    Row::Key(id) => CounterId::Key(id),
-                    Row::Token(id) => CounterId::Token(id),
-                };
-                let wanted = self.shelf.dirty_row(self.provider, row)?.is_some()
-                    || self.shelf.open(self.provider, &counter)?.is_some()
-                    || self.shelf.inflight(self.provider, &counter)?.is_some()
-                    || !gone.is_deletion() && self.shelf.view(self.provider, &counter)? != Tally::default();
-                if gone.version >= old || wanted {
-                    continue;
+        let some = self.shelf.all_gone(self.provider, after, self.bounds.stride)?;
+        let next = some.last().map(|(last, _)| Walk::ForgetDeletions(Some(*last)));
+        for (row, gone) in some {
+            let counter = match row {
+                Row::Key(id) => CounterId::Key(id),
+                Row::Token(id) => CounterId::Token(id),
+            };
+            let wanted = self.shelf.dirty_row(self.provider, row)?.is_some()
+                || self.shelf.open(self.provider, &counter)?.is_some()
+                || self.shelf.inflight(self.provider, &counter)?.is_some()
+                || !gone.is_deletion() && self.shelf.view(self.provider, &counter)? != Tally::default();
+            if gone.version >= old || wanted {
+                continue;
+            }
+            match row {
+                Row::Key(_) => {
+                    self.shelf.set_gone(self.provider, row, None)?;
+                    // Nobody would know any more whose counts these are, if the hub's deletion came only now.
+                    self.show(&counter, &Tally::default())?;
                 }
-                match row {
-                    Row::Key(_) => {
-                        self.shelf.set_gone(self.provider, row, None)?;
-                        // Nobody would know any more whose counts these are, if the hub's deletion came only now.
-                        self.show(&counter, &Tally::default())?;
-                    }
-                    Row::Token(_) if broken!(TokensAreForgotten) => {
-                        self.shelf.set_gone(self.provider, row, None)?
-                    }
-                    Row::Token(_) if gone.text.is_some() => {
-                        let brief = Gone { text: None, ..gone };
-                        self.shelf.set_gone(self.provider, row, Some(brief))?;
-                    }
-                    Row::Token(_) => {}
+                Row::Token(_) if broken!(TokensAreForgotten) => {
+                    self.shelf.set_gone(self.provider, row, None)?;
                 }
+                Row::Token(_) if gone.text.is_some() => {
+                    let brief = Gone { text: None, ..gone };
+                    self.shelf.set_gone(self.provider, row, Some(brief))?;
+                }
+                Row::Token(_) => {}
             }
         }
+        Ok(next)
     }
 
     fn mark(&mut self, row: Row) -> Result<()> {

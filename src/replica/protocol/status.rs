@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{
     Result, StreamOf,
-    document::{self, Batch, LaneNote, Resync, Stop, StreamNote},
+    document::{self, LaneNote, Resync, Stop, StreamNote},
 };
 use crate::{replica::wire::HubIdentity, store::shelf::Shelf};
 
@@ -49,7 +49,6 @@ fn lane(note: &LaneNote) -> LaneStatus {
 
 pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
     let note: StreamNote = document::read(shelf, &document::stream_name(&of.provider))?.unwrap_or_default();
-    let pending_rows = pending_rows(shelf, &of.provider, &note)?;
     Ok(StreamStatus {
         provider: of.provider.clone(),
         stream: of.stream.clone(),
@@ -57,7 +56,7 @@ pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
         stopped: note.stopped,
         sealed: note.sealed.seq,
         confirmed: note.confirmed.seq,
-        pending_rows,
+        pending_rows: note.pending_rows,
         dirty: shelf.dirty_len(&of.provider)?,
         open: shelf.open_len(&of.provider)?,
         state: lane(&note.state),
@@ -65,16 +64,4 @@ pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
         resync: note.resync,
         hub: note.hub,
     })
-}
-
-fn pending_rows(shelf: &dyn Shelf, provider: &str, note: &StreamNote) -> Result<u64> {
-    let mut rows = 0;
-    for seq in
-        shelf.batches(provider, note.confirmed.seq + 1)?.into_iter().filter(|seq| *seq <= note.sealed.seq)
-    {
-        if let Some(bytes) = shelf.batch(provider, seq)? {
-            rows += document::decode::<Batch>(&bytes)?.rows.count();
-        }
-    }
-    Ok(rows)
 }

@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use super::{
-    Bounds, Effect, Note, Outcome, Result,
-    document::{self, Batch, Mark, StreamNote},
+    Bounds, Effect, Error, Note, Outcome, Result,
+    document::{self, Batch, Head, Mark, StreamNote},
     text::{self, Shift},
 };
 use crate::{
@@ -12,9 +12,6 @@ use crate::{
     replica::wire::Rows,
     store::shelf::{Dirty, Row, Shelf},
 };
-
-/// How many rows are looked at at a time where all are gone through.
-pub const STRIDE: usize = 1000;
 
 pub struct Stream<'a> {
     pub shelf: &'a mut dyn Shelf,
@@ -55,21 +52,49 @@ impl Stream<'_> {
     }
 
     pub fn batch(&self, seq: u64) -> Result<Option<Batch>> {
-        self.shelf.batch(self.provider, seq)?.map(|bytes| document::decode(&bytes)).transpose()
+        self.shelf.batch(self.provider, seq)?.map(|bytes| Batch::decode(&bytes)).transpose()
     }
 
-    pub fn put_batch(&mut self, batch: &Batch) -> Result<u64> {
-        let bytes = document::encode(batch);
-        self.shelf.set_batch(self.provider, batch.seq, Some(&bytes))?;
+    pub fn put_batch(&mut self, batch: &Batch) -> Result<()> {
+        Ok(self.shelf.set_batch(self.provider, batch.head.seq, Some(&batch.encode()))?)
+    }
+
+    pub fn kept_head(&self, seq: u64) -> Result<Option<Head>> {
+        self.shelf.batch(self.provider, seq)?.map(|bytes| Head::of(&bytes)).transpose()
+    }
+
+    pub fn head_of(&self, seq: u64) -> Result<Head> {
+        self.kept_head(seq)?.ok_or_else(|| lost(seq))
+    }
+
+    /// Changes a batch's head; returns how many bytes it has.
+    pub fn restate(&mut self, seq: u64, change: impl FnOnce(&mut Head)) -> Result<u64> {
+        let bytes = self.shelf.batch(self.provider, seq)?.ok_or_else(|| lost(seq))?;
+        let mut head = Head::of(&bytes)?;
+        change(&mut head);
+        let bytes = head.put_before(&bytes)?;
+        self.shelf.set_batch(self.provider, seq, Some(&bytes))?;
         Ok(bytes.len() as u64)
     }
 
     /// Sealed and not confirmed, in order.
-    pub fn queue(&self) -> Result<Vec<u64>> {
-        let from = self.note.confirmed.seq + 1;
-        let mut queue = self.shelf.batches(self.provider, from)?;
-        queue.retain(|seq| *seq <= self.note.sealed.seq);
-        Ok(queue)
+    pub fn queue(&self) -> std::ops::RangeInclusive<u64> {
+        self.note.confirmed.seq + 1..=self.note.sealed.seq
+    }
+
+    pub fn waiting(&self) -> u64 {
+        self.note.sealed.seq.saturating_sub(self.note.confirmed.seq)
+    }
+
+    /// One of the queue.
+    pub fn waiting_batch(&self, seq: u64) -> Result<Batch> {
+        self.batch(seq)?.ok_or_else(|| lost(seq))
+    }
+
+    /// The batch that is sent next.
+    pub fn head(&self) -> Result<Option<Batch>> {
+        let first = (self.waiting() > 0).then_some(self.note.confirmed.seq + 1);
+        first.map(|seq| self.waiting_batch(seq)).transpose()
     }
 
     /// Makes a row dirty in one more way.
@@ -104,18 +129,25 @@ impl Stream<'_> {
 
     /// Takes the newest batch apart again: nobody has applied it, and nobody will.
     pub fn unseal(&mut self, batch: &Batch) -> Result<()> {
+        let head = &batch.head;
         for (id, tally) in self.tallies(&batch.rows) {
             let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
-            inflight.sealed.retain(|(seq, _)| *seq != batch.seq);
+            inflight.sealed.retain(|(seq, _)| *seq != head.seq);
             self.put_inflight(&id, inflight)?;
             let mut open = self.shelf.open(self.provider, &id)?.unwrap_or_default();
             open.add(&tally);
             self.shelf.set_open(self.provider, &id, Some(&open))?;
         }
         self.soil_rows(&batch.rows)?;
-        self.shelf.set_batch(self.provider, batch.seq, None)?;
-        self.note.sealed = Mark { seq: batch.seq - 1, digest: batch.prev.clone() };
-        self.note.sent = self.note.sent.min(batch.seq - 1);
+        self.drop_newest(head)
+    }
+
+    /// The newest batch is none any more.
+    pub fn drop_newest(&mut self, head: &Head) -> Result<()> {
+        self.shelf.set_batch(self.provider, head.seq, None)?;
+        self.note.sealed = Mark { seq: head.seq - 1, digest: head.prev.clone() };
+        self.note.sent = self.note.sent.min(head.seq - 1);
+        self.note.pending_rows = self.note.pending_rows.saturating_sub(head.rows);
         Ok(())
     }
 
@@ -157,4 +189,8 @@ impl Stream<'_> {
         self.note.instance = self.shelf.instance();
         Ok(())
     }
+}
+
+fn lost(seq: u64) -> Error {
+    Error::Document(format!("batch {seq} is missing"))
 }

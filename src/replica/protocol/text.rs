@@ -7,8 +7,8 @@ use crate::{
     model::{
         Cause, Health, KeyRecord, KeyVersions, Secret, Tally, Timestamp, TokenRecord, TokenVersions, Version,
     },
-    replica::wire::{HealthRow, KeyRow, KeyStatsRow, Rows, Sums, TokenRow},
-    store::shelf::{KeyEntry, TokenEntry},
+    replica::wire::{GoneKind, GoneRow, HealthRow, KeyRow, KeyStatsRow, Rows, Sums, TokenRow},
+    store::shelf::{Gone, KeyEntry, Row, TokenEntry},
 };
 
 /// Dates beyond these are of nobody's clock; they are moved here so that shifting them stays exact.
@@ -209,6 +209,11 @@ fn cut(text: Option<&str>, chars: usize) -> Option<Box<str>> {
         Some((end, _)) => text[..end].into(),
         None => text.into(),
     })
+}
+
+pub fn gone_row(row: Row, gone: &Gone) -> GoneRow {
+    let t = if matches!(row, Row::Key(_)) { GoneKind::Key } else { GoneKind::Token };
+    GoneRow { t, id: hex(&gone.digest), v: gone.version }
 }
 
 pub fn key_stats_row(secret: Secret, tally: &Tally, shift: Shift) -> KeyStatsRow {

@@ -19,7 +19,7 @@ use crate::{
     model::Timestamp,
     replica::{
         pace::{Pace, Rhythm, Round},
-        protocol::{self, Call, Machine, Note, Outcome, Wishes},
+        protocol::{self, Call, Machine, Next, Note, Outcome, Sealing, Wishes},
         status::HubState,
         transport::{self, Transport},
         wire::{Function, PROTOCOL, RetainAnswer, RetainRequest},
@@ -222,18 +222,24 @@ impl Task {
         let (mut moved, mut notes) = (false, Vec::new());
         let (mut hindered, mut served) = (None, false);
         loop {
-            let next = self.steps.step(|machine, shelf, now| machine.next(shelf, now)).await;
-            let (call, outcome) = next.map_err(Broken::Protocol)?;
-            // Counts that nobody can name any more: differences, for which no edit has to wait.
-            self.parts.mirror.apply(outcome.effects);
+            let next = self.change(|machine, shelf, now| machine.next(shelf, now)).await;
+            let (next, outcome) = next.map_err(Broken::Protocol)?;
+            moved |= !outcome.effects.is_empty();
             notes.extend(outcome.notes.clone());
             self.note(outcome.notes);
-            let Some(call) = call else {
-                return match hindered {
-                    None => Ok((moved, notes)),
-                    Some(error) if served => Err(Broken::Part(error)),
-                    Some(error) => Err(Broken::Call(error)),
-                };
+            let call = match next {
+                Next::Call(call) => call,
+                Next::Work => {
+                    self.progress().await;
+                    continue;
+                }
+                Next::End => {
+                    return match hindered {
+                        None => Ok((moved, notes)),
+                        Some(error) if served => Err(Broken::Part(error)),
+                        Some(error) => Err(Broken::Call(error)),
+                    };
+                }
             };
             let function = call.function;
             moved |= function == Function::Push;
@@ -282,9 +288,10 @@ impl Task {
             Ok(reply) => {
                 let fresh = uuid::Uuid::new_v4();
                 let work = move |machine: &mut Machine, shelf: &mut dyn store::shelf::Shelf, now| {
-                    machine.answered(shelf, id, &reply.body, reply.took, now, fresh)
+                    let outcome = machine.answered(shelf, id, &reply.body, reply.took, now, fresh)?;
+                    Ok(((), outcome))
                 };
-                let outcome = self.change(work).await.map_err(|error| {
+                let ((), outcome) = self.change(work).await.map_err(|error| {
                     self.blame(is_pull && matches!(error, protocol::Error::Garbage(_)), &error.to_string());
                     Broken::Protocol(error)
                 })?;
@@ -336,21 +343,21 @@ impl Task {
     }
 
     /// As `step`; memory follows before any operator's edit comes between.
-    async fn change(
+    async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(
             &mut Machine,
             &mut dyn store::shelf::Shelf,
             Timestamp,
-        ) -> Result<Outcome, protocol::Error>
+        ) -> Result<(T, Outcome), protocol::Error>
         + Send
         + 'static,
-    ) -> Result<Outcome, protocol::Error> {
+    ) -> Result<(T, Outcome), protocol::Error> {
         let alone = self.parts.mirror.lock().await;
-        let outcome = self.steps.step(work).await?;
+        let (value, outcome) = self.steps.step(work).await?;
         self.parts.mirror.apply(outcome.effects.clone());
         drop(alone);
-        Ok(outcome)
+        Ok((value, outcome))
     }
 
     async fn adopt(&mut self) -> Result<Vec<String>, String> {
@@ -397,7 +404,7 @@ impl Task {
 
     /// At the end: everything into batches, and these to the hub if that is quick.
     async fn last(&mut self, patience: Duration) {
-        let sealed = self.steps.step(|machine, shelf, now| machine.seal_all(shelf, now, None)).await;
+        let sealed = self.steps.seal(Sealing::new(None), &*self.parts.mirror).await;
         if let Err(error) = sealed {
             warn!(hub = self.name(), "what is open could not be sealed: {error}");
             return;

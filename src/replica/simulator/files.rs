@@ -11,8 +11,8 @@ use super::{
 use crate::{
     model::Tally,
     replica::protocol::{
-        Note, Outcome,
-        document::{self, Batch, StreamNote},
+        Note, Outcome, Sealing,
+        document::{self, Batch, Head, StreamNote, Walk},
     },
     store::shelf::Shelf,
 };
@@ -20,31 +20,30 @@ use crate::{
 impl World {
     /// Batches that a fork throws away: those of this life are open again, the others are for the copy to tell.
     pub fn bury_thrown(&mut self, at: usize, outcome: &Outcome) -> Result<(), String> {
-        let mut told = BTreeMap::new();
         let it = &self.instances[at];
-        for (provider, bytes) in &it.shelf.thrown {
-            let forked = outcome
-                .notes
-                .iter()
-                .any(|note| matches!(note, Note::Forked { provider: of, .. } if of == provider));
-            let (Some((id, run)), true) = (it.ids.get(provider), forked) else { continue };
-            let batch: Batch = document::decode(bytes).unwrap();
-            if batch.confirmed.is_some() || batch.run != *run {
-                if batch.confirmed.is_none() {
-                    *told.entry(provider.clone()).or_default() += batch.requests();
+        let after = stream_ids(&it.shelf);
+        for (provider, ids) in &it.ids {
+            let Some(mut taken) = ids.forks else { continue };
+            let thrown = it.shelf.thrown.iter().filter(|(of, _)| of == provider);
+            for (_, bytes) in thrown {
+                let batch = Batch::decode(bytes).unwrap();
+                if batch.head.confirmed.is_none() && batch.head.run != ids.run {
+                    taken += batch.requests();
                 }
-                let name = (provider.clone(), (*id, batch.seq, batch.digest));
-                self.oracle.unsent.insert(name, batch.rows);
+                if batch.head.confirmed.is_some() || batch.head.run != ids.run {
+                    let name = (provider.clone(), (ids.instance, batch.head.seq, batch.head.digest));
+                    self.oracle.unsent.insert(name, batch.rows);
+                }
             }
-        }
-        for note in &outcome.notes {
-            if let Note::Forked { provider, taken, .. } = note {
-                let told: u64 = told.get(provider).copied().unwrap_or_default();
-                if *taken != told {
-                    return Err(format!(
-                        "instance {at} says that {taken} requests are in doubt, and {told} are"
-                    ));
-                }
+            let end = outcome.notes.iter().find_map(|note| match note {
+                Note::Forked { provider: of, taken, .. } if of == provider => Some(*taken),
+                _ => None,
+            });
+            let told = end.or(after.get(provider).and_then(|ids| ids.forks));
+            if told != Some(taken) {
+                return Err(format!(
+                    "instance {at} says that {told:?} requests are in doubt, and {taken} are"
+                ));
             }
         }
         Ok(())
@@ -55,12 +54,12 @@ impl World {
         // As a start would seal it, so that batches have the names that they have in a copy.
         self.crash(at)?;
         let it = &self.instances[at];
-        for (provider, (id, _)) in &it.ids {
-            for seq in it.shelf.batches(provider, 0).unwrap() {
+        for (provider, ids) in &it.ids {
+            for seq in it.shelf.batches(provider, 0, usize::MAX).unwrap() {
                 let bytes = it.shelf.batch(provider, seq).unwrap().unwrap_or_default();
-                let batch: Batch = document::decode(&bytes).unwrap();
-                let name = (provider.clone(), (*id, seq, batch.digest));
-                self.oracle.unsent.insert(name, batch.rows);
+                let Batch { head, rows } = Batch::decode(&bytes).unwrap();
+                let name = (provider.clone(), (ids.instance, seq, head.digest));
+                self.oracle.unsent.insert(name, rows);
             }
             // Of a provider that never met a hub nothing is in batches.
         }
@@ -81,10 +80,7 @@ impl World {
         let next = self.uuid();
         self.instances[at].waiting = None;
         self.instances[at].machine.forget();
-        let now = self.local(at);
-        let it = &mut self.instances[at];
-        let sealed = it.machine.seal_all(&mut it.shelf, now, Some(next));
-        self.take(at, sealed.map_err(|error| error.to_string())?)?;
+        self.seal(at, Sealing::new(Some(next)))?;
         Ok(self.instances[at].shelf.clone())
     }
 
@@ -107,14 +103,41 @@ impl World {
     }
 }
 
-/// Of each provider that has met a hub: the id that its stream goes by, and the life that counts in it.
-pub fn stream_ids(shelf: &MemoryShelf) -> BTreeMap<String, (Uuid, Uuid)> {
+/// What a stream goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    pub instance: Uuid,
+    /// The life that counts in it.
+    pub run: Uuid,
+    /// Whether it is about to take another id, and how many requests the copy has told as far as it has gone.
+    pub forks: Option<u64>,
+}
+
+/// Of each provider that has met a hub.
+pub fn stream_ids(shelf: &MemoryShelf) -> BTreeMap<String, Ids> {
     let mut ids = BTreeMap::new();
     for (provider, _) in PROVIDERS {
         let note: Option<StreamNote> = document::read(shelf, &document::stream_name(provider)).unwrap();
         if let Some(note) = note {
-            ids.insert(provider.to_owned(), (note.instance, note.run));
+            let forks = match note.walk {
+                Some(Walk::Fork { taken, .. }) => Some(taken),
+                _ => None,
+            };
+            ids.insert(provider.to_owned(), Ids { instance: note.instance, run: note.run, forks });
         }
     }
     ids
+}
+
+/// How many rows wait, as it is shown and as the batches have it.
+pub fn pending_of(shelf: &MemoryShelf, provider: &str) -> Result<(), String> {
+    let note: StreamNote =
+        document::read(shelf, &document::stream_name(provider)).unwrap().unwrap_or_default();
+    let waiting = shelf.batches(provider, note.confirmed.seq + 1, usize::MAX).unwrap();
+    let waiting = waiting.into_iter().map(|seq| shelf.batch(provider, seq).unwrap().unwrap_or_default());
+    let rows: u64 = waiting.map(|bytes| Head::of(&bytes).unwrap().rows).sum();
+    if rows != note.pending_rows {
+        return Err(format!("{} rows are said to wait, and {rows} do", note.pending_rows));
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     model::{CounterId, Timestamp, Version},
     replica::{
-        protocol::{Bounds, page::count, text::Shift},
+        protocol::{Bounds, text::Shift},
         wire::{
             AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HubIdentity, PROTOCOL, PullAnswer,
             PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
@@ -295,7 +295,7 @@ fn check_shape(rows: &Rows, bounds: &Bounds) -> Result<(), String> {
     if !in_order {
         return Err("a batch's rows are out of order".to_owned());
     }
-    let count = count(rows) as usize;
+    let count = rows.count() as usize;
     // The lists' names come on top.
     let size = serde_json::to_vec(rows).unwrap().len().saturating_sub(200);
     if count > 1 && (count > bounds.rows || size > bounds.bytes) {

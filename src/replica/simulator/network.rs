@@ -11,7 +11,7 @@ use crate::{
     model::Timestamp,
     replica::{
         protocol::{
-            Call, Error, Machine, Outcome, Wishes,
+            Call, Error, Machine, Next, Outcome, Wishes,
             document::{self, StreamNote},
         },
         transport::ErrorKind,
@@ -49,7 +49,7 @@ impl World {
     }
 
     /// A step of the protocol in a transaction; `None` when it was given up.
-    fn work<T>(
+    pub fn work<T>(
         &mut self,
         at: usize,
         work: impl FnOnce(&mut Machine, &mut MemoryShelf, Timestamp) -> Result<(T, Outcome), Error>,
@@ -149,18 +149,20 @@ impl World {
     pub fn step(&mut self, at: usize) -> Result<bool, String> {
         let Some((call, answer)) = self.instances[at].waiting.take() else {
             let (waiting, ids) = (self.batches_waiting(at), self.instances[at].ids.clone());
-            let call = self.work(at, |machine, shelf, now| machine.next(shelf, now))?.flatten();
+            let next = match self.work(at, |machine, shelf, now| machine.next(shelf, now))? {
+                Some(Next::Work) => return Ok(true),
+                Some(next) => next,
+                None => Next::End,
+            };
             let lives_on = self.instances[at].ids == ids;
             if waiting > 0 && lives_on && self.batches_waiting(at) > waiting {
                 return Err(format!("instance {at} seals a batch while another one waits"));
             }
-            let going = call.is_some();
-            if let Some(call) = &call {
-                self.say(|| format!("{at} calls {} {}", call.function.name(), call.request));
-            }
-            self.instances[at].waiting = call.map(|call| (call, None));
+            let Next::Call(call) = next else { return Ok(false) };
+            self.say(|| format!("{at} calls {} {}", call.function.name(), call.request));
+            self.instances[at].waiting = Some((call, None));
             self.instances[at].sent = self.now;
-            return Ok(going);
+            return Ok(true);
         };
         if let Some(body) = answer {
             let took = u64::try_from(self.now - self.instances[at].sent).unwrap_or(0);
@@ -171,8 +173,12 @@ impl World {
             })?;
             return Ok(true);
         }
+        let too_large =
+            call.function == Function::Push && self.limit.is_some_and(|limit| call.request.len() > limit);
         let fate = if self.instances[at].cut_off {
             Some(ErrorKind::Unreachable)
+        } else if too_large {
+            Some(ErrorKind::TooLarge)
         } else if call.function == Function::Push && call.request.len() > self.gate && self.chance(self.loss)
         {
             self.say(|| format!("{at} is told that its batch is too large"));
@@ -198,9 +204,10 @@ impl World {
             self.instances[at].waiting = Some((call, Some(body)));
             return Ok(true);
         };
-        if kind != ErrorKind::Unreachable || !self.instances[at].cut_off {
+        if !too_large && !self.instances[at].cut_off {
             self.go_astray(&call)?;
         }
+        self.refused |= too_large;
         self.say(|| format!("{at} gives up on {}", call.function.name()));
         self.work(at, |machine, shelf, now| {
             machine.failed(shelf, call.id, kind, now).map(|outcome| ((), outcome))
@@ -288,7 +295,8 @@ impl World {
                     }
                 }
             }
-            quiet = if self.hub.db.next_xid == before { quiet + 1 } else { 0 };
+            let refused = std::mem::take(&mut self.refused);
+            quiet = if self.hub.db.next_xid == before && !refused { quiet + 1 } else { 0 };
             if quiet == 2 {
                 return Ok(());
             }

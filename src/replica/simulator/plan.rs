@@ -50,6 +50,7 @@ impl Plan {
             6 => Focus::Ties,
             7 if fate != Fate::Copies => Focus::Late,
             8 => Focus::Clocks,
+            9 => Focus::Narrow,
             _ => Focus::Everything,
         };
         let exact = matches!(fate, Fate::Moves | Fate::Losses | Fate::Returns);

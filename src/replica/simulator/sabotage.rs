@@ -115,6 +115,8 @@ sabotages! {
     DatesAreNotShifted,
     BelievesAnyHub,
     StartSealsAsItsOwn,
+    /// A batch of an earlier life that is too large becomes several of this one.
+    SplitsAsItsOwn,
 }
 
 thread_local! {

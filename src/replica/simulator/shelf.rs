@@ -63,6 +63,11 @@ impl MemoryShelf {
         shelf
     }
 
+    /// Writes of this transaction.
+    pub fn written(&self) -> usize {
+        self.undo.len()
+    }
+
     pub fn commit(&mut self) {
         self.undo.clear();
         self.thrown.clear();
@@ -155,8 +160,9 @@ impl Shelf for MemoryShelf {
     }
 
     fn put_key(&mut self, provider: &str, id: KeyId, entry: &KeyEntry) -> Result2<()> {
-        let digest = digest(entry.record.secret.expose());
-        self.put(At::Digest(provider.to_owned(), digest, true), Some(Item::Id(Row::Key(id))))?;
+        if self.is_replicated(provider) {
+            self.set_digest(provider, Row::Key(id), digest(entry.record.secret.expose()))?;
+        }
         self.put(At::Key(provider.to_owned(), id), Some(Item::Key(Box::new(entry.clone()))))
     }
 
@@ -180,8 +186,9 @@ impl Shelf for MemoryShelf {
     }
 
     fn put_token(&mut self, provider: &str, id: TokenId, entry: &TokenEntry) -> Result2<()> {
-        let digest = digest(entry.record.secret.expose());
-        self.put(At::Digest(provider.to_owned(), digest, false), Some(Item::Id(Row::Token(id))))?;
+        if self.is_replicated(provider) {
+            self.set_digest(provider, Row::Token(id), digest(entry.record.secret.expose()))?;
+        }
         self.put(At::Token(provider.to_owned(), id), Some(Item::Token(Box::new(entry.clone()))))
     }
 
@@ -210,9 +217,8 @@ impl Shelf for MemoryShelf {
     }
 
     fn set_gone(&mut self, provider: &str, row: Row, gone: Option<Gone>) -> Result2<()> {
-        if let Some(gone) = &gone {
-            let key = matches!(row, Row::Key(_));
-            self.put(At::Digest(provider.to_owned(), gone.digest, key), Some(Item::Id(row)))?;
+        if let Some(gone) = gone.as_ref().filter(|_| self.is_replicated(provider)) {
+            self.set_digest(provider, row, gone.digest)?;
         }
         self.put(At::Gone(provider.to_owned(), row), gone.map(Item::Gone))
     }
@@ -223,6 +229,11 @@ impl Shelf for MemoryShelf {
             (At::Gone(of, row), Item::Gone(gone)) if of == provider => Some((*row, gone.clone())),
             _ => None,
         }))
+    }
+
+    fn set_digest(&mut self, provider: &str, row: Row, digest: [u8; 16]) -> Result2<()> {
+        let key = matches!(row, Row::Key(_));
+        self.put(At::Digest(provider.to_owned(), digest, key), Some(Item::Id(row)))
     }
 
     fn key_by_digest(&self, provider: &str, digest: [u8; 16]) -> Result2<Option<KeyId>> {
@@ -364,9 +375,9 @@ impl Shelf for MemoryShelf {
         self.put(At::Batch(provider.to_owned(), seq), batch.map(|batch| Item::Bytes(batch.to_vec())))
     }
 
-    fn batches(&self, provider: &str, from: u64) -> Result2<Vec<u64>> {
+    fn batches(&self, provider: &str, from: u64, max: usize) -> Result2<Vec<u64>> {
         let first = Bound::Included(At::Batch(provider.to_owned(), from));
-        Ok(self.list(first, usize::MAX, |at, _| match at {
+        Ok(self.list(first, max, |at, _| match at {
             At::Batch(of, seq) if of == provider => Some(*seq),
             _ => None,
         }))
@@ -380,13 +391,15 @@ impl Shelf for MemoryShelf {
         Ok(self.items.contains_key(&At::Seen(provider.to_owned(), mark.clone())))
     }
 
-    fn forget_seen(&mut self, provider: &str) -> Result2<()> {
+    fn forget_seen(&mut self, provider: &str, max: usize) -> Result2<bool> {
         let first = At::Seen(provider.to_owned(), Seen::Row(FIRST_ROW));
-        let seen = self.list(Bound::Included(first), usize::MAX, |at, _| match at {
+        let seen = self.list(Bound::Included(first), max, |at, _| match at {
             At::Seen(of, _) if of == provider => Some(at.clone()),
             _ => None,
         });
-        seen.into_iter().try_for_each(|at| self.put(at, None))
+        let more = seen.len() == max;
+        seen.into_iter().try_for_each(|at| self.put(at, None))?;
+        Ok(more)
     }
 }
 

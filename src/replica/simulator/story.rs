@@ -52,6 +52,11 @@ pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Res
         (world.gate, world.loss) = (400, 250);
         world = World::rebound(world)?;
     }
+    if focus == Focus::Narrow && !matches!(fate, Fate::Moves | Fate::Losses) {
+        // Through which the largest single row goes, and not much more.
+        (world.bounds.rows, world.bounds.bytes, world.limit) = (50, 100_000, Some(1100));
+        world = World::rebound(world)?;
+    }
     if matches!(fate, Fate::Moves | Fate::Losses) {
         // Pulls of one page: only then does an instance know what is contained in its totals.
         world.bounds.page = 100_000;
@@ -70,7 +75,9 @@ impl Story {
             (0..4).try_for_each(|_| edit(world, 0))?;
         }
         let steps = world.rng.usize(30..110);
-        let turn = world.rng.usize(10..steps);
+        // What an absence leaves behind is soon overwritten.
+        let last = self.fate == Fate::Absence && world.rng.bool();
+        let turn = if last { steps - 1 } else { world.rng.usize(10..steps) };
         for step in 0..steps {
             self.happen(world)?;
             match self.fate {
@@ -126,6 +133,7 @@ impl Story {
             Focus::Counts => &[5, 97, 60],
             Focus::Hands => &[97, 105, 60, 60],
             Focus::Ties => &[25, 25, 25, 60, 105],
+            Focus::Narrow => &[5, 5, 5, 60, 105, 105],
         };
         let any = world.rng.u32(..110);
         let what = if world.rng.bool() { any } else { *world.rng.choice(usual).unwrap_or(&any) };

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use uuid::Uuid;
 
 use super::{
-    files::stream_ids,
+    files::{Ids, pending_of, stream_ids},
     hub::ModelHub,
     local,
     memory::Memory,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::{CounterId, Stamps, Timestamp, Version},
-    replica::protocol::{Bounds, Call, Effect, Hub, Machine, Note, Outcome, Stop, StreamOf, Why},
+    replica::protocol::{Bounds, Call, Effect, Hub, Machine, Note, Outcome, Sealing, Stop, StreamOf, Why},
     store::shelf::Shelf,
 };
 
@@ -52,6 +52,8 @@ pub enum Focus {
     Queues,
     /// The same field of the same key is set in several places in the same microsecond.
     Ties,
+    /// Batches that do not get through whole.
+    Narrow,
 }
 
 pub struct Instance {
@@ -68,7 +70,7 @@ pub struct Instance {
     pub sent: i64,
     pub notes: Vec<Note>,
     /// Of its streams, by provider.
-    pub ids: BTreeMap<String, (Uuid, Uuid)>,
+    pub ids: BTreeMap<String, Ids>,
     /// Requests that it has counted itself, by provider.
     pub own: BTreeMap<&'static str, i64>,
 }
@@ -95,6 +97,12 @@ pub struct World {
     pub honest: bool,
     /// Larger batches are refused on the way, now and then.
     pub gate: usize,
+    /// And larger ones than this always.
+    pub limit: Option<usize>,
+    /// Whether one was, since that was last looked at.
+    pub refused: bool,
+    /// Writes of the largest transaction so far.
+    pub most_writes: usize,
     pub focus: Focus,
     uuids: u128,
 }
@@ -109,6 +117,7 @@ impl World {
             rows: *rng.choice(&[1, 3, 8, 50][..]).unwrap_or(&8),
             bytes: *rng.choice(&[300, 4000, 100_000][..]).unwrap_or(&4000),
             page: *rng.choice(&[1, 2, 5, 100][..]).unwrap_or(&5),
+            stride: [1, 2, 1000][(seed % 3) as usize],
             calls: 400,
             kept_bytes: 1 << 20,
             queue: 64,
@@ -130,6 +139,9 @@ impl World {
             keeps: true,
             honest: true,
             gate: usize::MAX,
+            limit: None,
+            refused: false,
+            most_writes: 0,
             focus: Focus::Everything,
             uuids: u128::from(seed) << 64,
             rng,
@@ -220,10 +232,22 @@ impl World {
 
     fn start(&mut self, at: usize) -> Result<(), String> {
         self.instances[at].ids = stream_ids(&self.instances[at].shelf);
-        let now = self.local(at);
         let it = &mut self.instances[at];
-        let outcome = it.machine.start(&mut it.shelf, now).map_err(|error| format!("start: {error}"))?;
-        self.take(at, outcome)
+        let sealing = it.machine.start(&it.shelf).map_err(|error| format!("start: {error}"))?;
+        self.seal(at, sealing)
+    }
+
+    /// Seals to the end, unless it dies before.
+    pub fn seal(&mut self, at: usize, sealing: Sealing) -> Result<(), String> {
+        let mut left = Some(sealing);
+        while let Some(sealing) = left {
+            left = self
+                .work(at, |machine, shelf, now| {
+                    machine.seal(shelf, now, sealing).map(|(outcome, left)| (left, outcome))
+                })?
+                .flatten();
+        }
+        Ok(())
     }
 
     /// The process dies and comes back; what was not committed is gone.
@@ -269,8 +293,12 @@ impl World {
     pub fn take(&mut self, at: usize, outcome: Outcome) -> Result<(), String> {
         self.bury_thrown(at, &outcome)?;
         let it = &mut self.instances[at];
+        self.most_writes = self.most_writes.max(it.shelf.written());
         it.shelf.commit();
         it.ids = stream_ids(&it.shelf);
+        for provider in it.ids.keys() {
+            pending_of(&it.shelf, provider).map_err(|error| format!("instance {at}: {error}"))?;
+        }
         for effect in outcome.effects {
             if let Effect::Counter { provider, id, .. } = &effect {
                 base_of(&it.shelf, provider, id).map_err(|error| format!("instance {at}: {error}"))?;

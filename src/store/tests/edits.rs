@@ -5,7 +5,7 @@ use crate::{
     model::{CounterId, KeyVersions, Tally, TokenId, Version},
     store::{
         desk::digest,
-        shelf::{Inflight, KeyEntry, Row, Seen},
+        shelf::{Dirty, Inflight, KeyEntry, Row, Seen, Shelf},
     },
 };
 
@@ -179,7 +179,14 @@ async fn keys_are_found_by_the_hubs_word_for_them() {
         let store = store.clone();
         async move { store.edit(move |shelf| shelf.key_by_digest(P, digest(&record(n).secret))).await.unwrap() }
     };
-    store.edit(|shelf| shelf.set_replicated(P, true)).await.unwrap();
+    let token_of = move |shelf: &mut dyn Shelf| {
+        shelf.set_digest(P, Row::Token(token_id), digest(&token().secret))?;
+        for n in [1, 2] {
+            shelf.set_digest(P, Row::Key(key(n)), digest(&record(n).secret))?;
+        }
+        shelf.set_replicated(P, true)
+    };
+    store.edit(token_of).await.unwrap();
     assert_eq!((find(1).await, find(2).await, find(3).await), (Some(key(1)), Some(key(2)), None));
     let found = store.edit(|shelf| shelf.token_by_digest(P, digest(&token().secret))).await.unwrap();
     assert_eq!(found, Some(token_id));
@@ -206,8 +213,6 @@ async fn keys_are_found_by_the_hubs_word_for_them() {
     store.change(vec![Change::DeleteKey { provider: P.into(), id: key(4) }]).await.unwrap();
     store.edit(|shelf| shelf.set_replicated(P, false)).await.unwrap();
     assert_eq!(find(4).await, None);
-    store.edit(|shelf| shelf.set_replicated(P, true)).await.unwrap();
-    assert_eq!((find(3).await, find(4).await), (Some(key(3)), Some(key(4))));
     store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
 }
@@ -252,6 +257,32 @@ async fn a_new_identity_lasts() {
 }
 
 #[tokio::test]
+async fn rows_of_one_provider_are_counted_among_those_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = replicated(dir.path()).await;
+    let of = [("a", 3), (P, 5), (Q, 2), ("zz", 9)];
+    store
+        .edit(move |shelf| {
+            for (provider, rows) in of {
+                for n in 0..rows {
+                    let changed = Dirty { changed: true, ..Dirty::default() };
+                    shelf.set_dirty(provider, Row::Key(key(n)), Some(changed))?;
+                    shelf.set_open(provider, &CounterId::Key(key(n)), Some(&one()))?;
+                }
+                assert_eq!(shelf.dirty_len(provider)?, rows as u64, "{provider}, alone or the last");
+            }
+            for (provider, rows) in of.into_iter().chain([("b", 0), ("zzz", 0), ("", 0)]) {
+                assert_eq!(shelf.dirty_len(provider)?, rows as u64, "{provider}");
+                assert_eq!(shelf.open_len(provider)?, rows as u64, "{provider}");
+            }
+            Ok::<_, Error>(())
+        })
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn batches_marks_and_deltas_under_way_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let store = replicated(dir.path()).await;
@@ -276,13 +307,13 @@ async fn batches_marks_and_deltas_under_way_are_kept() {
     let (store, _) = open(dir.path());
     store
         .edit(move |shelf| {
-            assert_eq!((shelf.batches(P, 0)?, shelf.batches(P, 2)?), (vec![1, 3], vec![3]));
+            assert_eq!((shelf.batches(P, 0, 9)?, shelf.batches(P, 2, 9)?), (vec![1, 3], vec![3]));
             assert_eq!(shelf.batch(P, 3)?, Some(vec![3]));
             assert_eq!(shelf.inflights(P, None, 9)?, [(model(), inflight)]);
             assert!(shelf.was_seen(P, &Seen::Row(Row::Key(key(1))))?);
             assert!(!shelf.was_seen(P, &Seen::Counter(CounterId::Key(key(1))))?);
             assert!(!shelf.was_seen(P, &Seen::Row(Row::Token(TokenId(key(1).0))))?);
-            shelf.forget_seen(P)?;
+            shelf.forget_seen(P, 9)?;
             assert!(!shelf.was_seen(P, &Seen::Counter(model()))?);
             assert!(shelf.was_seen(Q, &Seen::Counter(model()))?);
             Ok::<_, Error>(())
@@ -295,7 +326,7 @@ async fn batches_marks_and_deltas_under_way_are_kept() {
     let restored = dir.path().join("restored");
     assert!(offline::restore(&copy, &restored).unwrap().is_sound());
     let (store, _) = open(&restored);
-    assert_eq!(store.edit(|shelf| shelf.batches(P, 0)).await.unwrap(), [1, 3]);
+    assert_eq!(store.edit(|shelf| shelf.batches(P, 0, 9)).await.unwrap(), [1, 3]);
     store.close().await.unwrap();
 }
 

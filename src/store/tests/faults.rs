@@ -146,7 +146,10 @@ async fn one_failure_anywhere_loses_and_doubles_nothing() {
                 .edit(|shelf| {
                     let open = shelf.open(P, &CounterId::Total)?.unwrap_or_default();
                     assert_eq!(number(shelf, "edits")?, ROUNDS as i64, "an edit was done twice");
-                    Ok::<_, Error>((shelf.batches(P, 0)?, number(shelf, "sealed")? + open.success))
+                    Ok::<_, Error>((
+                        shelf.batches(P, 0, usize::MAX)?,
+                        number(shelf, "sealed")? + open.success,
+                    ))
                 })
                 .await
                 .unwrap();

@@ -1,0 +1,161 @@
+//! Many keys, and an adoption that leads nowhere: what the worlds of other seeds are too small and too good for.
+
+use super::{
+    hub::HubPort,
+    local,
+    world::{PROVIDERS, World},
+};
+use crate::{
+    model::{CounterId, KeyId, Tally},
+    replica::protocol::{Error, Next, Note, Wishes},
+};
+
+const PROVIDER: &str = PROVIDERS[0].0;
+
+fn world() -> World {
+    // A seed without a second provider, and instances with good clocks.
+    let mut world = World::new(3, 2, false, false).unwrap();
+    (world.loss, world.bounds.stride) = (0, 5);
+    (world.bounds.rows, world.bounds.bytes, world.bounds.page) = (5, 100_000, 5);
+    World::rebound(world).unwrap()
+}
+
+/// Writes of the largest transaction in the life of that many keys.
+fn most_writes(keys: usize) -> usize {
+    let mut world = world();
+    let now = world.local(0);
+    let it = &mut world.instances[0];
+    for n in 0..keys {
+        let text = format!("key-{n}");
+        local::add_key(&mut it.shelf, PROVIDER, &text, &it.stamps, now);
+        let (id, one) = (KeyId::derive(PROVIDER, &text), Tally { success: 1, ..Tally::default() });
+        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
+        it.memory.books.insert((PROVIDER.to_owned(), CounterId::Key(id)), one);
+    }
+    it.shelf.commit();
+    // The first contact, and the other's first pull.
+    world.heal().unwrap();
+    assert!(world.instances[1].memory.keys.len() >= keys, "nothing has come over");
+    let first = world.hub.db.clone();
+    for at in [0, 1] {
+        for n in 0..keys {
+            let it = &mut world.instances[at];
+            let (id, one) =
+                (KeyId::derive(PROVIDER, &format!("key-{n}")), Tally { failure: 1, ..Tally::default() });
+            local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
+            it.memory.books.entry((PROVIDER.to_owned(), CounterId::Key(id))).or_default().add(&one);
+            it.shelf.commit();
+        }
+    }
+    world.heal().unwrap();
+    // The hub forgets half of it.
+    world.hub.recover(first);
+    world.heal().unwrap();
+    // A copy of a file that has much to tell.
+    let it = &mut world.instances[0];
+    for n in 0..keys {
+        let (id, one) =
+            (KeyId::derive(PROVIDER, &format!("key-{n}")), Tally { other: 1, ..Tally::default() });
+        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
+    }
+    it.shelf.commit();
+    let copy = it.shelf.clone();
+    world.crash(0).unwrap();
+    world.copy(0, copy).unwrap();
+    for at in [0, 2] {
+        let it = &mut world.instances[at];
+        let (id, one) =
+            (KeyId::derive(PROVIDER, "key-0"), Tally { other: at as i64 + 1, ..Tally::default() });
+        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
+        it.memory.books.entry((PROVIDER.to_owned(), CounterId::Key(id))).or_default().add(&one);
+        it.shelf.commit();
+    }
+    world.heal().unwrap();
+    let forks = world.instances.iter().flat_map(|it| &it.notes);
+    let forks = forks.filter(|note| matches!(note, Note::Forked { .. })).count();
+    assert_eq!(forks, 1, "nobody has forked");
+    world.most_writes
+}
+
+/// Two files that are copies have the same batch, which does not get through whole; each cuts it, and what the second
+/// one tells is what the hub has already.
+pub fn cut_alike() -> Result<(), String> {
+    const MANY: i64 = 40;
+    let mut world = world();
+    world.bounds.rows = 50;
+    let mut world = World::rebound(world)?;
+    let now = world.local(0);
+    let it = &mut world.instances[0];
+    for n in 0..MANY {
+        local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
+    }
+    it.shelf.commit();
+    world.crash(0)?;
+    world.heal()?;
+    let it = &mut world.instances[0];
+    for n in 0..MANY {
+        let (id, one) =
+            (KeyId::derive(PROVIDER, &format!("key-{n}")), Tally { success: 1, ..Tally::default() });
+        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
+    }
+    it.shelf.commit();
+    let copy = it.shelf.clone();
+    world.crash(0)?;
+    world.copy(0, copy)?;
+    world.limit = Some(1100);
+    for at in [0, 2] {
+        world.begin(at, Wishes { hello: false, stats: true, only_push: false });
+        while world.step(at)? {}
+    }
+    world.heal()?;
+    let counted: i64 = world.hub.db.tables[PROVIDERS[0].1].key_stats.values().map(|row| row.row.sums.s).sum();
+    if counted != MANY {
+        return Err(format!("the hub has {counted}, and {MANY} were counted"));
+    }
+    Ok(())
+}
+
+#[test]
+fn copies_cut_a_batch_alike() {
+    assert_eq!(cut_alike(), Ok(()));
+}
+
+#[test]
+fn no_transaction_grows_with_the_number_of_keys() {
+    let (few, many) = (most_writes(50), most_writes(200));
+    assert!(many <= few + few / 4, "{few} of a few keys, {many} of many");
+}
+
+#[test]
+fn an_adoption_without_progress_ends() {
+    let mut world = world();
+    world.heal().unwrap();
+    let id = world.uuid();
+    world.hub.move_house(id.to_string());
+    world.begin(0, Wishes::default());
+    while world.step(0).unwrap() {}
+    let (now, fresh) = (world.local(0), world.uuid());
+    let it = &mut world.instances[0];
+    assert!(it.machine.begin_adoption(&mut it.shelf, now).unwrap());
+    let mut stamped = Vec::new();
+    for _ in 0..100 {
+        let (next, _outcome) = it.machine.next(&mut it.shelf, now).unwrap();
+        let Next::Call(call) = next else { continue };
+        let mut body = world.hub.call(call.function.name(), &call.request).unwrap();
+        if call.request.contains("\"step\":\"restamp\"") {
+            let left = [9, 4, 4][stamped.len()];
+            body = body.replace("\"left\":0", &format!("\"left\":{left}"));
+            stamped.push(left);
+        }
+        let took = std::time::Duration::ZERO;
+        match it.machine.answered(&mut it.shelf, call.id, &body, took, now, fresh) {
+            Ok(_) => {}
+            Err(Error::Garbage(why)) => {
+                assert_eq!((stamped, why.contains("none fewer")), (vec![9, 4, 4], true));
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it goes on and on: {stamped:?}");
+}
