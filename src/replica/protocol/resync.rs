@@ -1,6 +1,8 @@
 //! A pull of all rows, begun when the hub may have lost some or deletions may have been missed, and what absence
 //! means at its end.
 
+use std::collections::HashSet;
+
 use super::{
     Note, Result,
     counters::requests,
@@ -127,32 +129,25 @@ impl Stream<'_> {
         Ok((lane == Lane::State).then_some(Walk::ForgetDeletions(None)))
     }
 
-    /// Whether the row's addition is in a batch that the hub may not have yet.
-    fn is_being_added(&self, row: Row) -> Result<bool> {
-        for seq in self.queue() {
+    /// Rows whose addition is in a batch that the hub may not have yet, where that makes a difference.
+    fn being_added(&self, resync: &Resync) -> Result<HashSet<Row>> {
+        let mut found = HashSet::new();
+        for seq in self.queue().filter(|_| resync.says_deleted()) {
             let batch = self.waiting_batch(seq)?;
-            let is_in = match row {
-                Row::Key(id) => {
-                    let added = batch.rows.keys.iter().filter(|row| row.add);
-                    added.map(|row| KeyId::derive(self.provider, row.k.expose())).any(|of| of == id)
-                }
-                Row::Token(id) => {
-                    let added = batch.rows.tokens.iter().filter(|row| row.add);
-                    added.map(|row| TokenId::derive(self.provider, row.k.expose())).any(|of| of == id)
-                }
-            };
-            if is_in {
-                return Ok(true);
-            }
+            let keys = batch.rows.keys.iter().filter(|row| row.add);
+            found.extend(keys.map(|row| Row::Key(KeyId::derive(self.provider, row.k.expose()))));
+            let tokens = batch.rows.tokens.iter().filter(|row| row.add);
+            found.extend(tokens.map(|row| Row::Token(TokenId::derive(self.provider, row.k.expose()))));
         }
-        Ok(false)
+        Ok(found)
     }
 
     fn settle_keys(&mut self, resync: &Resync, after: Option<KeyId>) -> Result<Option<KeyId>> {
         let keys = self.shelf.keys(self.provider, after, self.bounds.stride)?;
         let last = keys.last().map(|(last, _)| *last);
+        let unknown_there = self.being_added(resync)?;
         for (id, entry) in keys {
-            if self.is_deleted_there(resync, Row::Key(id))? {
+            if self.is_deleted_there(resync, Row::Key(id), &unknown_there)? {
                 self.drop_key(id, entry.versions.added)?;
             }
         }
@@ -162,8 +157,9 @@ impl Stream<'_> {
     fn settle_tokens(&mut self, resync: &Resync, after: Option<TokenId>) -> Result<Option<TokenId>> {
         let tokens = self.shelf.tokens(self.provider, after, self.bounds.stride)?;
         let last = tokens.last().map(|(last, _)| *last);
+        let unknown_there = self.being_added(resync)?;
         for (id, entry) in tokens {
-            if self.is_deleted_there(resync, Row::Token(id))? {
+            if self.is_deleted_there(resync, Row::Token(id), &unknown_there)? {
                 self.drop_token(id, entry.versions.added)?;
             }
         }
@@ -171,12 +167,12 @@ impl Stream<'_> {
     }
 
     /// Whether the hub has had the row and has it no more, because it was deleted. If it was not, it is told again.
-    fn is_deleted_there(&mut self, resync: &Resync, row: Row) -> Result<bool> {
+    fn is_deleted_there(&mut self, resync: &Resync, row: Row, unknown_there: &HashSet<Row>) -> Result<bool> {
         if self.shelf.was_seen(self.provider, &Seen::Row(row))? {
             return Ok(false);
         }
         let dirty = self.shelf.dirty_row(self.provider, row)?.unwrap_or_default();
-        if resync.says_deleted() && !dirty.added && !self.is_being_added(row)? {
+        if resync.says_deleted() && !dirty.added && !unknown_there.contains(&row) {
             return Ok(true);
         }
         self.soil(row, Dirty { added: true, gone: false, changed: true })?;
