@@ -138,7 +138,12 @@ struct Stray {
     request: String,
     /// Its transaction has begun and not ended.
     xid: Option<u64>,
+    /// When whoever carries it gives it up.
+    until: i64,
 }
+
+/// In milliseconds.
+const STRAYING: i64 = 3_000_000;
 
 pub struct World {
     pub rng: Rng,
@@ -319,6 +324,9 @@ impl World {
     pub fn pass(&mut self, ms: i64) {
         self.now += ms;
         self.hub.now = self.now;
+        for lost in self.strays.extract_if(.., |stray| stray.until < self.now) {
+            lost.xid.into_iter().for_each(|xid| self.hub.end(xid));
+        }
     }
 
     /// A transaction has been committed: memory follows.
@@ -541,7 +549,13 @@ impl World {
         let Some(kind) = fate else {
             let body = self.arrive(call.function, &call.request, None)?;
             if self.chance(self.loss / 3) {
-                self.strays.push(Stray { function: call.function, request: call.request.clone(), xid: None });
+                let until = self.now + STRAYING;
+                self.strays.push(Stray {
+                    function: call.function,
+                    request: call.request.clone(),
+                    xid: None,
+                    until,
+                });
             }
             self.instances[at].waiting = Some((call, Some(body)));
             return Ok(true);
@@ -559,14 +573,14 @@ impl World {
 
     /// What becomes of a request whose sender hears nothing.
     fn go_astray(&mut self, call: &Call) -> Result<(), String> {
-        let (function, request) = (call.function, call.request.clone());
+        let (function, request, until) = (call.function, call.request.clone(), self.now + STRAYING);
         match self.rng.u8(..4) {
             0 => {}
             1 => drop(self.arrive(function, &request, None)?),
-            2 => self.strays.push(Stray { function, request, xid: None }),
+            2 => self.strays.push(Stray { function, request, xid: None, until }),
             _ => {
                 let xid = (function == Function::Push).then(|| self.hub.begin());
-                self.strays.push(Stray { function, request, xid });
+                self.strays.push(Stray { function, request, xid, until });
             }
         }
         Ok(())
@@ -679,6 +693,10 @@ impl World {
                 }
             }
             let refused = std::mem::take(&mut self.refused);
+            if refused {
+                // Longer than anything refused can be in doubt.
+                self.pass(2 * STRAYING);
+            }
             quiet = if self.hub.db.next_xid == before && !refused { quiet + 1 } else { 0 };
             if quiet == 2 {
                 return Ok(());
