@@ -44,6 +44,9 @@ pub struct StreamNote {
     /// The highest batch of which an attempt ended in doubt.
     #[serde(default)]
     pub doubtful: u64,
+    /// When it was sent once more, which it was not sure to need.
+    #[serde(default)]
+    pub doubted_at: i64,
     /// A batch that was refused for its size, and may be taken apart once the hub shows that it was not applied.
     #[serde(default)]
     pub refused: Option<u64>,

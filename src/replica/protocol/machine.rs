@@ -277,14 +277,14 @@ impl Machine {
                 turn.pushing = false;
                 return Ok(None);
             };
-            let doubtful = stream.note.doubtful == head.seq && !broken!(SplitsWhatIsInDoubt);
-            if stream.note.refused == Some(head.seq) && !doubtful {
+            let refused = stream.note.refused == Some(head.seq);
+            if refused && !stream.is_in_doubt(head.seq) {
                 // A page has to show first that it was not applied; then it is made anew.
                 turn.pushing = false;
                 return Ok(None);
             }
-            if stream.note.sent >= head.seq {
-                stream.note.doubtful = head.seq;
+            if stream.note.sent >= head.seq && !refused {
+                (stream.note.doubtful, stream.note.doubted_at) = (head.seq, now.0);
             }
             (stream.note.sent, stream.note.refused) = (stream.note.sent.max(head.seq), None);
             turn.pushed += 1;

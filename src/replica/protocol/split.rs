@@ -11,12 +11,22 @@ use super::{
 };
 use crate::replica::wire::Rows;
 
+/// How long an attempt of which nothing was heard may still be carried out, in milliseconds: a hub's calls end within
+/// seconds, and what lies between drops what it cannot deliver.
+const DOUBT: i64 = 3_600_000;
+
 impl Stream<'_> {
+    /// Whether the hub may still come to apply it as it is, though it was refused since.
+    pub fn is_in_doubt(&self, seq: u64) -> bool {
+        !broken!(SplitsWhatIsInDoubt)
+            && self.note.doubtful == seq
+            && self.now.0.abs_diff(self.note.doubted_at) < DOUBT.unsigned_abs()
+    }
+
     /// Begins it once `there` shows that the hub has not applied it. Those behind it were made for the same room.
     pub fn split_if_refused(&mut self, there: &Mark) -> Result<()> {
         let head = self.note.confirmed.seq + 1;
-        let doubtful = self.note.doubtful == head && !broken!(SplitsWhatIsInDoubt);
-        let refused = self.note.refused == Some(head) && !doubtful;
+        let refused = self.note.refused == Some(head) && !self.is_in_doubt(head);
         if !refused || there.seq + 1 != head {
             return Ok(());
         }

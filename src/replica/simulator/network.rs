@@ -25,6 +25,17 @@ pub struct Stray {
     pub request: String,
     /// Its transaction has begun and not ended.
     pub xid: Option<u64>,
+    /// When whoever carries it gives it up.
+    until: i64,
+}
+
+/// In milliseconds.
+const STRAYING: i64 = 3_000_000;
+
+impl Stray {
+    pub fn is_given_up(&self, now: i64) -> bool {
+        self.until < now
+    }
 }
 
 impl World {
@@ -101,7 +112,8 @@ impl World {
     /// A batch that is on its way is late: its sender goes on without it.
     pub fn is_late(&mut self, at: usize) -> Result<(), String> {
         let Some((call, None)) = self.instances[at].waiting.take() else { return Ok(()) };
-        self.strays.push(Stray { function: call.function, request: call.request.clone(), xid: None });
+        let until = self.now + STRAYING;
+        self.strays.push(Stray { function: call.function, request: call.request, xid: None, until });
         self.work(at, |machine, shelf, now| {
             machine.failed(shelf, call.id, ErrorKind::Timeout, now).map(|outcome| ((), outcome))
         })?;
@@ -199,7 +211,8 @@ impl World {
         let Some(kind) = fate else {
             let body = self.arrive(call.function, &call.request, None)?;
             if self.chance(self.loss / 3) {
-                self.strays.push(Stray { function: call.function, request: call.request.clone(), xid: None });
+                let (function, request, until) = (call.function, call.request.clone(), self.now + STRAYING);
+                self.strays.push(Stray { function, request, xid: None, until });
             }
             self.instances[at].waiting = Some((call, Some(body)));
             return Ok(true);
@@ -217,14 +230,14 @@ impl World {
 
     /// What becomes of a request whose sender hears nothing.
     fn go_astray(&mut self, call: &Call) -> Result<(), String> {
-        let (function, request) = (call.function, call.request.clone());
+        let (function, request, until) = (call.function, call.request.clone(), self.now + STRAYING);
         match self.rng.u8(..4) {
             0 => {}
             1 => drop(self.arrive(function, &request, None)?),
-            2 => self.strays.push(Stray { function, request, xid: None }),
+            2 => self.strays.push(Stray { function, request, xid: None, until }),
             _ => {
                 let xid = (function == Function::Push).then(|| self.hub.begin());
-                self.strays.push(Stray { function, request, xid });
+                self.strays.push(Stray { function, request, xid, until });
             }
         }
         Ok(())
@@ -296,6 +309,10 @@ impl World {
                 }
             }
             let refused = std::mem::take(&mut self.refused);
+            if refused {
+                // Longer than anything refused can be in doubt.
+                self.pass(2 * STRAYING);
+            }
             quiet = if self.hub.db.next_xid == before && !refused { quiet + 1 } else { 0 };
             if quiet == 2 {
                 return Ok(());

@@ -273,6 +273,9 @@ impl World {
     pub fn pass(&mut self, ms: i64) {
         self.now += ms;
         self.hub.now = self.now;
+        for lost in self.strays.extract_if(.., |stray| stray.is_given_up(self.now)) {
+            lost.xid.into_iter().for_each(|xid| self.hub.end(xid));
+        }
     }
 
     /// What no instance has reason to say.
