@@ -198,7 +198,8 @@ fn all(name: &str, one: impl Fn(u64) -> Result<(), String>) {
         assert_eq!(one(seed), Ok(()), "seed {seed}");
         return;
     }
-    let seeds = super::number("SIM_SEEDS").unwrap_or(200);
+    // A world of these takes as long as ten of the others.
+    let seeds = super::number("SIM_SEEDS").map_or(200, |worlds| (worlds / 10).max(200));
     for seed in 1..=seeds {
         assert_eq!(
             one(seed),
