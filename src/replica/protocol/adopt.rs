@@ -10,7 +10,7 @@ use super::{
     text,
 };
 use crate::{
-    model::{CounterId, KeyId, TokenId},
+    model::{CounterId, KeyId, TokenId, Version},
     replica::wire::{
         GlobalRow, GoneKind, GoneRow, HourRow, HubIdentity, ModelRow, Rows, StreamRow, TokenStatsRow,
     },
@@ -84,6 +84,7 @@ impl Stream<'_> {
                 let next = gone.last().map_or(Part::Counters(None), |(last, _)| Part::Gone(Some(*last)));
                 rows.gone = gone
                     .iter()
+                    .filter(|(_, gone)| gone.version > Version::ZERO)
                     .map(|(row, gone)| {
                         let t = if matches!(row, Row::Key(_)) { GoneKind::Key } else { GoneKind::Token };
                         GoneRow { t, id: text::hex(&gone.digest), v: gone.version }

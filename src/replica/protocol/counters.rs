@@ -2,9 +2,9 @@
 
 use super::{Effect, Result, stream::Stream, text};
 use crate::{
-    model::{CounterId, Hour, KeyId, Tally, TokenId},
+    model::{CounterId, Hour, KeyId, Secret, Tally, TokenId, Version},
     replica::wire::Rows,
-    store::shelf::{Inflight, Seen},
+    store::shelf::{Gone, Inflight, Row, Seen},
 };
 
 impl Stream<'_> {
@@ -93,7 +93,28 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// Counts can come before their key or token does, which may be deleted before it comes: so that its deletion
+    /// will be known for what it is, it counts as deleted before all times until then.
+    fn await_row(&mut self, row: Row, text: &Secret) -> Result<()> {
+        let here = match row {
+            Row::Key(id) => self.shelf.key(self.provider, id)?.is_some(),
+            Row::Token(id) => self.shelf.token(self.provider, id)?.is_some(),
+        };
+        if here || self.shelf.gone(self.provider, row)?.is_some() || broken!(EarlyCountsAreStrangers) {
+            return Ok(());
+        }
+        let digest = text::digest(text.expose().as_bytes());
+        let gone = Gone { version: Version::ZERO, digest, text: Some(text.clone()) };
+        Ok(self.shelf.set_gone(self.provider, row, Some(gone))?)
+    }
+
     pub fn take_counters(&mut self, rows: &Rows, contained: u64) -> Result<()> {
+        for row in &rows.key_stats {
+            self.await_row(Row::Key(KeyId::derive(self.provider, row.k.expose())), &row.k)?;
+        }
+        for row in &rows.token_stats {
+            self.await_row(Row::Token(TokenId::derive(self.provider, row.k.expose())), &row.k)?;
+        }
         let marks = self.note.resync.is_some();
         for (id, base) in self.tallies(rows) {
             if marks {

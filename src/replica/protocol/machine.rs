@@ -694,6 +694,7 @@ impl Machine {
             return Err(garbage("pages that were not asked for"));
         }
         let most = self.hub.bounds.calls;
+        let mut renamed = Vec::new();
         for ((at, ask), page) in asks.iter().zip(&answer.pages) {
             let turn = &mut round.streams[*at];
             if page.missing {
@@ -704,11 +705,15 @@ impl Machine {
             }
             self.obstacles.serves(&page.stream);
             let began = answer.greeting.now;
+            let was_renamed = renamed.contains(at);
             let turned = self.stream(shelf, *at, now, out, |stream| {
+                let asked_as = stream.note.instance;
                 let met = stream.meet(&answer.greeting)?;
                 let there = Mark { seq: page.seq, digest: page.digest.clone() };
                 let position = match met {
                     Position::Stopped => Position::Stopped,
+                    // Where the hub says that the id before is, which a page before this one has shown already.
+                    _ if was_renamed && !broken!(ForksTwice) => Position::Changed,
                     _ => stream.reconcile(&there, &page.answer, fresh)?,
                 };
                 // The other lane's page, or this one's head, may have made the ask moot.
@@ -717,6 +722,9 @@ impl Machine {
                     Position::Good if moot => Position::Changed,
                     other => other,
                 };
+                if stream.note.instance != asked_as {
+                    renamed.push(*at);
+                }
                 stream.split_if_refused(&there)?;
                 stream.take_page(ask, page, &answer.snapshot, began, position)
             })?;

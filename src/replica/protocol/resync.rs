@@ -146,7 +146,8 @@ impl Stream<'_> {
             let gone = self.shelf.all_gone(self.provider, after, STRIDE)?;
             let Some((last, _)) = gone.last() else { return Ok(()) };
             after = Some(*last);
-            for (row, _) in gone {
+            // Not those that nobody has deleted: see `await_row`.
+            for (row, _) in gone.into_iter().filter(|(_, gone)| gone.version > Version::ZERO) {
                 self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
             }
         }

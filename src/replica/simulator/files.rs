@@ -37,8 +37,13 @@ impl World {
                 self.oracle.unsent.insert(name, batch.rows);
             }
         }
+        let mut forked = Vec::new();
         for note in &outcome.notes {
             if let Note::Forked { provider, taken, .. } = note {
+                if forked.contains(&provider) {
+                    return Err(format!("instance {at} takes another id twice"));
+                }
+                forked.push(provider);
                 let told: u64 = told.get(provider).copied().unwrap_or_default();
                 if *taken != told {
                     return Err(format!(

@@ -67,6 +67,8 @@ sabotages! {
     /// A row's tombstone leaves what is shown of it.
     DeletionKeepsCounts,
     LanesShareACursor,
+    /// Of counts that come before their key its deletion is not known.
+    EarlyCountsAreStrangers,
     /// The next cursor is the last page's snapshot.
     CursorOfLastPage,
     /// A fork makes everything open again.
@@ -75,6 +77,8 @@ sabotages! {
     ForkDropsEverything,
     ForkKeepsId,
     ForkIsSilent,
+    /// Each page of an answer that shows a fork makes another one.
+    ForksTwice,
     IgnoresRollback,
     KeepsNoBatches,
     /// A version is compared with the hub's clock as if all clocks were right.
