@@ -86,7 +86,7 @@ impl Stream<'_> {
 
     /// Counts have come of a row that is not here.
     fn await_row(&mut self, row: Row, text: &Secret) -> Result<()> {
-        if self.shelf.gone(self.provider, row)?.is_some() {
+        if self.shelf.gone(self.provider, row)?.is_some() || broken!(EarlyCountsAreStrangers) {
             return Ok(());
         }
         let digest = text::digest(text.expose().as_bytes());

@@ -18,6 +18,19 @@ impl World {
         self.traffic_of(at, provider);
     }
 
+    /// An attempt with that key.
+    pub fn attempt(&mut self, at: usize, provider: &'static str, key: &str) {
+        let tally = Tally { failure: 1, last_used: Some(self.local(at)), ..Tally::default() };
+        let it = &mut self.instances[at];
+        *it.own.entry(provider).or_default() += 1;
+        for id in [CounterId::Key(KeyId::derive(provider, key)), CounterId::Total] {
+            local::count(&mut it.shelf, provider, &id, &tally);
+            it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(&tally);
+            self.oracle.recorded(provider, &id, &tally);
+        }
+        it.shelf.commit();
+    }
+
     pub fn traffic_of(&mut self, at: usize, provider: usize) {
         let (provider, _) = PROVIDERS[provider];
         let now = self.local(at);
@@ -172,11 +185,12 @@ pub fn decide(
         // It may be made anew.
         world.oracle.unsure(provider, text);
     }
-    let writer = |at: usize| world.instances[at].shelf.instance_id().as_u128() % 1023;
-    if let Some(other) = world.oracle.tie(provider, text, what, version, at)
-        && writer(other) != writer(at)
-    {
-        return Err(format!("instances {at} and {other} both set {what} of {text} at {version:?}"));
+    // Which keeps versions of two writers apart.
+    let writer = (world.instances[at].shelf.instance_id().as_u128() % 1023) as i64 + 1;
+    if version.0 & 1023 != writer {
+        return Err(format!(
+            "instance {at} sets {what} of {text} at {version:?}, which does not bear its name"
+        ));
     }
     match what {
         "added" => world.oracle.existence(provider, text, version, true, Some(at)),

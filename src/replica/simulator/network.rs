@@ -100,13 +100,13 @@ impl World {
     /// A round, up to where a page is on its way back.
     pub fn read_under_way(&mut self, at: usize) -> Result<(), String> {
         self.begin(at, Wishes { hello: false, stats: false, only_push: false });
-        while self.step(at)? {
-            if matches!(&self.instances[at].waiting, Some((call, Some(_))) if call.function == Function::Pull)
-            {
-                break;
-            }
-        }
+        while self.step(at)? && !self.is_answered(at) {}
         Ok(())
+    }
+
+    /// Whether a page is on its way back.
+    pub fn is_answered(&self, at: usize) -> bool {
+        matches!(&self.instances[at].waiting, Some((call, Some(_))) if call.function == Function::Pull)
     }
 
     /// A batch that is on its way is late: its sender goes on without it.

@@ -134,14 +134,6 @@ impl Oracle {
         }
     }
 
-    /// Another one that has set the field with that version.
-    pub fn tie(&self, provider: &str, key: &str, field: &str, version: Version, by: usize) -> Option<usize> {
-        let said = self.set.get(&(provider.to_owned(), key.to_owned(), field.to_owned()))?;
-        said.iter()
-            .filter(|said| said.version == version)
-            .find_map(|said| said.by.filter(|other| *other != by))
-    }
-
     /// If it was ever deleted.
     pub fn may_come_back(&mut self, provider: &str, key: &str) {
         let at = (provider.to_owned(), key.to_owned());

@@ -80,6 +80,7 @@ impl Plan {
                 false,
                 if rule == Sabotage::OwnDeletionsAreForgotten { Focus::Lives } else { Focus::Health },
             ),
+            Sabotage::EarlyCountsAreStrangers => (Fate::Ordinary, false, Focus::Edits),
             Sabotage::HubRepeatsNoAnswers => (Fate::Ordinary, false, Focus::Late),
             Sabotage::HubComparesNumbers => (Fate::Ordinary, true, Focus::Everything),
             Sabotage::SplitsWhatIsInDoubt => (Fate::Ordinary, false, Focus::Late),

@@ -67,6 +67,8 @@ sabotages! {
     /// A row's tombstone leaves what is shown of it.
     DeletionKeepsCounts,
     LanesShareACursor,
+    /// Of counts that come before their key its deletion is not known.
+    EarlyCountsAreStrangers,
     /// The next cursor is the last page's snapshot.
     CursorOfLastPage,
     /// A fork makes everything open again.

@@ -47,6 +47,29 @@ pub fn ties(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
+/// Counts are read whose keys are not, and are deleted before they are.
+pub fn early(world: &mut World) -> Result<(), String> {
+    let loss = world.loss;
+    world.heal()?;
+    let provider = PROVIDERS[0].0;
+    let (known, unknown) = ((KEYS[0], TOKENS[0]), (KEYS[5], TOKENS[0]));
+    decide(world, 1, provider, known, 0)?;
+    world.whole_round(1)?;
+    world.whole_round(0)?;
+    decide(world, 1, provider, known, 12)?;
+    decide(world, 1, provider, unknown, 0)?;
+    world.attempt(1, provider, KEYS[5]);
+    world.whole_round(1)?;
+    world.begin(0, Wishes { hello: false, stats: true, only_push: false });
+    while world.step(0)? && !world.is_answered(0) {}
+    world.step(0)?;
+    decide(world, 1, provider, unknown, 6)?;
+    world.whole_round(1)?;
+    world.whole_round(0)?;
+    world.loss = loss;
+    Ok(())
+}
+
 /// A batch arrives after its sender has read that keys in it are deleted.
 pub fn late(world: &mut World) -> Result<(), String> {
     let loss = world.loss;

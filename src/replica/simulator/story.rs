@@ -57,6 +57,10 @@ pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Res
         (world.bounds.rows, world.bounds.bytes, world.limit) = (50, 100_000, Some(1100));
         world = World::rebound(world)?;
     }
+    if (fate, focus) == (Fate::Ordinary, Focus::Edits) {
+        world.bounds.page = 1;
+        world = World::rebound(world)?;
+    }
     if matches!(fate, Fate::Moves | Fate::Losses) {
         // Pulls of one page: only then does an instance know what is contained in its totals.
         world.bounds.page = 100_000;
@@ -88,6 +92,7 @@ impl Story {
                     self.forgotten(world)?;
                 }
                 Fate::Ordinary if step == turn && world.focus == Focus::Lives => scenes::crossing(world)?,
+                Fate::Ordinary if step == turn && world.focus == Focus::Edits => scenes::early(world)?,
                 Fate::Ordinary if step == turn && world.focus == Focus::Late => scenes::late(world)?,
                 Fate::Ordinary if step == turn && world.focus == Focus::Ties => scenes::ties(world)?,
                 Fate::Copies if step == turn && matches!(world.focus, Focus::Batches | Focus::Queues) => {

@@ -231,7 +231,8 @@ impl Tables {
         for row in &rows.tokens {
             self.push_token(row, xid);
         }
-        for row in &rows.key_stats {
+        // Rows of counts are of rows that are there.
+        for row in rows.key_stats.iter().filter(|row| self.keys.contains_key(row.k.expose())) {
             let most = Numbers {
                 sums: Sums { s: row.s, f: row.f, o: row.o, lu: row.lu, ..Sums::default() },
                 last_success: row.ls,
@@ -240,7 +241,7 @@ impl Tables {
             raise(&mut self.key_stats, row.k.expose().to_owned(), &most, xid);
         }
         let of = |sums: &Sums| Numbers { sums: sums.clone(), ..Numbers::default() };
-        for row in &rows.token_stats {
+        for row in rows.token_stats.iter().filter(|row| self.tokens.contains_key(row.k.expose())) {
             raise(&mut self.token_stats, row.k.expose().to_owned(), &of(&row.sums), xid);
         }
         for row in &rows.models {
