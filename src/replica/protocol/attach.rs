@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Result,
-    document::{Part, Walk},
+    document::{self, Part, Walk},
     seal::Draft,
     stream::Stream,
     text,
@@ -19,7 +19,10 @@ use crate::{
 
 impl Stream<'_> {
     pub fn attach(&mut self, run: Uuid) -> Result<()> {
-        self.note.instance = self.shelf.instance();
+        // A copy of a file whose other streams were forked has the same to tell of this one: only under the same id
+        // can the hub see that it is.
+        let origin = document::read(self.shelf, document::ORIGIN)?.filter(|_| !broken!(CopiesAttachApart));
+        self.note.instance = origin.unwrap_or_else(|| self.shelf.instance());
         self.note.run = run;
         self.shelf.set_replicated(self.provider, true)?;
         // Keys first: counts of a key that the hub does not have would be those of a deleted one.

@@ -316,6 +316,9 @@ pub fn write<T: Serialize>(shelf: &mut dyn Shelf, name: &str, content: &T) -> Re
     Ok(shelf.set_note(name, Some(&encode(content)))?)
 }
 
+/// The id that the file had before any fork.
+pub const ORIGIN: &str = "replica/origin";
+
 pub fn stream_name(provider: &str) -> String {
     format!("replica/stream/{provider}")
 }

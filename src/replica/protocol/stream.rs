@@ -183,6 +183,9 @@ impl Stream<'_> {
     /// Another id, under which the stream begins anew; the file's, unless that is the one that is taken.
     pub fn rename(&mut self, fresh: Uuid) -> Result<()> {
         if self.shelf.instance() == self.note.instance {
+            if document::read::<Uuid>(self.shelf, document::ORIGIN)?.is_none() {
+                document::write(self.shelf, document::ORIGIN, &self.note.instance)?;
+            }
             self.shelf.set_instance(fresh)?;
             self.stamps.set_writer(fresh.as_u128());
         }

@@ -7,14 +7,15 @@ use super::{
 };
 use crate::{
     model::{CounterId, KeyId, Tally},
-    replica::protocol::{Error, Next, Note, Wishes},
+    replica::protocol::{Error, Next, Note, Wishes, document},
+    store::shelf::Shelf,
 };
 
 const PROVIDER: &str = PROVIDERS[0].0;
 
-fn world() -> World {
-    // A seed without a second provider, and instances with good clocks.
-    let mut world = World::new(3, 2, false, false).unwrap();
+fn world(pair: bool) -> World {
+    // A seed of instances with good clocks.
+    let mut world = World::new(3, 2, pair, false).unwrap();
     (world.loss, world.bounds.stride) = (0, 5);
     (world.bounds.rows, world.bounds.bytes, world.bounds.page) = (5, 100_000, 5);
     World::rebound(world).unwrap()
@@ -22,7 +23,7 @@ fn world() -> World {
 
 /// Writes of the largest transaction in the life of that many keys.
 fn most_writes(keys: usize) -> usize {
-    let mut world = world();
+    let mut world = world(false);
     let now = world.local(0);
     let it = &mut world.instances[0];
     for n in 0..keys {
@@ -81,7 +82,7 @@ fn most_writes(keys: usize) -> usize {
 /// one tells is what the hub has already.
 pub fn cut_alike() -> Result<(), String> {
     const MANY: i64 = 40;
-    let mut world = world();
+    let mut world = world(false);
     world.bounds.rows = 50;
     let mut world = World::rebound(world)?;
     let now = world.local(0);
@@ -115,6 +116,48 @@ pub fn cut_alike() -> Result<(), String> {
     Ok(())
 }
 
+/// Two files are copies, made between the first contacts of two streams, of which the first one forks: what both have
+/// of the second is told once.
+pub fn attach_apart() -> Result<(), String> {
+    const SECOND: &str = PROVIDERS[1].0;
+    let mut world = world(true);
+    let one = Tally { success: 1, ..Tally::default() };
+    let it = &mut world.instances[0];
+    local::count(&mut it.shelf, SECOND, &CounterId::Total, &one);
+    it.memory.books.insert((SECOND.to_owned(), CounterId::Total), one);
+    it.shelf.commit();
+    world.begin(0, Wishes::default());
+    while world.step(0)? && note(&world, PROVIDER).is_none() {}
+    if note(&world, SECOND).is_some() {
+        return Err("both streams have begun".to_owned());
+    }
+    let copy = world.instances[0].shelf.clone();
+    world.crash(0)?;
+    world.copy(0, copy)?;
+    for at in [0, 2] {
+        world.traffic_of(at, 0);
+        world.crash(at)?;
+    }
+    world.heal()?;
+    let forks = world.instances.iter().flat_map(|it| &it.notes);
+    if !forks.clone().any(|note| matches!(note, Note::Forked { .. })) {
+        return Err("nobody has forked".to_owned());
+    }
+    match world.hub.db.tables[PROVIDERS[1].1].global.values().next().map(|row| row.row.sums.s) {
+        Some(1) => Ok(()),
+        other => Err(format!("the hub has {other:?}, and 1 was counted")),
+    }
+}
+
+fn note(world: &World, provider: &str) -> Option<Vec<u8>> {
+    world.instances[0].shelf.note(&document::stream_name(provider)).unwrap()
+}
+
+#[test]
+fn copies_attach_alike() {
+    assert_eq!(attach_apart(), Ok(()));
+}
+
 #[test]
 fn copies_cut_a_batch_alike() {
     assert_eq!(cut_alike(), Ok(()));
@@ -128,7 +171,7 @@ fn no_transaction_grows_with_the_number_of_keys() {
 
 #[test]
 fn an_adoption_without_progress_ends() {
-    let mut world = world();
+    let mut world = world(false);
     world.heal().unwrap();
     let id = world.uuid();
     world.hub.move_house(id.to_string());

@@ -84,7 +84,7 @@ impl Plan {
             Sabotage::HubRepeatsNoAnswers => (Fate::Ordinary, false, Focus::Late),
             Sabotage::HubComparesNumbers => (Fate::Ordinary, true, Focus::Everything),
             Sabotage::SplitsWhatIsInDoubt => (Fate::Ordinary, false, Focus::Late),
-            Sabotage::AbsentCountersStay => (Fate::Absence, false, Focus::Lives),
+            Sabotage::AbsentCountersStay => (Fate::Absence, false, Focus::Batches),
             Sabotage::RefusalsAreSilent => (Fate::Absence, false, Focus::Lives),
             Sabotage::HubTakesWhatIsForAnother
             | Sabotage::AdoptionForgetsStreams

@@ -77,6 +77,8 @@ sabotages! {
     ForkDropsEverything,
     ForkKeepsId,
     ForkIsSilent,
+    /// Copies of a file attach a stream under the ids that forks of others gave them.
+    CopiesAttachApart,
     IgnoresRollback,
     KeepsNoBatches,
     LossIsSilent,
