@@ -2,10 +2,20 @@
 
 SET client_min_messages = warning;
 
+-- What was ignored, the latest first.
+CREATE OR REPLACE FUNCTION public.keytide_ignored(most integer) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+        'kind', r.kind, 'table', r.table_name, 'count', r.count, 'last_at', public.keytide_ms(r.last_at))
+        ORDER BY r.last_at DESC, r.table_name, r.kind), '[]')
+    FROM (SELECT * FROM public.keytide_reports WHERE count > 0 ORDER BY last_at DESC, table_name, kind LIMIT most) r
+$$;
+
 CREATE OR REPLACE FUNCTION public.keytide_hello(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     missing jsonb;
+    -- Older instances do not say, and count the others in the list.
+    listing constant boolean := coalesce(request -> 'list' <> 'false', true);
 BEGIN
     IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
         RETURN public.keytide_greeting() || '{"status": "unsupported", "speaks": [1]}';
@@ -27,11 +37,15 @@ BEGIN
     ) m WHERE m.what <> '{}';
     RETURN public.keytide_greeting() || jsonb_build_object(
         'status', 'ok', 'speaks', '[1]'::jsonb, 'missing', missing,
-        'instances', coalesce((
-            SELECT jsonb_agg(jsonb_build_object(
-                'id', i.id, 'name', i.name, 'version', i.version, 'first_seen', public.keytide_ms(i.first_seen),
-                'last_seen', public.keytide_ms(i.last_seen), 'clock_offset', i.clock_offset) ORDER BY i.last_seen DESC, i.id)
-            FROM (SELECT * FROM public.keytide_instances ORDER BY last_seen DESC, id LIMIT 1000) i), '[]'));
+        'alive', (SELECT count(*) FROM public.keytide_instances WHERE last_seen > now() - '10 minutes'::interval))
+        || CASE WHEN listing THEN jsonb_build_object(
+            'instances', coalesce((
+                SELECT jsonb_agg(jsonb_build_object(
+                    'id', i.id, 'name', i.name, 'version', i.version, 'first_seen', public.keytide_ms(i.first_seen),
+                    'last_seen', public.keytide_ms(i.last_seen), 'clock_offset', i.clock_offset) ORDER BY i.last_seen DESC, i.id)
+                FROM (SELECT * FROM public.keytide_instances WHERE last_seen > now() - '30 days'::interval
+                      ORDER BY last_seen DESC, id LIMIT 1000) i), '[]'),
+            'reports', public.keytide_ignored(50)) ELSE '{}' END;
 END $$;
 
 -- Bytes of every table of the database, since all of them count.
@@ -55,11 +69,7 @@ BEGIN
                 WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                 ORDER BY pg_total_relation_size(c.oid) DESC LIMIT 200
             ) t),
-        'reports', (
-            SELECT coalesce(jsonb_agg(jsonb_build_object(
-                'kind', r.kind, 'table', r.table_name, 'count', r.count, 'last_at', public.keytide_ms(r.last_at))
-                ORDER BY r.table_name, r.kind), '[]')
-            FROM public.keytide_reports r WHERE r.count > 0));
+        'reports', public.keytide_ignored(50));
 END $$;
 
 -- Forgets what is kept for 30 days and older, some rows at a time, one caller at a time.
@@ -69,6 +79,7 @@ DECLARE
     horizon timestamptz := now() - '30 days'::interval;
     most constant integer := 5000;
     buried bigint;
+    unseen bigint;
     hours bigint := 0;
     moved bigint;
     one record;
@@ -88,6 +99,10 @@ BEGIN
     IF buried > 0 THEN
         UPDATE public.keytide_settings SET swept = greatest(swept, (public.keytide_ms(horizon) * 1000) << 10);
     END IF;
+    -- Not how far their batches were applied: one that comes back goes on from there.
+    DELETE FROM public.keytide_instances WHERE id IN (
+        SELECT id FROM public.keytide_instances WHERE last_seen < horizon LIMIT most FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS unseen = ROW_COUNT;
     PERFORM set_config('keytide.writer', 'on', true);
     FOR one IN SELECT p.stream FROM public.keytide_providers p ORDER BY p.stream LOOP
         CONTINUE WHEN to_regclass(format('public.%I', one.stream || '_model_hourly')) IS NULL;
@@ -99,7 +114,8 @@ BEGIN
     END LOOP;
     PERFORM set_config('keytide.writer', '', true);
     RETURN public.keytide_greeting() || jsonb_build_object(
-        'status', 'ok', 'tombstones', buried, 'hours', hours, 'more', buried = most OR hours >= most);
+        'status', 'ok', 'tombstones', buried, 'hours', hours, 'instances', unseen,
+        'more', buried = most OR hours >= most OR unseen = most);
 END $$;
 
 -- Stamps that lie ahead of this cluster's transactions: after a dump and a restore nobody would see those rows change.

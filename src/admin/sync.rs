@@ -16,6 +16,7 @@ use crate::replica::status::HubStatus;
 
 /// What the control API asks of replication.
 pub trait Replication: Send + Sync {
+    /// As of the last rounds, with the names of the others as of a minute ago at most, where the hub can be asked.
     fn status(&self) -> BoxFuture<'_, Vec<HubStatus>>;
 
     /// Somebody looks at statistics: the next round reads them, however the budget stands.

@@ -68,7 +68,10 @@ impl Hubs {
 
 impl admin::Replication for Hubs {
     fn status(&self) -> BoxFuture<'_, Vec<HubStatus>> {
-        Box::pin(async { self.states() })
+        Box::pin(async {
+            join_all(self.replicators.iter().map(Replicator::list)).await;
+            self.states()
+        })
     }
 
     fn look(&self) {

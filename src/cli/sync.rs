@@ -15,7 +15,7 @@ use super::{
 use crate::{
     admin::view::{Adopted, Sync},
     model::{Clock, Timestamp},
-    replica::status::{HubState, HubStatus, InstanceStatus, StreamState, StreamStatus},
+    replica::status::{HubState, HubStatus, StreamState, StreamStatus},
 };
 
 /// See how replication stands, replicate at once, or adopt a new hub, through the running server
@@ -33,6 +33,8 @@ pub(super) struct Args {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Instances that were named this long ago are shown as those of now.
+const LISTED_NOW: Duration = Duration::from_secs(120);
 
 #[derive(clap::Subcommand)]
 enum Command {
@@ -173,7 +175,10 @@ fn print(sync: &Sync, now: Timestamp, io: &mut Io) -> Result<(), Error> {
         }
         head(hub, now, io)?;
         streams(&hub.streams, now, io)?;
-        instances(&hub.instances, now, io)?;
+        instances(hub, now, io)?;
+        for report in &hub.reports {
+            io.line(&format!("  {}", super::table::plain(&report.text)))?;
+        }
         for note in &hub.notes {
             io.line(&format!("{}  {}", show::date(Some(note.at)), super::table::plain(&note.text)))?;
         }
@@ -263,9 +268,12 @@ fn streams(streams: &[StreamStatus], now: Timestamp, io: &mut Io) -> Result<(), 
     Ok(())
 }
 
-fn instances(instances: &[InstanceStatus], now: Timestamp, io: &mut Io) -> Result<(), Error> {
-    if instances.is_empty() {
+fn instances(hub: &HubStatus, now: Timestamp, io: &mut Io) -> Result<(), Error> {
+    if hub.instances.is_empty() {
         return Ok(());
+    }
+    if hub.listed_at.is_some_and(|at| now.since(at) > LISTED_NOW) {
+        io.line(&format!("  as the hub named them {}:", show::ago(hub.listed_at, now)))?;
     }
     let mut table = Table::new(&[
         ("INSTANCE", Align::Left),
@@ -274,7 +282,7 @@ fn instances(instances: &[InstanceStatus], now: Timestamp, io: &mut Io) -> Resul
         ("LAST SEEN", Align::Left),
         ("CLOCK", Align::Right),
     ]);
-    for instance in instances {
+    for instance in &hub.instances {
         let own = if instance.own { " (this one)" } else { "" };
         table.row([
             instance.id.to_string().chars().take(8).collect(),

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     pace::{Pace, Rhythm},
     protocol::{self, Effect, Hub, Machine, Note, Sealing},
-    status::HubStatus,
+    status::{HubState, HubStatus},
     transport::Transport,
 };
 use crate::{
@@ -71,6 +71,8 @@ pub struct Parts {
 
 enum Command {
     Now(oneshot::Sender<()>),
+    /// Somebody looks at who else there is.
+    List(oneshot::Sender<()>),
     Adopt(oneshot::Sender<Result<Vec<String>, String>>),
     Stop(Duration, oneshot::Sender<()>),
 }
@@ -85,11 +87,16 @@ pub struct Replicator {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// How old the names of the others may be for somebody who looks, and how long they are waited for.
+const LIST_FRESH: Duration = Duration::from_secs(60);
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
+
 struct Shared {
     /// A shutdown waits: a round ends where it is.
     stopping: CancellationToken,
     looking: AtomicBool,
     looked: Notify,
+    listing: AtomicBool,
     status: Mutex<HubStatus>,
 }
 
@@ -117,6 +124,7 @@ impl Replicator {
             stopping: CancellationToken::new(),
             looking: AtomicBool::new(false),
             looked: Notify::new(),
+            listing: AtomicBool::new(false),
             status: Mutex::new(status),
         });
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
@@ -158,6 +166,24 @@ impl Replicator {
     pub fn look(&self) {
         self.shared.looking.store(true, Ordering::Relaxed);
         self.shared.looked.notify_one();
+    }
+
+    /// Somebody looks at the status: if the hub is well, it is asked who else there is. Once a minute at most, since
+    /// every such answer counts in the budget.
+    pub async fn list(&self) {
+        let (state, listed_at) = {
+            let status = self.shared.status();
+            (status.state, status.listed_at)
+        };
+        let now = self.steps.clock.now();
+        let is_fresh = listed_at.is_some_and(|at| now >= at && now.since(at) < LIST_FRESH);
+        if is_fresh || state != HubState::Ok || self.shared.listing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (done, over) = oneshot::channel();
+        if self.commands.try_send(Command::List(done)).is_ok() {
+            let _as_it_was = tokio::time::timeout(LIST_PATIENCE, over).await;
+        }
     }
 
     /// As of the last round.

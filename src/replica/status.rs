@@ -30,8 +30,13 @@ pub struct HubStatus {
     pub clock_correction_ms: i64,
     pub traffic: Traffic,
     pub streams: Vec<StreamStatus>,
-    /// Every instance that the hub knows, this one too.
+    /// Every instance that the hub has seen within 30 days, this one too.
     pub instances: Vec<InstanceStatus>,
+    /// What the hub ignored of other programs' writes, the latest first.
+    pub reports: Vec<Report>,
+    /// When the hub named both.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub listed_at: Option<Timestamp>,
     /// The latest things that an operator should have read, newest first.
     pub notes: Vec<Note>,
 }
@@ -130,6 +135,18 @@ pub struct InstanceStatus {
     pub last_seen: Timestamp,
     /// Its clock minus the hub's, in milliseconds.
     pub clock_offset_ms: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// `counter_lowered`: a write that lowered a counter left it as it was.
+    pub kind: String,
+    pub table: String,
+    pub count: u64,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_at: Option<Timestamp>,
+    /// All of that as a sentence.
+    pub text: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -329,6 +329,14 @@ pub struct HelloRequest {
     pub now: i64,
     /// The table prefixes that this instance wants to replicate.
     pub streams: Vec<String>,
+    /// Whether the answer is to name the instances and what was ignored. Older instances do not say, and want it; older
+    /// hubs do it always.
+    #[serde(default = "yes")]
+    pub list: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -342,8 +350,26 @@ pub struct HelloAnswer {
     /// Of the streams asked for: those whose tables, columns or triggers are not all there, and what is missing.
     #[serde(default)]
     pub missing: Vec<MissingRow>,
+    /// Instances seen within the last ten minutes; absent from older hubs.
     #[serde(default)]
-    pub instances: Vec<InstanceRow>,
+    pub alive: Option<u64>,
+    /// Those seen within 30 days, the latest first; absent when it was not asked for.
+    #[serde(default)]
+    pub instances: Option<Vec<InstanceRow>>,
+    /// What was ignored, the latest first.
+    #[serde(default)]
+    pub reports: Vec<ReportRow>,
+}
+
+/// What the hub did not do as it was told by other hands, and how often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportRow {
+    /// `counter_lowered`: a write that lowered a counter left it as it was.
+    pub kind: String,
+    pub table: String,
+    pub count: u64,
+    #[serde(default)]
+    pub last_at: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -501,6 +527,20 @@ pub struct RetainRequest {
     pub protocol: u32,
 }
 
+/// Asks how large the hub's tables are, and what was ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizesRequest {
+    pub protocol: u32,
+}
+
+/// Of `keytide_sizes`, what keytide itself reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizesAnswer {
+    pub status: String,
+    #[serde(default)]
+    pub reports: Vec<ReportRow>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetainAnswer {
     /// `ok`, `busy` (another instance is at it), `read_only`, `unsupported`.
@@ -510,6 +550,9 @@ pub struct RetainAnswer {
     pub tombstones: u64,
     #[serde(default)]
     pub hours: u64,
+    /// Unseen for that long.
+    #[serde(default)]
+    pub instances: u64,
     /// Ask again.
     #[serde(default)]
     pub more: bool,

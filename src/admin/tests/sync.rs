@@ -19,6 +19,8 @@ fn hub() -> HubStatus {
         traffic: Default::default(),
         streams: Vec::new(),
         instances: Vec::new(),
+        reports: Vec::new(),
+        listed_at: None,
         notes: Vec::new(),
     }
 }

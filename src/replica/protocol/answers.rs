@@ -125,7 +125,7 @@ impl Machine {
     fn take_hello(
         &mut self,
         shelf: &mut dyn Shelf,
-        answer: HelloAnswer,
+        mut answer: HelloAnswer,
         round: &mut Round,
         now: Timestamp,
         out: &mut Outcome,
@@ -147,8 +147,8 @@ impl Machine {
             self.obstacles.serves(of);
             self.stream(shelf, at, now, out, |stream| stream.meet(&answer.greeting))?;
         }
-        self.obstacles.lacks(answer.missing, out);
-        self.instances = answer.instances;
+        self.obstacles.lacks(std::mem::take(&mut answer.missing), out);
+        self.others.hear(answer);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use super::{
     apart::Apart,
     document::{self, Batch, HubNote, StreamNote},
     obstacles::Obstacles,
+    others::Others,
     round::{Awaited, Round, What},
     seal::Lives,
     status::{self, StreamStatus},
@@ -20,7 +21,7 @@ use crate::{
     model::{Stamps, Timestamp},
     replica::{
         transport::ErrorKind,
-        wire::{Function, HelloRequest, InstanceRow, Lane, PROTOCOL, PullRequest, PushRequest},
+        wire::{Function, HelloRequest, Lane, PROTOCOL, PullRequest, PushRequest},
     },
     store::shelf::Shelf,
 };
@@ -33,7 +34,7 @@ pub struct Machine {
     pub(super) round: Option<Round>,
     pub(super) awaited: Option<Awaited>,
     ids: u64,
-    pub(super) instances: Vec<InstanceRow>,
+    pub(super) others: Others,
     pub(super) obstacles: Obstacles,
     pub(super) apart: Apart,
 }
@@ -65,7 +66,7 @@ impl Machine {
             round: None,
             awaited: None,
             ids: 0,
-            instances: Vec::new(),
+            others: Others::default(),
             obstacles: Obstacles::default(),
             apart: Apart::default(),
         }
@@ -75,9 +76,14 @@ impl Machine {
         &self.hub
     }
 
-    /// The instances that the hub named in its last hello.
-    pub fn instances(&self) -> &[InstanceRow] {
-        &self.instances
+    /// Who replicates with the hub, as its greetings tell.
+    pub fn others(&self) -> &Others {
+        &self.others
+    }
+
+    /// The next greeting asks for their names.
+    pub fn ask_names(&mut self) {
+        self.others.wanted = true;
     }
 
     /// What kept the last rounds from doing all that they were to do, though the hub answered.
@@ -224,6 +230,7 @@ impl Machine {
             version: self.hub.version.clone(),
             now: now.0,
             streams: self.hub.streams.iter().map(|stream| stream.stream.clone()).collect(),
+            list: self.others.wanted,
         };
         Ok(self.call(Function::Hello, &request, What::Hello))
     }

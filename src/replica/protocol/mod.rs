@@ -12,7 +12,8 @@
 //!   hub itself;
 //! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
 //!   pull; `text` turns rows into the wire's and back;
-//! - `obstacles` is what a hub says that it cannot do, `apart` keeps one stream's from the others;
+//! - `obstacles` is what a hub says that it cannot do, `apart` keeps one stream's from the others, `others` is who else
+//!   there is;
 //! - `attach` brings in what was there before the first hub, `adopt` makes another database the hub;
 //! - `clock` measures the hub's.
 //!
@@ -46,6 +47,7 @@ pub(in crate::replica) mod document;
 mod identity;
 mod machine;
 mod obstacles;
+mod others;
 mod page;
 mod position;
 mod resync;
@@ -63,6 +65,7 @@ use uuid::Uuid;
 pub use document::{HubNote, Resync, Stop, Why};
 pub use machine::{Machine, Sealing};
 pub use obstacles::Obstacles;
+pub use others::Others;
 pub use status::{LaneStatus, StreamStatus};
 
 use super::wire::{Function, HubIdentity, MissingRow};

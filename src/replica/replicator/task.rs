@@ -147,6 +147,14 @@ impl Task {
                     next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
                     let _gone = done.send(());
                 }
+                Some(Command::List(done)) => {
+                    // A round since may have done it.
+                    if self.shared.listing.load(Ordering::Relaxed) {
+                        let pause = stopping.run_until_cancelled(self.due(false)).await;
+                        next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
+                    }
+                    let _gone = done.send(());
+                }
                 Some(Command::Adopt(done)) => {
                     let adopted = stopping.run_until_cancelled(self.adopt()).await;
                     next = Instant::now();
@@ -171,26 +179,26 @@ impl Task {
     async fn due(&mut self, all: bool) -> Duration {
         let now = self.parts.clock.now();
         let looking = self.shared.looking.swap(false, Ordering::Relaxed);
+        let list = self.shared.listing.swap(false, Ordering::Relaxed) || all;
+        if list {
+            self.steps.lock().ask_names();
+        }
         let wishes = Wishes {
-            hello: all || self.hello_at.is_none_or(|at| at.elapsed() >= HELLO_EVERY),
+            hello: list || self.hello_at.is_none_or(|at| at.elapsed() >= HELLO_EVERY),
             stats: all || self.pace.is_due(now, looking),
             only_push: false,
         };
-        let before = self.transport.traffic();
         let whole = {
             use crate::replica::status::StreamState::{New, Resyncing};
             self.shared.status().streams.iter().any(|stream| matches!(stream.state, New | Resyncing))
         };
         let gone = self.round(wishes).await;
-        let after = self.transport.traffic();
         if matches!(gone, Ok(_) | Err(Broken::Part(_))) {
             if wishes.hello {
                 self.hello_at = Some(Instant::now());
             }
             if wishes.stats {
-                // What is read once, to begin with, says nothing of what the next reading will take.
-                let bytes = if whole { 0 } else { after.received.saturating_sub(before.received) };
-                self.pace.read(now, bytes);
+                self.pace.read(now, self.transport.traffic().received, whole);
             }
         }
         let round = match &gone {
@@ -332,9 +340,9 @@ impl Task {
                 },
                 Err(error) => return warn!(hub = self.name(), "the hub could not forget old rows: {error}"),
             };
-            if answer.hours + answer.tombstones > 0 {
-                let RetainAnswer { hours, tombstones, .. } = answer;
-                info!(hub = self.name(), hours, tombstones, "the hub has forgotten old rows");
+            let RetainAnswer { hours, tombstones, instances, .. } = answer;
+            if hours + tombstones + instances > 0 {
+                info!(hub = self.name(), hours, tombstones, instances, "the hub has forgotten old rows");
             }
             if !answer.more {
                 return;

@@ -1,6 +1,6 @@
 //! What operators are told: the status, the notes, the log.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -12,12 +12,11 @@ use crate::{
         pace,
         protocol::{self, Note},
         status::{self, HubError, HubState},
+        wire::ReportRow,
         words::{self, Words},
     },
 };
 
-/// Instances heard of within this share the budget.
-const ALIVE: Duration = Duration::from_secs(3 * 300);
 /// What operators are shown of the past.
 const NOTES: usize = 20;
 
@@ -61,22 +60,23 @@ impl Task {
             self.steps.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
         let Ok((streams, (measured, applied))) = looked else { return };
         let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
-        let (instances, obstacles) = {
+        let (others, obstacles) = {
             let machine = self.steps.lock();
             self.unread.retain(|stream, _| machine.is_troubled(stream));
-            (machine.instances().to_vec(), machine.obstacles().clone())
+            (machine.others().clone(), machine.obstacles().clone())
         };
         let now = self.parts.clock.now();
-        let hub_now = now.0.saturating_add(applied);
-        let live = |seen: i64| hub_now.saturating_sub(seen) < ALIVE.as_millis() as i64;
-        self.pace.set_live(instances.iter().filter(|instance| live(instance.last_seen)).count());
+        self.pace.set_live(others.alive);
         let waits =
             streams.iter().any(|stream| stream.confirmed < stream.sealed || stream.dirty + stream.open > 0);
         self.waiting_since = if waits { self.waiting_since.or(Some(now)) } else { None };
 
         let mut status = self.shared.status();
         status.streams = streams.into_iter().map(|stream| shown(stream, &obstacles, &self.unread)).collect();
-        status.instances = instances
+        status.listed_at = others.listed.map(|at| Timestamp(at.saturating_sub(applied)));
+        status.reports = others.reports.iter().map(reported).collect();
+        status.instances = others
+            .instances
             .into_iter()
             .map(|instance| status::InstanceStatus {
                 own: own.contains(&instance.id),
@@ -142,6 +142,16 @@ fn summed(notes: Vec<Note>) -> Vec<Note> {
         }
     }
     summed
+}
+
+fn reported(report: &ReportRow) -> status::Report {
+    status::Report {
+        kind: report.kind.clone(),
+        table: report.table.clone(),
+        count: report.count,
+        last_at: report.last_at.map(Timestamp),
+        text: words::ignored(report),
+    }
 }
 
 fn shown(

@@ -16,7 +16,7 @@ use crate::{
     replica::{
         protocol::{Bounds, text::Shift},
         wire::{
-            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HubIdentity, PROTOCOL, PullAnswer,
+            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, PROTOCOL, PullAnswer,
             PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
         },
     },
@@ -168,13 +168,16 @@ impl ModelHub {
         }
     }
 
-    pub fn hello(&mut self) -> String {
+    pub fn hello(&mut self, request: &str) -> String {
+        let request: HelloRequest = serde_json::from_str(request).unwrap();
         let answer = HelloAnswer {
             greeting: self.greeting(),
             status: "ok".to_owned(),
             speaks: vec![PROTOCOL],
             missing: Vec::new(),
-            instances: Vec::new(),
+            alive: Some(1),
+            instances: request.list.then(Vec::new),
+            reports: Vec::new(),
         };
         serde_json::to_string(&answer).unwrap()
     }
@@ -308,7 +311,7 @@ impl HubPort for ModelHub {
     fn call(&mut self, function: &str, request: &str) -> Result<String, String> {
         match function {
             "keytide_hello" => {
-                let answer = self.hello();
+                let answer = self.hello(request);
                 Ok(self.told(Function::Hello, request, answer, None))
             }
             "keytide_push" => {

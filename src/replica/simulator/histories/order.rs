@@ -163,10 +163,17 @@ impl Order<'_, '_> {
                 let mut real: HelloAnswer = serde_json::from_str(&real).map_err(read)?;
                 self.known_as(&mut real.greeting, here);
                 // The model keeps no list of them.
-                let me = serde_json::from_str::<HelloRequest>(request).unwrap().instance;
-                if !std::mem::take(&mut real.instances).iter().any(|instance| instance.id == me) {
-                    return Err(format!("{me} has said hello and is not listed"));
+                let HelloRequest { instance: me, list, .. } = serde_json::from_str(request).unwrap();
+                let listed = real.instances.replace(Vec::new()).unwrap_or_default();
+                if list != listed.iter().any(|instance| instance.id == me) {
+                    return Err(format!("{me} has said hello and is listed, or not, against its wish"));
                 }
+                real.instances = list.then(Vec::new);
+                if real.alive.take().is_none_or(|alive| alive < 1) {
+                    return Err(format!("{me} has said hello and is not alive"));
+                }
+                real.alive = Some(1);
+                real.reports.clear();
                 same(what, &serde_json::from_str(model).unwrap(), &real, request)
             }
         }
