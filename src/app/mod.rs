@@ -246,6 +246,7 @@ impl App {
         self.shared.gateway.replace(live);
         *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         info!("the configuration is reloaded");
+        self.shared.hubs.remind();
         Ok(())
     }
 

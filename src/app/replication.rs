@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tracing::{info, warn};
@@ -18,7 +18,7 @@ use crate::{
         protocol::{Bounds, Effect, Hub, StreamOf},
         replicator::{self, Mirror, Parts, Replicator},
         route::{self, Route},
-        status::HubStatus,
+        status::{HubError, HubStatus},
     },
     store::Store,
 };
@@ -59,6 +59,15 @@ impl Hubs {
     /// As of the last rounds.
     pub(super) fn states(&self) -> Vec<HubStatus> {
         self.replicators.iter().map(Replicator::status).collect()
+    }
+
+    /// Says again what keeps hubs from being replicated with, for somebody who has just changed something.
+    pub(super) fn remind(&self) {
+        for HubStatus { name, last_error, .. } in self.states() {
+            if let Some(HubError { message, advice, .. }) = last_error {
+                warn!(hub = name, "does not replicate: {message}; {advice}");
+            }
+        }
     }
 
     pub(super) async fn stop(&self) {
@@ -164,7 +173,7 @@ impl Mirror for Memory {
 /// Starts a replicator for every hub that the configuration names.
 ///
 /// # Errors
-/// One sentence: settings that cannot be used, or a store that cannot be written.
+/// One sentence: a store that cannot be written. A hub that cannot be used is no reason not to serve.
 pub(super) async fn start(
     config: &Config,
     store: &Store,
@@ -175,9 +184,7 @@ pub(super) async fn start(
     let mut replicators = Vec::new();
     for hub in config.hubs() {
         let name = hub.name.clone();
-        let route = route::choose(&hub.options.route)
-            .map_err(|error| anyhow!("the hub \"{name}\" cannot be used: {error}"))?;
-        let Some(Route { transport, warnings }) = route else { continue };
+        let Some(Route { transport, warnings }) = route::choose_or_wait(&hub.options.route) else { continue };
         for warning in warnings {
             warn!(hub = name, "{warning}");
         }

@@ -9,6 +9,7 @@
 //! - `schema` is the hub's side, as SQL: printed, applied, checked;
 //! - `status` is what an operator is told, `words` how it is said.
 
+mod later;
 pub mod pace;
 pub mod postgres;
 pub mod protocol;

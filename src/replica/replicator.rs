@@ -14,7 +14,7 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -97,6 +97,8 @@ struct Shared {
     looking: AtomicBool,
     looked: Notify,
     listing: AtomicBool,
+    /// Why this process cannot go on where the last one ended.
+    unreadable: OnceLock<protocol::Error>,
     status: Mutex<HubStatus>,
 }
 
@@ -107,10 +109,11 @@ impl Shared {
 }
 
 impl Replicator {
-    /// Seals what the last process left open, and begins. Before anything is counted.
+    /// Seals what the last process left open, and begins. Before anything is counted. Where the record of an earlier
+    /// run cannot be read, the status says so, and nothing is sent or read.
     ///
     /// # Errors
-    /// The store's, or a record of an earlier run that cannot be read.
+    /// The store's.
     pub async fn start(options: Options, parts: Parts) -> Result<Self, protocol::Error> {
         let Options { hub, transport, interval, egress } = options;
         let name = hub.name.clone();
@@ -125,6 +128,7 @@ impl Replicator {
             looking: AtomicBool::new(false),
             looked: Notify::new(),
             listing: AtomicBool::new(false),
+            unreadable: OnceLock::new(),
             status: Mutex::new(status),
         });
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
@@ -149,10 +153,7 @@ impl Replicator {
             waiting_since: None,
             unread: HashMap::new(),
         };
-        let sealing = task.steps.step(|machine, shelf, _| machine.start(shelf)).await?;
-        let notes = task.steps.seal(sealing, &*task.parts.mirror).await?;
-        task.note(notes);
-        task.look_at_streams().await;
+        task.begin().await?;
         let (commands, inbox) = mpsc::channel(8);
         let task = tokio::spawn(task.live(inbox));
         Ok(Self { name, steps, mirror, commands, shared, task: Mutex::new(Some(task)) })
@@ -217,6 +218,9 @@ impl Replicator {
     /// # Errors
     /// One sentence; nothing is sealed then.
     pub async fn seal(&self) -> Result<(), String> {
+        if let Some(error) = self.shared.unreadable.get() {
+            return Err(error.to_string());
+        }
         let next_run = Some(uuid::Uuid::new_v4());
         let sealed = self.steps.seal(Sealing::new(next_run), &*self.mirror).await;
         sealed.map(drop).map_err(|error| error.to_string())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    later::Later,
     postgres::{self, Postgres},
     rest::{self, Rest},
     transport::{Error, ErrorKind, Transport},
@@ -82,6 +83,14 @@ pub fn choose(options: &Options) -> Result<Option<Route>, Error> {
             Ok(Some(Route { transport: Arc::new(rest), warnings }))
         }
     }
+}
+
+/// As [`choose`], for a server: settings that cannot be used at present are tried again with each call.
+pub fn choose_or_wait(options: &Options) -> Option<Route> {
+    choose(options).unwrap_or_else(|_said_by_every_call| {
+        let later = Later::new(options.clone(), options.way()?);
+        Some(Route { transport: Arc::new(later), warnings: Vec::new() })
+    })
 }
 
 fn missing(name: &str) -> Error {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::wire::ReportRow;
 use crate::model::Timestamp;
 
 /// One hub, as seen from here.
@@ -147,6 +148,22 @@ pub struct Report {
     pub last_at: Option<Timestamp>,
     /// All of that as a sentence.
     pub text: String,
+}
+
+impl From<&ReportRow> for Report {
+    fn from(row: &ReportRow) -> Self {
+        let ReportRow { kind, table, count, last_at } = row;
+        let last_at = last_at.map(Timestamp);
+        let what = match kind.as_str() {
+            "counter_lowered" => format!("a lowered counter in {table} was ignored"),
+            "unreadable" => format!("a row in {table} that cannot be read was left out"),
+            other => format!("{table}: {other}"),
+        };
+        let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+        let last = last_at.map(|at| format!(", last at {at}")).unwrap_or_default();
+        let text = format!("{what} {times}{last}");
+        Self { kind: kind.clone(), table: table.clone(), count: *count, last_at, text }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -3,7 +3,7 @@
 use super::{
     protocol::{Error, Note, Obstacles, Stop, Why},
     transport::{self, ErrorKind},
-    wire::{MissingRow, ReportRow},
+    wire::MissingRow,
 };
 use crate::model::Timestamp;
 
@@ -24,7 +24,7 @@ impl From<&Error> for Words {
         let advice = match error {
             Error::Garbage(_) => ErrorKind::Garbage.advice(),
             Error::Store(_) => "see to the store; keytide goes on by itself then",
-            Error::Document(_) => "restore a backup of the store",
+            Error::Document(_) => "use the keytide that wrote it, or restore a backup of the store",
         };
         Self { message: error.to_string(), advice: advice.to_owned() }
     }
@@ -66,19 +66,6 @@ fn requests(count: u64) -> String {
 
 fn rows(count: u64) -> String {
     if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
-}
-
-/// What the hub ignored, in a sentence.
-pub fn ignored(report: &ReportRow) -> String {
-    let ReportRow { kind, table, count, last_at } = report;
-    let what = match kind.as_str() {
-        "counter_lowered" => format!("a lowered counter in {table} was ignored"),
-        "unreadable" => format!("a row in {table} that cannot be read was left out"),
-        other => format!("{table}: {other}"),
-    };
-    let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
-    let last = last_at.map(|at| format!(", last at {}", Timestamp(at))).unwrap_or_default();
-    format!("{what} {times}{last}")
 }
 
 /// Why nothing is sent or read any more, and what to do.

@@ -286,7 +286,7 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error("the hub answered what no hub answers ({0})")]
     Garbage(String),
-    #[error("the store's own record of replication cannot be read ({0}); restore a backup")]
+    #[error("the store's own record of replication cannot be read ({0})")]
     Document(String),
 }
 

@@ -109,6 +109,25 @@ impl Task {
         }
     }
 
+    /// Seals what the last process left open, as its own.
+    pub(super) async fn begin(&mut self) -> Result<(), protocol::Error> {
+        let sealed = async {
+            let sealing = self.steps.step(|machine, shelf, _| machine.start(shelf)).await?;
+            self.steps.seal(sealing, &*self.parts.mirror).await
+        };
+        match sealed.await {
+            Ok(notes) => self.note(notes),
+            // A newer keytide's, or damaged. What is counted stays in the file until one comes that can read it.
+            Err(error @ protocol::Error::Document(_)) => {
+                self.tell(Some(Broken::Protocol(error.clone())));
+                let _the_first = self.shared.unreadable.set(error);
+            }
+            Err(error) => return Err(error),
+        }
+        self.look_at_streams().await;
+        Ok(())
+    }
+
     async fn run(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         let mut next = Instant::now();
         let stopping = self.shared.stopping.clone();
@@ -219,6 +238,9 @@ impl Task {
 
     /// All calls of one round; whether anything moved.
     async fn round(&mut self, wishes: Wishes) -> Result<bool, Broken> {
+        if let Some(error) = self.shared.unreadable.get() {
+            return Err(Broken::Protocol(error.clone()));
+        }
         // What memory holds belongs into the next batch.
         self.parts.mirror.flush().await.map_err(Broken::Flush)?;
         self.steps.lock().begin(wishes);
@@ -412,6 +434,9 @@ impl Task {
 
     /// At the end: everything into batches, and these to the hub if that is quick.
     async fn last(&mut self, patience: Duration) {
+        if self.shared.unreadable.get().is_some() {
+            return;
+        }
         let sealed = self.steps.seal(Sealing::new(None), &*self.parts.mirror).await;
         if let Err(error) = sealed {
             warn!(hub = self.name(), "what is open could not be sealed: {error}");

@@ -12,7 +12,6 @@ use crate::{
         pace,
         protocol::{self, Note},
         status::{self, HubError, HubState},
-        wire::ReportRow,
         words::{self, Words},
     },
 };
@@ -27,6 +26,7 @@ impl Task {
         let mut status = self.shared.status();
         let traffic = self.transport.traffic();
         let running = self.began.elapsed();
+        status.target = self.transport.target();
         status.traffic = status::Traffic {
             sent: traffic.sent,
             received: traffic.received,
@@ -58,7 +58,13 @@ impl Task {
         self.looked_at = Instant::now();
         let looked =
             self.steps.step(|machine, shelf, _| Ok((machine.status(shelf)?, machine.clock(shelf)?))).await;
-        let Ok((streams, (measured, applied))) = looked else { return };
+        let Ok((streams, (measured, applied))) = looked else {
+            let mut status = self.shared.status();
+            if status.last_error.is_some() {
+                status.state = HubState::Failing;
+            }
+            return;
+        };
         let own: Vec<_> = streams.iter().map(|stream| stream.instance).collect();
         let (others, obstacles) = {
             let machine = self.steps.lock();
@@ -74,7 +80,7 @@ impl Task {
         let mut status = self.shared.status();
         status.streams = streams.into_iter().map(|stream| shown(stream, &obstacles, &self.unread)).collect();
         status.listed_at = others.listed.map(|at| Timestamp(at.saturating_sub(applied)));
-        status.reports = others.reports.iter().map(reported).collect();
+        status.reports = others.reports.iter().map(status::Report::from).collect();
         status.instances = others
             .instances
             .into_iter()
@@ -142,16 +148,6 @@ fn summed(notes: Vec<Note>) -> Vec<Note> {
         }
     }
     summed
-}
-
-fn reported(report: &ReportRow) -> status::Report {
-    status::Report {
-        kind: report.kind.clone(),
-        table: report.table.clone(),
-        count: report.count,
-        last_at: report.last_at.map(Timestamp),
-        text: words::ignored(report),
-    }
 }
 
 fn shown(

@@ -8,7 +8,7 @@ use super::{
         simulator::hub::{HubPort, ModelHub},
         status::HubState,
         transport::{Error, ErrorKind, Reply, Traffic},
-        wire::Function,
+        wire::{Function, HelloRequest},
     },
     *,
 };
@@ -30,13 +30,16 @@ enum Fate {
 struct Port {
     hub: Mutex<ModelHub>,
     calls: Mutex<Vec<Function>>,
+    /// Whether each greeting asked for the others' names.
+    greetings: Mutex<Vec<bool>>,
     fates: Mutex<VecDeque<Fate>>,
 }
 
 impl Port {
     fn new() -> Arc<Self> {
         let hub = ModelHub::new(uuid::Uuid::from_u128(7), &["alpha_api"], START.0);
-        Arc::new(Self { hub: Mutex::new(hub), calls: Mutex::default(), fates: Mutex::default() })
+        let (calls, greetings, fates) = Default::default();
+        Arc::new(Self { hub: Mutex::new(hub), calls, greetings, fates })
     }
 
     fn next_call(&self, fate: Fate) {
@@ -51,6 +54,10 @@ impl Port {
 impl Transport for Port {
     fn call<'a>(&'a self, function: Function, request: &'a str) -> BoxFuture<'a, Result<Reply, Error>> {
         self.calls.lock().unwrap().push(function);
+        if function == Function::Hello {
+            let request: HelloRequest = serde_json::from_str(request).unwrap();
+            self.greetings.lock().unwrap().push(request.list);
+        }
         let fate = self.fates.lock().unwrap().pop_front();
         Box::pin(async move {
             match fate {
@@ -103,6 +110,7 @@ struct Scene {
     port: Arc<Port>,
     memory: Arc<Memory>,
     store: Store,
+    clock: Clock,
     changes: watch::Sender<()>,
     _dir: tempfile::TempDir,
 }
@@ -128,11 +136,11 @@ impl Scene {
             store: store.clone(),
             mirror: memory.clone(),
             stamps: store.stamps().clone(),
-            clock,
+            clock: clock.clone(),
             changes: changes.subscribe(),
         };
         let replicator = Arc::new(Replicator::start(options, parts).await.unwrap());
-        Self { replicator, port, memory, store, changes, _dir: dir }
+        Self { replicator, port, memory, store, clock, changes, _dir: dir }
     }
 
     fn state(&self) -> HubState {
@@ -238,6 +246,51 @@ async fn counts_that_nobody_can_name_leave_memory_too() {
         assert!(scene.memory.effects.lock().unwrap().iter().any(gone));
         let notes = scene.replicator.status().notes;
         assert!(notes[0].text.contains("3 requests of a key or token whose text nobody knows"), "{notes:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn greetings_ask_for_names_only_when_somebody_looks() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        let greetings = || scene.port.greetings.lock().unwrap().clone();
+        until(|| scene.state() == HubState::Ok).await;
+        at_rest().await;
+        assert_eq!(greetings(), [true], "the first of a process");
+        let listed_at = scene.replicator.status().listed_at;
+        assert!(listed_at.is_some());
+        // What is a minute old will do.
+        scene.replicator.list().await;
+        assert_eq!(greetings(), [true]);
+        // Nobody looks for a while.
+        tokio::time::advance(Duration::from_secs(601)).await;
+        until(|| greetings().len() > 1).await;
+        assert_eq!(greetings(), [true, false]);
+        at_rest().await;
+        scene.clock.advance(Duration::from_secs(61));
+        scene.port.hub.lock().unwrap().now += 61_000;
+        scene.replicator.list().await;
+        assert_eq!(greetings(), [true, false, true]);
+        assert!(scene.replicator.status().listed_at > listed_at);
+        scene.replicator.list().await;
+        assert_eq!(greetings().len(), 3);
+        scene.replicator.now().await;
+        assert_eq!(greetings(), [true, false, true, true], "a person has asked");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_in_trouble_is_not_waited_for_by_those_who_look() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        scene.port.next_call(Fate::Panics);
+        until(|| scene.state() == HubState::Failing).await;
+        let before = scene.port.calls();
+        scene.replicator.list().await;
+        at_rest().await;
+        assert_eq!(scene.port.calls(), before);
     })
     .await;
 }

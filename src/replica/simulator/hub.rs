@@ -16,8 +16,8 @@ use crate::{
     replica::{
         protocol::{Bounds, text::Shift},
         wire::{
-            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, PROTOCOL, PullAnswer,
-            PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
+            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, PROTOCOL,
+            PullAnswer, PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
         },
     },
 };
