@@ -124,11 +124,12 @@ CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LA
     SELECT coalesce(array_agg(what ORDER BY o, what), '{}') FROM problems
 $$;
 
--- Closes a table and what numbers its rows to the roles that Supabase serves to anybody.
+-- Closes a table, its partitions, and what numbers its rows to the roles that Supabase serves to anybody.
 CREATE OR REPLACE FUNCTION public.keytide_close(relation regclass) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     who text;
     numbers regclass;
+    part regclass;
 BEGIN
     FOR who, numbers IN
         SELECT r.rolname, d.objid::regclass FROM pg_catalog.pg_depend d
@@ -138,10 +139,19 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE ALL ON SEQUENCE %s FROM %I', numbers, who);
     END LOOP;
-    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
-    EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC', relation);
-    FOR who IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-        EXECUTE format('REVOKE ALL ON TABLE %s FROM %I', relation, who);
+    -- A partition can be read by its own name. One that is somebody else's is theirs to close, and `check` says so.
+    FOR part IN
+        WITH RECURSIVE tree AS (
+            SELECT relation::oid AS oid
+            UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+        SELECT c.oid::regclass FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+        WHERE c.relkind IN ('r', 'p') AND (c.oid = relation OR pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', part);
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC', part);
+        FOR who IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+            EXECUTE format('REVOKE ALL ON TABLE %s FROM %I', part, who);
+        END LOOP;
     END LOOP;
 END $$;
 

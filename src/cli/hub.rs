@@ -1,5 +1,7 @@
 //! The hubs of the configuration, reached from the command line without a server.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -7,11 +9,13 @@ use uuid::Uuid;
 use super::error::Error;
 use crate::{
     config::{Config, HubConfig, ProviderConfig},
+    model::{Clock, Timestamp},
     replica::{
         postgres::{self, Postgres},
         route::{self, Choice},
+        status::Report,
         transport::{self, ErrorKind, Transport},
-        wire::{Ask, Function, Lane, PROTOCOL, PullAnswer, PullRequest},
+        wire::{Ask, Function, Lane, PROTOCOL, PullAnswer, PullRequest, SizesAnswer, SizesRequest},
     },
 };
 
@@ -58,11 +62,19 @@ pub(super) fn database(
     Some(Box::pin(async move { Postgres::new(&postgres::Options::new(url))?.connect().await }))
 }
 
+/// What a look at a hub tells.
+pub(super) struct Look {
+    pub found: PullAnswer,
+    /// This machine's clock minus the hub's, in milliseconds, and how far off that may be.
+    pub offset: i64,
+    pub doubt: i64,
+}
+
 /// Asks for one row of each provider: writes nothing, and tells all that a look can tell.
 pub(super) async fn look(
     transport: &dyn Transport,
     providers: &[(String, String)],
-) -> Result<PullAnswer, transport::Error> {
+) -> Result<Look, transport::Error> {
     let ask = |(provider, prefix): &(String, String)| Ask {
         stream: prefix.clone(),
         provider: provider.clone(),
@@ -73,16 +85,45 @@ pub(super) async fn look(
     };
     let request =
         PullRequest { protocol: PROTOCOL, instance: Uuid::nil(), asks: providers.iter().map(ask).collect() };
-    call(transport, Function::Pull, &request).await
+    let (found, took) = call::<PullAnswer>(transport, Function::Pull, &request).await?;
+    let (offset, doubt) = apart(found.greeting.now, Clock::System.now(), took);
+    Ok(Look { found, offset, doubt })
+}
+
+/// The hub looked at its clock some time between the call and its answer.
+fn apart(hub_now: i64, answered: Timestamp, took: Duration) -> (i64, i64) {
+    let half = i64::try_from(took.as_millis().div_ceil(2)).unwrap_or(i64::MAX);
+    (answered.0.saturating_sub(half).saturating_sub(hub_now), half)
+}
+
+/// What the hub ignored of other programs' writes, a sentence each.
+pub(super) async fn ignored(transport: &dyn Transport) -> Result<Vec<String>, transport::Error> {
+    let request = SizesRequest { protocol: PROTOCOL };
+    let (answer, _) = call::<SizesAnswer>(transport, Function::Sizes, &request).await?;
+    Ok(answer.reports.iter().map(|row| Report::from(row).text).collect())
 }
 
 async fn call<T: DeserializeOwned>(
     transport: &dyn Transport,
     function: Function,
     request: &impl Serialize,
-) -> Result<T, transport::Error> {
+) -> Result<(T, Duration), transport::Error> {
     let garbage = |_| transport::Error::new(ErrorKind::Garbage, "the answer is not what a hub answers");
     let request = serde_json::to_string(request).map_err(garbage)?;
     let reply = transport.call(function, &request).await?;
-    serde_json::from_str(&reply.body).map_err(garbage)
+    Ok((serde_json::from_str(&reply.body).map_err(garbage)?, reply.took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_a_slow_call_is_doubt_and_no_offset() {
+        let answered = Timestamp(1_800_000_000_000);
+        assert_eq!(apart(answered.0 - 2_000, answered, Duration::from_secs(4)), (0, 2_000));
+        assert_eq!(apart(answered.0 - 7_000, answered, Duration::from_millis(21)), (6_989, 11));
+        assert_eq!(apart(answered.0 + 7_000, answered, Duration::ZERO), (-7_000, 0));
+        assert!(apart(i64::MIN, answered, Duration::MAX).0 > 0);
+    }
 }

@@ -128,7 +128,7 @@ fn number_of(name: &str) -> u32 {
 
 async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) -> Result<(), Error> {
     let hubs = hub::hubs(config, only)?;
-    let (mut left, mut unchanged) = (0, 0);
+    let (mut left, mut unchanged, mut changed) = (0, 0, Vec::new());
     for of in &hubs {
         let targets = targets_of(of);
         head(of, &hubs, io)?;
@@ -141,11 +141,21 @@ async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) 
         };
         let spinner = io.spinner("applying the schema");
         let applied = match connecting.await {
-            Ok(client) => schema::apply(&client, &targets, convert).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(client) => schema::apply(&client, &targets, convert)
+                .await
+                .map_err(|error| (error.to_string(), error.left_all_as_it_was())),
+            Err(error) => Err((error.to_string(), true)),
         };
         spinner.finish_and_clear();
-        let applied = applied.map_err(|error| Error::failed(format!("{error}; nothing was changed")))?;
+        let applied = applied.map_err(|(error, is_certain)| match (is_certain, changed.join(", ")) {
+            (false, _) => Error::failed(error),
+            (true, before) if before.is_empty() => Error::failed(format!("{error}; nothing was changed")),
+            (true, before) => Error::failed(format!(
+                "{error}; nothing of the hub {} was changed, what was done before stays ({before})",
+                of.name
+            )),
+        })?;
+        changed.push(of.name.as_str());
         for line in &applied.done {
             io.line(line)?;
         }
@@ -169,22 +179,25 @@ async fn check(config: &Config, only: Option<&str>, json: bool, io: &mut Io) -> 
     let hubs = hub::hubs(config, only)?;
     let mut problems = 0;
     for of in &hubs {
-        let found = match hub::database(&of.options.route) {
+        let (found, all_seen) = match hub::database(&of.options.route) {
             Some(connecting) => {
                 let client = connecting.await.map_err(|error| Error::failed(error.to_string()))?;
-                schema::check(&client, &targets_of(of)).await.map_err(failed)?
+                (schema::check(&client, &targets_of(of)).await.map_err(failed)?, true)
             }
-            None => over_rest(of).await?,
+            None => (over_rest(of).await?, false),
         };
         if json {
             problems += usize::from(!found.is_sound());
-            let line = json!({"hub": of.name, "sound": found.is_sound(), "schema": found.schema, "problems": found.problems});
+            let line = json!({
+                "hub": of.name, "sound": found.is_sound(), "schema": found.schema, "problems": found.problems,
+                "rights_seen": all_seen,
+            });
             io.line(&line.to_string())?;
             continue;
         }
         head(of, &hubs, io)?;
         if found.problems.is_empty() {
-            io.line("the schema is there, complete and closed to others")?;
+            io.line(if all_seen { SOUND } else { SOUND_OVER_REST })?;
         }
         problems += report(&found, io)?;
     }
@@ -195,10 +208,14 @@ async fn check(config: &Config, only: Option<&str>, json: bool, io: &mut Io) -> 
     }
 }
 
+const SOUND: &str = "the schema is there, complete and closed to others";
+const SOUND_OVER_REST: &str = "keytide's functions and the tables of all providers are there; whether they are the latest, and \
+    closed to others, is not seen over REST: set sync.database_url to look";
 const PASTE: &str = "this hub is reached over REST alone, which cannot alter tables: paste what follows into the project's SQL \
     editor, or set sync.database_url";
 
-/// What can be seen without the catalogue: whether the functions and every provider's tables are there.
+/// What can be seen without the catalogue: whether the functions and every provider's tables are there, and which
+/// schema it is.
 async fn over_rest(of: &HubConfig) -> Result<schema::Report, Error> {
     let cannot = |error: transport::Error| Error::failed(error.to_string());
     let Some(route) = route::choose(&of.options.route).map_err(cannot)? else {
@@ -214,11 +231,12 @@ async fn over_rest(of: &HubConfig) -> Result<schema::Report, Error> {
         });
     };
     match hub::look(route.transport.as_ref(), &of.providers).await {
-        Ok(found) => {
+        Ok(hub::Look { found, .. }) => {
             for page in found.pages.into_iter().filter(|page| page.missing) {
                 problem(Some(page.stream), "tables or columns are missing");
             }
             report.schema = Some(found.greeting.schema);
+            report.problems.extend(schema::newer_than(found.greeting.schema));
         }
         Err(error) if matches!(error.kind, ErrorKind::NoSchema | ErrorKind::Missing) => {
             problem(None, &format!("keytide's functions are missing ({})", error.detail));

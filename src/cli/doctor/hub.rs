@@ -6,12 +6,11 @@ use super::Report;
 use crate::{
     cli::hub,
     config::{Config, HubConfig},
-    model::{Clock, Secret},
+    model::Secret,
     replica::{
         route::{self, Route, rest_url_of},
         schema::{self, Target},
         transport::{Error, Transport},
-        wire::SCHEMA,
     },
 };
 
@@ -44,12 +43,12 @@ async fn one(hub: &HubConfig, report: &mut Report) {
         report.warn(&check, warning, "change the setting if that is not meant");
     }
     pooler(&check, hub, transport.as_ref(), report);
-    let found = match hub::look(transport.as_ref(), &hub.providers).await {
-        Ok(found) => found,
+    let hub::Look { found, offset, doubt } = match hub::look(transport.as_ref(), &hub.providers).await {
+        Ok(look) => look,
         Err(error) => return fail(report, &error),
     };
     report.ok(&check, format!("{} answers over {}", transport.target(), transport.kind()));
-    clock(&check, found.greeting.now, report);
+    clock(&check, offset, doubt, report);
     if found.greeting.read_only {
         report.warn(
             &format!("{check} writes"),
@@ -57,6 +56,7 @@ async fn one(hub: &HubConfig, report: &mut Report) {
             "free space, resume the project, or use the primary; keytide keeps counting meanwhile",
         );
     }
+    reports(&check, transport.as_ref(), report).await;
     match hub::database(&hub.options.route) {
         Some(connecting) => match connecting.await {
             Ok(client) => tables(&check, &client, hub, report).await,
@@ -66,8 +66,8 @@ async fn one(hub: &HubConfig, report: &mut Report) {
             let missing: Vec<_> =
                 found.pages.iter().filter(|page| page.missing).map(|page| page.stream.as_str()).collect();
             let name = format!("{check} schema");
-            if found.greeting.schema > SCHEMA {
-                report.fail(&name, "it is newer than this keytide", "install that version or a later one");
+            if let Some(newer) = schema::newer_than(found.greeting.schema) {
+                report.fail(&name, newer.what, newer.remedy);
             } else if missing.is_empty() {
                 report.ok(&name, "the tables of all providers are there; over REST the rights are not seen");
             } else {
@@ -78,6 +78,19 @@ async fn one(hub: &HubConfig, report: &mut Report) {
                 );
             }
         }
+    }
+}
+
+/// Other programs' writes that were not done as they say.
+async fn reports(check: &str, transport: &dyn Transport, report: &mut Report) {
+    // A hub without this function is spoken of elsewhere.
+    let Ok(ignored) = hub::ignored(transport).await else { return };
+    for what in ignored {
+        report.warn(
+            &format!("{check} reports"),
+            what,
+            "a program wrote a figure that it had read earlier; the hub's own stands",
+        );
     }
 }
 
@@ -125,13 +138,13 @@ fn mode(url: &Secret) -> Mode {
     }
 }
 
-fn clock(check: &str, hub_now: i64, report: &mut Report) {
+/// What the length of the call leaves open speaks for the clock.
+fn clock(check: &str, offset: i64, doubt: i64, report: &mut Report) {
     let check = format!("{check} clock");
-    let offset = Clock::System.now().0.saturating_sub(hub_now);
-    let apart = Duration::from_millis(offset.unsigned_abs());
+    let seconds = |ms: i64| Duration::from_millis(ms.unsigned_abs()).as_secs_f64();
     let side = if offset < 0 { "behind" } else { "ahead of" };
-    let said = format!("this machine is {:.1} s {side} the hub", apart.as_secs_f64());
-    match offset.saturating_abs() {
+    let said = format!("this machine is {:.1} s (±{:.1} s) {side} the hub", seconds(offset), seconds(doubt));
+    match offset.saturating_abs().saturating_sub(doubt) {
         ..SKEW_MS => report.ok(&check, "the same as this machine's"),
         SKEW_MS..REFUSED_MS => {
             report.warn(
@@ -154,7 +167,7 @@ async fn tables(check: &str, client: &tokio_postgres::Client, hub: &HubConfig, r
         hub.providers.iter().map(|(provider, prefix)| Target { prefix, provider }).collect();
     match schema::check(client, &targets).await {
         Ok(found) if found.problems.is_empty() => {
-            report.ok(&name, "complete, and closed to anon and to everyone else");
+            report.ok(&name, "complete, and closed to anon, authenticated and PUBLIC");
         }
         Ok(found) => {
             for problem in found.problems {
@@ -185,5 +198,25 @@ mod tests {
         assert_eq!(mode(&format!("{supabase}:5432/postgres")), Mode::Session);
         assert_eq!(mode("postgresql://u:a@b@db.example:5432/x"), Mode::None);
         assert_eq!(mode("postgresql://db.example/x?connect_timeout=3&pgbouncer=true"), Mode::Transaction);
+    }
+
+    #[test]
+    fn a_slow_answer_is_no_wrong_clock() {
+        let said = |offset, doubt| {
+            let mut report = Report::default();
+            clock("hub default", offset, doubt, &mut report);
+            let checks = serde_json::to_value(&report.checks).unwrap();
+            (
+                checks[0]["result"].as_str().unwrap().to_owned(),
+                checks[0]["detail"].as_str().unwrap().to_owned(),
+            )
+        };
+        assert_eq!(said(2_900, 1_000).0, "ok");
+        let (result, detail) = said(-3_100, 1_000);
+        assert_eq!(result, "warning");
+        assert_eq!(detail, "this machine is 3.1 s (±1.0 s) behind the hub");
+        assert_eq!(said(300_500, 1_000).0, "warning");
+        assert_eq!(said(301_000, 1_000).0, "failed");
+        assert_eq!(said(i64::MIN, i64::MAX).0, "ok");
     }
 }

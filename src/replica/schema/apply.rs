@@ -14,7 +14,8 @@ pub struct Applied {
 /// Makes what is missing. With `convert`, columns of another type that hold the same are made to fit.
 ///
 /// # Errors
-/// When the hub refuses, or a conversion would lose something. Then nothing has changed.
+/// When the hub refuses, or a conversion would lose something. Then nothing has changed; the error tells where that is
+/// not certain.
 pub async fn apply(client: &Client, targets: &[Target<'_>], convert: bool) -> Result<Applied, Error> {
     let before = shape(client).await?;
     let newer = check::newer(client).await?;
@@ -28,10 +29,20 @@ pub async fn apply(client: &Client, targets: &[Target<'_>], convert: bool) -> Re
         let _it_is_over_anyway = client.batch_execute("ROLLBACK").await;
     }
     let mut done = done?;
-    client.batch_execute("COMMIT").await?;
-    done.extend(changes(&before, &shape(client).await?));
-    let left = check(client, targets).await?;
+    client.batch_execute("COMMIT").await.map_err(doubtful)?;
+    let unseen = |error: Error| Error::Unseen(error.to_string());
+    done.extend(changes(&before, &shape(client).await.map_err(unseen)?));
+    let left = check(client, targets).await.map_err(unseen)?;
     Ok(Applied { done, left })
+}
+
+/// A hub that answers has not committed, unless it was shut down at that moment.
+fn doubtful(error: tokio_postgres::Error) -> Error {
+    let refused = error.as_db_error().is_some_and(|db| !db.code().code().starts_with("57P"));
+    match Error::from(error) {
+        Error::Refused(why) if !refused => Error::Doubtful(why),
+        error => error,
+    }
 }
 
 async fn run(client: &Client, targets: &[Target<'_>], convert: bool) -> Result<Vec<String>, Error> {

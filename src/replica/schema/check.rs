@@ -73,13 +73,17 @@ async fn version(client: &Client) -> Result<Option<u32>, Error> {
 
 /// A schema that a later keytide has made is left to that one.
 pub(super) async fn newer(client: &Client) -> Result<Option<Problem>, Error> {
-    let found = version(client).await?.filter(|found| *found > SCHEMA);
-    Ok(found.map(|found| Problem {
+    Ok(version(client).await?.and_then(newer_than))
+}
+
+/// What there is to say of this version, if it is a later one.
+pub fn newer_than(found: u32) -> Option<Problem> {
+    (found > SCHEMA).then(|| Problem {
         stream: None,
         what: format!("the hub has schema {found}, and this keytide knows {SCHEMA}"),
         remedy: "use a keytide at least as new as the one that made it".to_owned(),
         harmless: false,
-    }))
+    })
 }
 
 /// Compares the hub with what this keytide would make of it.
@@ -216,6 +220,8 @@ async fn duplicates(client: &Client, table: &str) -> Result<Option<String>, Erro
     }))
 }
 
+const FUNCTIONS: &str = "p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'keytide\\_%'";
+
 async fn rights(client: &Client, targets: &[Target<'_>], report: &mut Report) -> Result<(), Error> {
     let ours = targets.iter().fold(String::from("c.relname LIKE 'keytide\\_%'"), |sql, target| {
         let prefix = target.prefix;
@@ -224,8 +230,14 @@ async fn rights(client: &Client, targets: &[Target<'_>], report: &mut Report) ->
              '{prefix}_model_stats', '{prefix}_model_hourly')"
         )
     });
+    // A partition is a table that can be read by its own name, whatever its parent's rights are.
     let tables = format!(
-        "FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND ({ours})"
+        "FROM pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid IN (
+             WITH RECURSIVE tree AS (
+                 SELECT c.oid FROM pg_class c
+                 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND ({ours})
+                 UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+             SELECT oid FROM tree)"
     );
     let open =
         text(client, &format!("SELECT c.relname {tables} AND NOT c.relrowsecurity ORDER BY 1")).await?;
@@ -247,21 +259,42 @@ async fn rights(client: &Client, targets: &[Target<'_>], report: &mut Report) ->
             format!("if that is not meant: DROP POLICY \"{}\" ON {};", row[0], row[1]),
         );
     }
+    let everybody = text(
+        client,
+        &format!(
+            "SELECT 'table ' || c.relname {tables} AND EXISTS (SELECT 1 FROM aclexplode(c.relacl) a WHERE a.grantee = 0)
+             UNION ALL
+             SELECT 'column ' || c.relname || '.' || t.attname FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid
+             WHERE c.oid IN (SELECT c.oid {tables}) AND EXISTS (SELECT 1 FROM aclexplode(t.attacl) a WHERE a.grantee = 0)
+             UNION ALL
+             SELECT 'function ' || p.proname FROM pg_proc p
+             WHERE {FUNCTIONS}
+               AND EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
+             ORDER BY 1"
+        ),
+    )
+    .await?;
     let readable = text(
         client,
         &format!(
             "SELECT r.rolname, 'table ' || c.relname FROM pg_roles r CROSS JOIN (SELECT c.oid, c.relname {tables}) c
              WHERE r.rolname IN ('anon', 'authenticated')
-               AND has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
+               AND (has_table_privilege(r.oid, c.oid, 'DELETE, TRUNCATE')
+                    OR has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE'))
              UNION ALL
              SELECT r.rolname, 'function ' || p.proname FROM pg_roles r CROSS JOIN pg_proc p
-             WHERE r.rolname IN ('anon', 'authenticated') AND p.pronamespace = 'public'::regnamespace
-               AND p.proname LIKE 'keytide\\_%' AND has_function_privilege(r.oid, p.oid, 'EXECUTE')
+             WHERE r.rolname IN ('anon', 'authenticated') AND {FUNCTIONS}
+               AND has_function_privilege(r.oid, p.oid, 'EXECUTE')
              ORDER BY 1, 2"
         ),
     )
     .await?;
-    for row in readable {
+    for what in everybody.iter().flatten() {
+        report.add(None, format!("everybody (PUBLIC) has rights on the {what}"), APPLY);
+    }
+    // What everybody has, these have too.
+    let said = |row: &Vec<String>| everybody.iter().flatten().any(|what| *what == row[1]);
+    for row in readable.iter().filter(|row| !said(row)) {
         report.add(None, format!("the role {} has rights on the {}", row[0], row[1]), APPLY);
     }
     Ok(())

@@ -8,7 +8,7 @@ mod check;
 mod convert;
 
 pub use apply::{Applied, apply};
-pub use check::{Problem, Report, check};
+pub use check::{Problem, Report, check, newer_than};
 
 /// What every hub needs, in order: the file's name and its text.
 const CORE: [(&str, &str); 10] = [
@@ -60,6 +60,23 @@ pub enum Error {
     /// It would lose something.
     #[error("{0}")]
     Unsafe(String),
+    /// The connection broke when everything was done but for the hub's last word.
+    #[error(
+        "{0}; whether the schema was applied is not known: run it again, which changes nothing that is there already"
+    )]
+    Doubtful(String),
+    /// It was applied, and could not be looked at.
+    #[error(
+        "the schema was applied, but what came of it could not be looked at ({0}): run `keytide schema check`"
+    )]
+    Unseen(String),
+}
+
+impl Error {
+    /// Whether it is certain that nothing has changed.
+    pub fn left_all_as_it_was(&self) -> bool {
+        !matches!(self, Self::Doubtful(_) | Self::Unseen(_))
+    }
 }
 
 impl From<tokio_postgres::Error> for Error {
