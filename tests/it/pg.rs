@@ -263,12 +263,30 @@ impl Drop for Cluster {
     }
 }
 
-/// The major versions whose binaries are here, in rising order.
+/// The major versions whose binaries are here, in rising order. Where `HUB_VERSIONS` names some, as `scripts/test` does
+/// after installing them, those have to be among them.
 pub fn installed() -> Vec<u32> {
     let mut found: Vec<u32> = places().into_iter().map(|(version, _)| version).collect();
     found.sort_unstable();
     found.dedup();
+    let wanted = std::env::var("HUB_VERSIONS").unwrap_or_default();
+    let missing = missing(&wanted, &found);
+    assert!(
+        missing.is_empty(),
+        "of the versions in HUB_VERSIONS, {missing:?} are not installed; scripts/test installs them"
+    );
     found
+}
+
+fn missing(wanted: &str, found: &[u32]) -> Vec<u32> {
+    let wanted = wanted.split_whitespace().map(|version| version.parse().unwrap());
+    wanted.filter(|version| !found.contains(version)).collect()
+}
+
+#[test]
+fn versions_that_were_installed_are_missed() {
+    assert_eq!(missing("13 15 18", &[13, 15]), [18]);
+    assert!(missing("", &[15]).is_empty() && missing("15", &[13, 15]).is_empty());
 }
 
 fn places() -> Vec<(u32, PathBuf)> {

@@ -2,12 +2,15 @@
 //! the same everywhere, whatever is killed, cut or kept away meanwhile.
 
 mod copies;
-mod cutter;
+pub mod cutter;
 mod foreign;
 mod hubs;
 mod moved;
 mod node;
+mod operators;
 mod reloads;
+mod settings;
+mod storm;
 mod troubles;
 mod ways;
 mod world;

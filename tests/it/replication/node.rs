@@ -83,7 +83,7 @@ pub struct Node {
     pub cutter: Cutter,
     pub home: Home,
     pub process: Option<Process>,
-    url: String,
+    pub url: String,
     http: reqwest::Client,
 }
 

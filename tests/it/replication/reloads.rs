@@ -18,7 +18,7 @@ use crate::{
 const MINE: Target<'static> = Target { prefix: "mine_api", provider: "mine" };
 
 impl Node {
-    async fn reload(&self, config: &str, times: usize) {
+    pub async fn reload(&self, config: &str, times: usize) {
         std::fs::write(self.home.dir.path().join("config.toml"), config).unwrap();
         let process = self.process.as_ref().unwrap();
         process.signal("HUP");

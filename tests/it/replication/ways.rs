@@ -36,7 +36,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE keytide IN SCHEMA public GRANT ALL ON SEQUENCE
 ";
 
 /// A database of somebody who is no superuser.
-async fn project() -> World {
+pub async fn project() -> World {
     let cluster = Cluster::start(pg::Options::default());
     cluster.psql(ROLES);
     cluster.psql(&format!("CREATE DATABASE {} OWNER keytide", hub::DATABASE));

@@ -6,6 +6,7 @@ use super::rows;
 use crate::{
     hub::skipped,
     pg::{Cluster, Options},
+    replication::cutter::Cutter,
 };
 
 /// Exit code, stdout, stderr.
@@ -93,4 +94,60 @@ async fn the_schema_is_printed_applied_and_checked_from_the_command_line() {
     assert_eq!(out, sql, "what is to be pasted");
     let (code, _, err) = keytide(&["print", "--provider", "nobody"], &[]);
     assert!(code == 2 && err.contains("ollama, openrouter"), "{err}");
+}
+
+/// Without keeping this test's other tasks from what they do meanwhile.
+async fn keytide_beside(
+    arguments: &'static [&'static str],
+    env: Vec<(&'static str, String)>,
+) -> (i32, String, String) {
+    let run = move || {
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        keytide(arguments, &env)
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_was_changed_is_said_only_where_it_is_so() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let cluster = Cluster::start(Options::default());
+    let cutter = Cutter::start(cluster.port).await;
+    let database = cluster.database("hub").await;
+    let there = "SELECT to_regclass('public.keytide_settings') IS NOT NULL";
+    let url = format!("postgresql://postgres@127.0.0.1:{}/hub?sslmode=disable", cutter.port);
+    let env = || vec![("DATABASE_URL", url.clone())];
+
+    cutter.cut_next_request("COMMIT");
+    let (code, out, err) = keytide_beside(&["apply"], env()).await;
+    assert!(code == 1 && err.contains("is not known") && !err.contains("nothing was changed"), "{out}{err}");
+    assert_eq!(rows(&database, there).await, "f");
+    // Its answer holds no rows; those that follow do.
+    cutter.cut_next_answer("COMMIT");
+    let (code, out, err) = keytide_beside(&["apply"], env()).await;
+    assert!(code == 1 && err.contains("was applied") && err.contains("keytide schema check"), "{out}{err}");
+    assert!(!err.contains("nothing was changed"), "{err}");
+    assert_eq!(rows(&database, there).await, "t");
+    let (code, out, err) = keytide_beside(&["apply"], env()).await;
+    assert_eq!((code, out.as_str()), (0, "everything was there already\n"), "{err}");
+
+    // The first of two hubs is changed, the second cannot be.
+    cluster.database("first").await;
+    let two = |first: u16| {
+        vec![
+            (
+                "KEYTIDE_SYNC__DATABASE_URL",
+                cluster.url("first", "postgres").replace(&cluster.port.to_string(), &first.to_string()),
+            ),
+            ("KEYTIDE_HUBS__EU__DATABASE_URL", cluster.url("nowhere", "postgres")),
+            ("KEYTIDE_PROVIDERS__OPENROUTER__HUB", "eu".to_owned()),
+        ]
+    };
+    let (code, out, err) = keytide_beside(&["apply"], two(cluster.port)).await;
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(err.contains("nothing of the hub eu was changed") && err.contains("stays (default)"), "{err}");
+    let (code, _, err) = keytide_beside(&["apply"], two(1)).await;
+    assert!(code == 1 && err.contains("; nothing was changed"), "{err}");
 }

@@ -1,12 +1,14 @@
 //! The hub's SQL on a real Postgres: each rule of replication that it keeps has a test that fails without it.
 
 mod adopt;
+mod care;
 mod cli;
 mod concurrent;
 mod foreign;
 mod install;
 mod pull;
 mod push;
+mod rights;
 
 use keytide::replica::schema::{self, Target};
 use serde_json::{Value, json};
