@@ -69,7 +69,7 @@ impl Stream<'_> {
         self.note.kept_bytes +=
             self.restate(batch.head.seq, |head| (head.confirmed, head.told) = (Some(at), told))?;
         self.note.confirmed = batch.head.mark();
-        self.note.refused = None;
+        (self.note.refused, self.note.late) = (None, 0);
         self.note.pending_rows = self.note.pending_rows.saturating_sub(batch.head.rows);
         self.forget_old_batches()
     }

@@ -20,7 +20,7 @@ use crate::{
     model::{Stamps, Timestamp},
     replica::{
         transport::ErrorKind,
-        wire::{Function, HelloRequest, InstanceRow, Lane, PROTOCOL, PullRequest, PushRequest},
+        wire::{Function, HelloRequest, InstanceRow, Lane, PROTOCOL, PullRequest, PushRequest, Rows},
     },
     store::shelf::Shelf,
 };
@@ -277,38 +277,30 @@ impl Machine {
                 turn.pushing = false;
                 return Ok(None);
             };
-            let refused = stream.note.refused == Some(head.seq);
-            if refused && !stream.is_in_doubt(head.seq) {
-                // A page has to show first that it was not applied; then it is made anew.
-                turn.pushing = false;
-                return Ok(None);
-            }
-            if stream.note.sent >= head.seq && !refused {
-                (stream.note.doubtful, stream.note.doubted_at) = (head.seq, now.0);
-            }
-            (stream.note.sent, stream.note.refused) = (stream.note.sent.max(head.seq), None);
+            stream.note.sent = stream.note.sent.max(head.seq);
             turn.pushed += 1;
-            Ok(Some((stream.note.instance, stream.note.hub.clone(), head, rows)))
+            let refused = stream.note.refused == Some(head.seq);
+            let (sent, rows) = if refused { (head.fence(), Rows::default()) } else { (head.mark(), rows) };
+            Ok(Some((stream.note.instance, stream.note.hub.clone(), sent, head.prev, rows)))
         })?;
-        let Some((instance, hub, head, rows)) = pushed.flatten() else {
+        let Some((instance, hub, sent, prev, rows)) = pushed.flatten() else {
             round.streams[at].pushing = false;
             return Ok(None);
         };
         let of = &self.hub.streams[at];
-        let seq = head.seq;
         let request = PushRequest {
             protocol: PROTOCOL,
             instance,
             now: now.0,
             stream: of.stream.clone(),
             provider: of.provider.clone(),
-            seq,
-            prev: head.prev,
-            digest: head.digest,
+            seq: sent.seq,
+            prev,
+            digest: sent.digest.clone(),
             hub,
             rows,
         };
-        Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, seq })))
+        Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, sent })))
     }
 
     /// One call for all streams, as a rule.
@@ -327,7 +319,8 @@ impl Machine {
         Ok(None)
     }
 
-    /// One call for the lanes of those of these streams that go by the same id: as a rule that is all of them.
+    /// One call for the lanes of those of these streams that go by the same id: as a rule that is all of them. What
+    /// came too late before is asked for by itself, and last.
     fn pull_of(
         &mut self,
         streams: &[usize],
@@ -336,21 +329,31 @@ impl Machine {
         round: &mut Round,
         out: &mut Outcome,
     ) -> Result<Option<Call>> {
-        let (mut asks, mut asker) = (Vec::new(), None);
+        let (mut asks, mut asker, mut slow) = (Vec::new(), None, None);
         for at in streams.iter().copied() {
             for lane in round.streams[at].lanes.clone() {
                 let of = self.hub.streams[at].stream.clone();
                 let ask = self.stream(shelf, at, now, out, |stream| {
-                    Ok((stream.note.instance, stream.note.stopped.is_some(), stream.ask(lane, &of)))
+                    let is_slow = stream.note.lane(lane).page.is_some();
+                    let stopped = stream.note.stopped.is_some();
+                    Ok((stream.note.instance, stopped, is_slow, stream.ask(lane, &of)))
                 })?;
-                let Some((instance, stopped, ask)) = ask else { continue };
+                let Some((instance, stopped, is_slow, ask)) = ask else { continue };
                 if stopped && lane == Lane::Stats {
+                    continue;
+                }
+                if is_slow {
+                    slow = slow.or(Some((instance, at, ask)));
                     continue;
                 }
                 if *asker.get_or_insert(instance) == instance {
                     asks.push((at, ask));
                 }
             }
+        }
+        if let (None, Some((instance, at, ask))) = (asker, slow) {
+            asker = Some(instance);
+            asks.push((at, ask));
         }
         let Some(instance) = asker else { return Ok(None) };
         let request = PullRequest {
@@ -395,22 +398,24 @@ impl Machine {
                 }
                 round
             });
-        } else if let Some(Awaited { what: What::Push { stream, seq }, .. }) = awaited {
+            if let Some(at) = culprit
+                && matches!(kind, ErrorKind::Timeout | ErrorKind::TooLarge)
+            {
+                let asks = asks.clone();
+                self.stream(shelf, at, now, &mut out, |stream| {
+                    asks.iter().for_each(|(_, ask)| stream.shrink_page(ask));
+                    Ok(())
+                })?;
+            }
+        } else if let Some(Awaited { what: What::Push { stream, sent }, .. }) = awaited {
             self.round = round.filter(|_| is_one_streams(kind)).map(|mut round| {
                 round.streams[stream].pushing = false;
                 round
             });
-            self.stream(shelf, stream, now, &mut out, |stream| {
-                match kind {
-                    ErrorKind::TooLarge => {
-                        stream.note.refused = Some(seq);
-                        let rows = stream.head_of(seq)?.rows;
-                        stream.shrink(Some(rows));
-                    }
-                    ErrorKind::Timeout => stream.shrink(None),
-                    _ => {}
-                }
-                Ok(())
+            self.stream(shelf, stream, now, &mut out, |stream| match kind {
+                ErrorKind::TooLarge => stream.refuse(sent.seq),
+                ErrorKind::Timeout => stream.was_late(sent.seq),
+                _ => Ok(()),
             })?;
         }
         Ok(out)

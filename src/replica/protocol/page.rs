@@ -47,8 +47,22 @@ impl Stream<'_> {
             cursor: note.cursor.clone(),
             after: note.drain.as_ref().map(|drain| drain.after.clone()),
             // One that has stopped looks at the head of the page only.
-            limit: if self.note.stopped.is_some() { 1 } else { self.bounds.page },
+            limit: if self.note.stopped.is_some() { 1 } else { note.page.unwrap_or(self.bounds.page) },
         }
+    }
+
+    /// A page did not come over in time, or was longer than answers may be.
+    pub fn shrink_page(&mut self, ask: &Ask) {
+        if !broken!(PagesStayLarge) {
+            self.note.lane(ask.lane).page = Some((ask.limit / 2).max(1));
+        }
+    }
+
+    /// One came over quickly.
+    pub fn grow_page(&mut self, lane: Lane) {
+        let most = self.bounds.page;
+        let page = &mut self.note.lane(lane).page;
+        *page = page.map(|rows| rows.saturating_add(rows / 2 + 1)).filter(|rows| *rows < most);
     }
 
     /// `position` is what the page's head said of the stream.

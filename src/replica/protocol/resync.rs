@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::{
     Note, Result,
     counters::requests,
-    document::{LaneNote, Part, Resync, Walk, Why},
+    document::{Part, Resync, Walk, Why},
     stream::Stream,
 };
 use crate::{
@@ -43,8 +43,8 @@ impl Stream<'_> {
         let missing = self.note.resync.as_ref().map_or(0, |before| before.missing);
         self.note.resync = Some(Resync { why, state_done: false, stats_done: false, missing });
         for lane in [Lane::State, Lane::Stats] {
-            let complete = self.note.lane(lane).complete;
-            *self.note.lane(lane) = LaneNote { cursor: None, drain: None, complete };
+            let lane = self.note.lane(lane);
+            (lane.cursor, lane.drain) = (None, None);
         }
         self.forget_marks()?;
         self.say(|provider| Note::ResyncBegun { provider, why });
