@@ -41,6 +41,8 @@ impl Stream<'_> {
                 self.lose_key(row)?;
             } else if named(&answers.clock, ("keys", at)) {
                 self.restamp_key(row)?;
+            } else if row.add {
+                self.is_there(Row::Key(KeyId::derive(self.provider, row.k.expose())))?;
             }
         }
         for (at, row) in batch.rows.tokens.iter().enumerate() {
@@ -48,6 +50,8 @@ impl Stream<'_> {
                 self.lose_token(row)?;
             } else if named(&answers.clock, ("tokens", at)) {
                 self.restamp_token(row)?;
+            } else if row.add {
+                self.is_there(Row::Token(TokenId::derive(self.provider, row.k.expose())))?;
             }
         }
         for (at, row) in batch.rows.gone.iter().enumerate() {

@@ -162,6 +162,9 @@ pub struct Drain {
     pub began: i64,
     pub after: Value,
     pub rows: u64,
+    /// The last batch of this instance's that is in the first page.
+    #[serde(default)]
+    pub contained: Option<u64>,
 }
 
 /// A pull of all rows, after which absence means something.
@@ -172,6 +175,9 @@ pub struct Resync {
     pub stats_done: bool,
     /// Requests that the hub's total lacks.
     pub missing: u64,
+    /// The last batch of this instance's of which all counters have been shown, when they have.
+    #[serde(default)]
+    pub contained: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! One page of a lane.
 
+use serde_json::Value;
+
 use super::{
     Result,
     document::{self, Drain, Mark, Vector, Walk, Why},
@@ -118,15 +120,23 @@ impl Stream<'_> {
             }
         }
         let lane_note = self.note.lane(lane);
-        let (snapshot, began, before) = match lane_note.drain.take() {
-            Some(drain) if broken!(CursorOfLastPage) => (snapshot.to_owned(), drain.began, drain.rows),
-            Some(drain) => (drain.snapshot, drain.began, drain.rows),
-            None => (snapshot.to_owned(), began, 0),
-        };
+        let (first, snapshot) = (lane_note.drain.take(), snapshot.to_owned());
+        let mut drain = first.unwrap_or_else(|| Drain {
+            snapshot: snapshot.clone(),
+            began,
+            after: Value::Null,
+            rows: 0,
+            contained: Some(contained),
+        });
+        if broken!(CursorOfLastPage) {
+            drain.snapshot = snapshot;
+        }
         if let Some(after) = &page.next {
-            lane_note.drain = Some(Drain { snapshot, began, after: after.clone(), rows: before + rows });
+            (drain.after, drain.rows) = (after.clone(), drain.rows + rows);
+            lane_note.drain = Some(drain);
             return Ok(Turn::More);
         }
+        let Drain { snapshot, began, contained, .. } = drain;
         if broken!(LanesShareACursor) {
             (self.note.state.cursor, self.note.stats.cursor) =
                 (Some(snapshot.clone()), Some(snapshot.clone()));
@@ -134,7 +144,7 @@ impl Stream<'_> {
         let lane_note = self.note.lane(lane);
         lane_note.cursor = Some(snapshot);
         let before = lane_note.complete.replace(began);
-        self.end_lane(lane)?;
+        self.end_lane(lane, contained)?;
         let new_day = before.is_some_and(|before| before.div_euclid(DAY) != began.div_euclid(DAY));
         // After a resync it is done in any case.
         if lane == Lane::State && new_day && self.note.walk.is_none() {

@@ -249,6 +249,7 @@ impl Stream<'_> {
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
         (self.note.sent, self.note.late, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
         (self.note.told, self.note.forgotten) = (0, Vec::new());
+        self.note.stats.drain.iter_mut().for_each(|drain| drain.contained = Some(0));
         if !broken!(ForkKeepsId) {
             self.rename(fresh)?;
         }

@@ -1,9 +1,10 @@
 //! Many keys, and an adoption that leads nowhere: what the worlds of other seeds are too small and too good for.
 
 use super::{
+    edits::decide,
     hub::HubPort,
     local,
-    world::{PROVIDERS, World},
+    world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
     model::{CounterId, KeyId, Tally},
@@ -184,6 +185,80 @@ fn copies_cut_a_batch_alike() {
 fn no_transaction_grows_with_the_number_of_keys() {
     let (few, many) = (most_writes(50), most_writes(200));
     assert!(many <= few + few / 4, "{few} of a few keys, {many} of many");
+}
+
+/// Two instances, of which the first was away for longer than deletions are remembered and reads all anew, in rounds of
+/// two pages of one row each.
+fn back_from_long_ago() -> World {
+    let mut world = World::new(3, 2, false, true).unwrap();
+    (world.loss, world.bounds.stride) = (0, 5);
+    (world.bounds.rows, world.bounds.bytes, world.bounds.page) = (50, 100_000, 1);
+    let mut world = World::rebound(world).unwrap();
+    for key in &KEYS[1..] {
+        decide(&mut world, 1, PROVIDER, (key, TOKENS[0]), 0).unwrap();
+    }
+    decide(&mut world, 1, PROVIDER, (KEYS[1], TOKENS[0]), 6).unwrap();
+    world.traffic_of(1, 0);
+    world.heal().unwrap();
+    world.instances[0].cut_off = true;
+    world.pass(40 * 24 * 3_600_000);
+    world.whole_round(1).unwrap();
+    world.sweep(0, false);
+    world.whole_round(1).unwrap();
+    world.instances[0].cut_off = false;
+    world.bounds.calls = 2;
+    world.crash(0).unwrap();
+    world
+}
+
+#[test]
+fn what_is_added_behind_the_place_of_a_pull_was_not_deleted() {
+    let mut world = back_from_long_ago();
+    for _ in 0..2 {
+        world.whole_round(0).unwrap();
+    }
+    // A key whose place has passed is told in the next round, and edited while that reads on.
+    decide(&mut world, 0, PROVIDER, (KEYS[0], TOKENS[0]), 0).unwrap();
+    let mut edited = false;
+    for _ in 0..6 {
+        world.begin(0, Wishes { hello: false, stats: true, only_push: false });
+        while world.step(0).unwrap() {
+            let is_told = world.hub.db.tables[PROVIDERS[0].1].keys.contains_key(KEYS[0]);
+            if !edited && is_told && world.is_answered(0) {
+                edited = true;
+                decide(&mut world, 0, PROVIDER, (KEYS[0], TOKENS[0]), 8).unwrap();
+            }
+            let id = KeyId::derive(PROVIDER, KEYS[0]);
+            assert!(world.instances[0].shelf.key(PROVIDER, id).unwrap().is_some(), "it is dropped");
+        }
+    }
+    world.bounds.calls = 400;
+    world.crash(0).unwrap();
+    world.heal().unwrap();
+    world.check().unwrap();
+}
+
+#[test]
+fn what_is_counted_behind_the_place_of_a_pull_is_shown() {
+    let mut world = back_from_long_ago();
+    let place = |world: &World| {
+        let name = document::stream_name(PROVIDER);
+        let note: StreamNote = document::read(&world.instances[0].shelf, &name).unwrap().unwrap();
+        (note.stats.drain.map_or(0, |drain| drain.rows), note.resync.is_some())
+    };
+    while place(&world).0 < 4 {
+        world.whole_round(0).unwrap();
+    }
+    let (id, one) = (CounterId::Model("a-model".into()), Tally { success: 1, ..Tally::default() });
+    let it = &mut world.instances[0];
+    local::count(&mut it.shelf, PROVIDER, &id, &one);
+    it.memory.books.insert((PROVIDER.to_owned(), id.clone()), one);
+    it.shelf.commit();
+    assert!(place(&world).1, "it has read everything");
+    while place(&world).1 {
+        world.whole_round(0).unwrap();
+        assert_eq!(world.instances[0].shelf.view(PROVIDER, &id).unwrap().success, 1);
+    }
 }
 
 /// Rounds until that is so, each of them once.
