@@ -80,6 +80,9 @@ pub struct StreamNote {
     /// Batches that were never sent are being made anew.
     #[serde(default)]
     pub merging: bool,
+    /// The newest batch after a start did that.
+    #[serde(default)]
+    pub merged: u64,
 }
 
 /// Work on more rows than one transaction should change, and how far it is.

@@ -261,6 +261,35 @@ fn what_is_counted_behind_the_place_of_a_pull_is_shown() {
     }
 }
 
+#[test]
+fn what_cannot_be_merged_is_not_made_anew_at_every_start() {
+    let mut world = world(false);
+    world.bounds.queue = 3;
+    let mut world = World::rebound(world).unwrap();
+    world.heal().unwrap();
+    world.instances[0].cut_off = true;
+    let now = world.local(0);
+    let it = &mut world.instances[0];
+    for n in 0..50 {
+        local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
+    }
+    it.shelf.commit();
+    let writes = [0; 3].map(|_| {
+        let before = world.instances[0].shelf.writes;
+        world.crash(0).unwrap();
+        world.instances[0].shelf.writes - before
+    });
+    assert!(writes[1] > 10 && writes[2] < 5, "{writes:?}");
+    // Those of many starts are.
+    for _ in 0..20 {
+        world.traffic_of(0, 0);
+        world.crash(0).unwrap();
+    }
+    let name = document::stream_name(PROVIDER);
+    let note: StreamNote = document::read(&world.instances[0].shelf, &name).unwrap().unwrap();
+    assert!(note.sealed.seq - note.confirmed.seq < 20, "{} batches wait", note.sealed.seq);
+}
+
 /// Rounds until that is so, each of them once.
 fn rounds_until(world: &mut World, at: usize, is_so: impl Fn(&World) -> bool) -> usize {
     for round in 0..40 {
