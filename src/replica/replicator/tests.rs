@@ -80,12 +80,14 @@ impl Transport for Port {
     }
 }
 
+type Happens = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Memory {
     edits: Arc<tokio::sync::Mutex<()>>,
     effects: Mutex<Vec<Effect>>,
     /// After so many changes, what happens as the next one begins.
-    then: Mutex<Option<(usize, Box<dyn FnOnce() + Send>)>>,
+    then: Mutex<Option<(usize, Happens)>>,
 }
 
 impl Mirror for Memory {

@@ -206,7 +206,8 @@ impl World {
             self.instances[at].waiting = Some((call, Some(body)));
             return Ok(true);
         };
-        if !too_large && !self.instances[at].cut_off && !(too_slow && self.loss == 0) {
+        let is_lost = too_large || self.instances[at].cut_off || too_slow && self.loss == 0;
+        if !is_lost {
             self.go_astray(&call)?;
         }
         self.refused |= too_large || too_slow;
