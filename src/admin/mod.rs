@@ -59,7 +59,13 @@ pub trait Flush: Send + Sync {
     /// Resolves when it is on disk.
     fn flush(&self) -> BoxFuture<'_, Result<(), String>>;
 
-    /// The same, and what a hub has not confirmed is put into batches; nothing more is counted until what is
+    /// Does most of what `seal` does, while everybody goes on.
+    ///
+    /// # Errors
+    /// As those of `seal`.
+    fn prepare(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// As `flush`, and what a hub has not confirmed is put into batches; nothing more is counted until what is
     /// returned is dropped. A copy of the file as it is then holds nothing of which two instances could tell
     /// different stories.
     ///

@@ -77,6 +77,7 @@ pub(super) async fn backup(
         );
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
     };
+    state.flush.prepare().await.map_err(unsealed)?;
     let frozen = {
         let _no_edits = state.edits.lock().await;
         // What was counted up to now belongs into it.

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -41,12 +41,17 @@ impl Sink for ToStore {
     }
 }
 
-/// Seals nothing when it is told to fail.
-struct Flushing(Arc<Flusher<ToStore>>, Arc<AtomicBool>);
+/// Seals nothing when it is told to fail, and counts how often it was to prepare that.
+struct Flushing(Arc<Flusher<ToStore>>, Arc<AtomicBool>, Arc<AtomicUsize>);
 
 impl Flush for Flushing {
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(self.0.flush())
+    }
+
+    fn prepare(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.2.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { Ok(()) })
     }
 
     fn seal(&self) -> BoxFuture<'_, Result<Held<'_>, String>> {
@@ -87,6 +92,7 @@ pub(super) struct World {
     pub(super) books: Arc<ProviderLedger>,
     pub(super) store: Store,
     pub(super) unsealable: Arc<AtomicBool>,
+    pub(super) prepared: Arc<AtomicUsize>,
     dir: TempDir,
 }
 
@@ -162,12 +168,12 @@ impl World {
             ToStore(store.clone()),
             std::time::Duration::from_millis(100),
         ));
-        let unsealable = Arc::<AtomicBool>::default();
+        let (unsealable, prepared) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let state = State::new(Parts {
             providers: Providers { entries, default: "alpha".to_owned() },
             store: store.clone(),
             ledger: ledger.clone(),
-            flush: Arc::new(Flushing(flusher, unsealable.clone())),
+            flush: Arc::new(Flushing(flusher, unsealable.clone(), prepared.clone())),
             probe: probing,
             sync: Arc::new(sync::OneHub),
             clock: clock.clone(),
@@ -184,7 +190,7 @@ impl World {
             hubs: Box::new(Vec::new),
         });
         let router = operator_router(state.clone(), observe::router(observe));
-        Self { router, state, clock, books: parts.swap_remove(0), store, unsealable, dir }
+        Self { router, state, clock, books: parts.swap_remove(0), store, unsealable, prepared, dir }
     }
 
     /// Ends this one as a crash would, and starts another from the same file.

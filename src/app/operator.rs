@@ -120,10 +120,12 @@ impl admin::Flush for Flush {
         Box::pin(self.flusher.flush())
     }
 
+    fn prepare(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.hubs.seal())
+    }
+
     fn seal(&self) -> BoxFuture<'_, Result<admin::Held<'_>, String>> {
         Box::pin(async {
-            // The most of it before anybody has to wait.
-            self.hubs.seal().await?;
             let held = match self.flusher.pause().await {
                 Ok(held) => Box::new(held) as admin::Held<'_>,
                 Err(_) if self.hubs.replicators.is_empty() => Box::new(()),

@@ -136,6 +136,7 @@ impl Replicator {
             machine: Arc::new(Mutex::new(machine)),
             store: parts.store.clone(),
             clock: parts.clock.clone(),
+            shared: shared.clone(),
         };
         let mirror = parts.mirror.clone();
         let mut task = Task {
@@ -143,6 +144,7 @@ impl Replicator {
             steps: steps.clone(),
             parts,
             transport,
+            halt: shared.stopping.clone(),
             shared: shared.clone(),
             rhythm: Rhythm::new(interval),
             pace: Pace::new(interval, egress),
@@ -221,9 +223,15 @@ impl Replicator {
         if let Some(error) = self.shared.unreadable.get() {
             return Err(error.to_string());
         }
-        let next_run = Some(uuid::Uuid::new_v4());
-        let sealed = self.steps.seal(Sealing::new(next_run), &*self.mirror).await;
-        sealed.map(drop).map_err(|error| error.to_string())
+        let (steps, mirror) = (self.steps.clone(), self.mirror.clone());
+        let sealing = Sealing::new(Some(uuid::Uuid::new_v4()));
+        // To its end, also when whoever asked goes away: memory and operators hear of all that the store has.
+        let sealed =
+            tokio::spawn(async move { steps.seal(sealing, &*mirror, &CancellationToken::new()).await });
+        match sealed.await {
+            Ok(sealed) => sealed.map(drop).map_err(|error| error.to_string()),
+            Err(fault) => Err(fault.to_string()),
+        }
     }
 
     /// Seals what is open, sends it once if that takes no longer than `patience`, and ends. Whatever was not sent
@@ -248,6 +256,7 @@ struct Steps {
     machine: Arc<Mutex<Machine>>,
     store: Store,
     clock: Clock,
+    shared: Arc<Shared>,
 }
 
 impl Steps {
@@ -276,10 +285,31 @@ impl Steps {
         done
     }
 
-    /// Seals to the end; what there is to say of it.
-    async fn seal(&self, sealing: Sealing, mirror: &dyn Mirror) -> Result<Vec<Note>, protocol::Error> {
-        let (mut left, mut notes) = (Some(sealing), Vec::new());
+    /// Seals; whether to the end, or until that was to halt.
+    async fn seal(
+        &self,
+        sealing: Sealing,
+        mirror: &dyn Mirror,
+        halt: &CancellationToken,
+    ) -> Result<bool, protocol::Error> {
+        let mut notes = Vec::new();
+        let sealed = self.seal_on(sealing, mirror, halt, &mut notes).await;
+        self.shared.note(self.clock.now(), notes);
+        sealed
+    }
+
+    async fn seal_on(
+        &self,
+        sealing: Sealing,
+        mirror: &dyn Mirror,
+        halt: &CancellationToken,
+        notes: &mut Vec<Note>,
+    ) -> Result<bool, protocol::Error> {
+        let mut left = Some(sealing);
         while let Some(sealing) = left {
+            if halt.is_cancelled() {
+                return Ok(false);
+            }
             let (outcome, rest) =
                 self.step(move |machine, shelf, now| machine.seal(shelf, now, sealing)).await?;
             // Numbers alone, as differences: beside a round's and in any order they come to the same.
@@ -287,6 +317,6 @@ impl Steps {
             notes.extend(outcome.notes);
             left = rest;
         }
-        Ok(notes)
+        Ok(true)
     }
 }

@@ -55,7 +55,7 @@ impl Error {
 
     /// More came than [`MAX_ANSWER`].
     pub(super) fn too_long() -> Self {
-        Self::new(ErrorKind::Garbage, "the answer is larger than any of a hub's")
+        Self::new(ErrorKind::TooLarge, "the answer is larger than any of a hub's")
     }
 
     /// No answer came in the time that a call has.
@@ -86,7 +86,7 @@ pub enum ErrorKind {
     Full,
     /// Too many connections or requests.
     Busy,
-    /// The request is larger than the hub takes.
+    /// The request is larger than the hub takes, or its answer than it may be.
     TooLarge,
     /// The hub failed in another way.
     Server,
@@ -101,7 +101,7 @@ impl ErrorKind {
     pub fn advice(self) -> &'static str {
         match self {
             Self::Unreachable => "check the network and the host and port in the URL; keytide goes on trying",
-            Self::Timeout => "the hub is slow or far; keytide goes on with smaller batches",
+            Self::Timeout => "the hub is slow or far; keytide goes on with smaller batches and pages",
             Self::Certificate => {
                 "name the authority's certificate with sslrootcert (Supabase signs with its own, to be had in its \
                  dashboard), and check that the certificate is in date"
@@ -119,7 +119,7 @@ impl ErrorKind {
             }
             Self::Full => "free space on the hub; keytide keeps counting and sends later",
             Self::Busy => "the hub has too many callers; keytide comes back later",
-            Self::TooLarge => "keytide goes on with smaller batches",
+            Self::TooLarge => "keytide goes on with smaller batches and pages",
             Self::Server => "look at the hub's own log; keytide goes on trying",
             Self::Garbage => {
                 "what answered is not a keytide hub: check the URL, and that no portal or proxy stands between"

@@ -71,6 +71,22 @@ async fn the_store_is_measured_and_backed_up() {
     assert_eq!(world.get("/admin/storage?x=1").await.error(), (400, "invalid_query".to_owned()));
 }
 
+#[tokio::test]
+async fn nobody_waits_for_the_most_of_a_backup() {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    let world = World::new();
+    let (body, edits) = (json!({"file": world.path("copy.redb")}), world.state.edits.clone());
+    let an_edit = edits.lock().await;
+    let mut backup = std::pin::pin!(world.json("POST", "/admin/storage/backup", body));
+    while world.prepared.load(SeqCst) == 0 {
+        assert!(futures_util::poll!(backup.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(an_edit);
+    assert_eq!(backup.await.status, 200);
+}
+
 /// What only this file may tell would be told by its copy too.
 #[tokio::test]
 async fn what_cannot_be_closed_off_is_not_copied() {

@@ -20,6 +20,8 @@ use crate::{
     store::shelf::Shelf,
 };
 
+/// Of an answer that leaves room for a larger one: a call has several times as long.
+const QUICK: Duration = Duration::from_secs(2);
 /// Instants beyond the year 9999 are nobody's clock.
 const LAST_DAY: i64 = 253_402_300_799_000;
 
@@ -55,15 +57,15 @@ impl Machine {
                 self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
                 self.take_adopt(shelf, answer, &mut round, now, &mut out)?;
             }
-            What::Push { stream, seq } => {
+            What::Push { stream, sent } => {
                 let answer: PushAnswer = parse(body)?;
                 self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                self.take_push(shelf, stream, seq, answer, &mut round, now, fresh, &mut out)?;
+                self.take_push(shelf, stream, &sent, answer, took, &mut round, now, fresh, &mut out)?;
             }
             What::Pull { asks } => {
                 let taken = parse::<PullAnswer>(body).and_then(|answer| {
                     self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                    self.take_pull(shelf, &asks, answer, &mut round, now, fresh, &mut out)
+                    self.take_pull(shelf, &asks, answer, took, &mut round, now, fresh, &mut out)
                 });
                 if matches!(taken, Err(Error::Garbage(_))) {
                     self.apart.failed(&asks);
@@ -157,8 +159,9 @@ impl Machine {
         &mut self,
         shelf: &mut dyn Shelf,
         at: usize,
-        seq: u64,
+        sent: &Mark,
         answer: PushAnswer,
+        took: Duration,
         round: &mut Round,
         now: Timestamp,
         fresh: Uuid,
@@ -192,16 +195,15 @@ impl Machine {
             if answer.status == "elsewhere" {
                 return Err(garbage("it is elsewhere and is not"));
             }
-            let sent = stream.head_of(seq)?.mark();
             let taken = answer.status != "mismatch";
-            let wrong = if taken { there != sent } else { there == *stream.confirmed() };
+            let wrong = if taken { there != *sent } else { there == *stream.confirmed() };
             if wrong {
                 return Err(garbage("an answer to another batch"));
             }
-            if stream.reconcile(&there, &answer.rows, fresh)? == Position::Stopped {
-                turn.end();
-            } else if taken {
-                stream.grow();
+            match stream.reconcile(&there, &answer.rows, fresh)? {
+                Position::Stopped => turn.end(),
+                Position::Good if taken && took < QUICK => stream.grow(),
+                Position::Good | Position::Changed => {}
             }
             Ok(())
         })?;
@@ -214,6 +216,7 @@ impl Machine {
         shelf: &mut dyn Shelf,
         asks: &[(usize, Ask)],
         answer: PullAnswer,
+        took: Duration,
         round: &mut Round,
         now: Timestamp,
         fresh: Uuid,
@@ -261,8 +264,8 @@ impl Machine {
                     Position::Good if moot => Position::Changed,
                     other => other,
                 };
-                if position == Position::Good {
-                    stream.split_if_refused(&there)?;
+                if took < QUICK {
+                    stream.grow_page(ask.lane);
                 }
                 let position = if stream.is_walking() { Position::Changed } else { position };
                 stream.take_page(ask, page, &answer.snapshot, began, position)

@@ -41,6 +41,8 @@ impl Stream<'_> {
                 self.lose_key(row)?;
             } else if named(&answers.clock, ("keys", at)) {
                 self.restamp_key(row)?;
+            } else if row.add {
+                self.is_there(Row::Key(KeyId::derive(self.provider, row.k.expose())))?;
             }
         }
         for (at, row) in batch.rows.tokens.iter().enumerate() {
@@ -48,6 +50,8 @@ impl Stream<'_> {
                 self.lose_token(row)?;
             } else if named(&answers.clock, ("tokens", at)) {
                 self.restamp_token(row)?;
+            } else if row.add {
+                self.is_there(Row::Token(TokenId::derive(self.provider, row.k.expose())))?;
             }
         }
         for (at, row) in batch.rows.gone.iter().enumerate() {
@@ -69,7 +73,7 @@ impl Stream<'_> {
         self.note.kept_bytes +=
             self.restate(batch.head.seq, |head| (head.confirmed, head.told) = (Some(at), told))?;
         self.note.confirmed = batch.head.mark();
-        self.note.refused = None;
+        (self.note.refused, self.note.late) = (None, 0);
         self.note.pending_rows = self.note.pending_rows.saturating_sub(batch.head.rows);
         self.forget_old_batches()
     }

@@ -41,13 +41,11 @@ pub struct StreamNote {
     /// The highest batch that was ever given to a transport.
     #[serde(default)]
     pub sent: u64,
-    /// The highest batch of which an attempt ended in doubt.
+    /// Attempts at the first batch that waits to which no answer came in time.
     #[serde(default)]
-    pub doubtful: u64,
-    /// When it was sent once more, which it was not sure to need.
-    #[serde(default)]
-    pub doubted_at: i64,
-    /// A batch that was refused for its size, and may be taken apart once the hub shows that it was not applied.
+    pub late: u32,
+    /// A batch that is too large for the hub or the way to it, and is taken apart once the hub shows that it can not
+    /// be applied any more.
     #[serde(default)]
     pub refused: Option<u64>,
     /// Of a batch, when the hub or the way to it asked for less than is configured.
@@ -82,6 +80,9 @@ pub struct StreamNote {
     /// Batches that were never sent are being made anew.
     #[serde(default)]
     pub merging: bool,
+    /// The newest batch after a start did that.
+    #[serde(default)]
+    pub merged: u64,
 }
 
 /// Work on more rows than one transaction should change, and how far it is.
@@ -99,8 +100,14 @@ pub enum Walk {
     /// Batches that the hub has forgotten wait again, from the newest on, until `to` is what was confirmed last.
     RollBack { to: Mark, batches: u64, settled: bool, after: Option<CounterId> },
     /// Batches of more rows than `rows` become several, from the newest on. `at` is the next one; it and those
-    /// before it will be `more` in the end.
-    Split { rows: usize, at: u64, more: u64 },
+    /// before it will be `more` in the end. The hub has one without rows in the place of the first.
+    Split {
+        rows: usize,
+        at: u64,
+        more: u64,
+        #[serde(default)]
+        fenced: bool,
+    },
 }
 
 /// A walk over all rows of a stream: those behind the given one come next.
@@ -145,6 +152,9 @@ pub struct LaneNote {
     pub drain: Option<Drain>,
     /// When the last complete pull began, by the hub's clock.
     pub complete: Option<i64>,
+    /// Rows of a page, while it has to be smaller than configured to come over in time.
+    #[serde(default)]
+    pub page: Option<u32>,
 }
 
 /// A pull that takes several pages.
@@ -155,6 +165,9 @@ pub struct Drain {
     pub began: i64,
     pub after: Value,
     pub rows: u64,
+    /// The last batch of this instance's that is in the first page.
+    #[serde(default)]
+    pub contained: Option<u64>,
 }
 
 /// A pull of all rows, after which absence means something.
@@ -165,6 +178,9 @@ pub struct Resync {
     pub stats_done: bool,
     /// Requests that the hub's total lacks.
     pub missing: u64,
+    /// The last batch of this instance's of which all counters have been shown, when they have.
+    #[serde(default)]
+    pub contained: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -329,4 +345,19 @@ pub fn vector_name(provider: &str) -> String {
 
 pub fn hub_name(hub: &str) -> String {
     format!("replica/hub/{hub}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_keytide_wrote_opens() {
+        let older = r#"{"instance":"00000000-0000-0000-0000-000000000001","run":"00000000-0000-0000-0000-000000000002",
+            "sealed":{"seq":7,"digest":"b"},"confirmed":{"seq":3,"digest":"a"},"doubtful":4,"doubted_at":9,"refused":4,
+            "state":{"cursor":"1:2:","drain":null,"complete":5},"walk":{"split":{"rows":2,"at":6,"more":3}}}"#;
+        let note: StreamNote = decode(&[&[FORMAT], older.as_bytes()].concat()).unwrap();
+        assert_eq!((note.refused, note.late, note.state.page), (Some(4), 0, None));
+        assert_eq!(note.walk, Some(Walk::Split { rows: 2, at: 6, more: 3, fenced: false }));
+    }
 }

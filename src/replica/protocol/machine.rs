@@ -19,10 +19,7 @@ use super::{
 };
 use crate::{
     model::{Stamps, Timestamp},
-    replica::{
-        transport::ErrorKind,
-        wire::{Function, HelloRequest, Lane, PROTOCOL, PullRequest, PushRequest},
-    },
+    replica::wire::{Function, HelloRequest, Lane, PROTOCOL, PullRequest, PushRequest, Rows},
     store::shelf::Shelf,
 };
 
@@ -284,38 +281,30 @@ impl Machine {
                 turn.pushing = false;
                 return Ok(None);
             };
-            let refused = stream.note.refused == Some(head.seq);
-            if refused && !stream.is_in_doubt(head.seq) {
-                // A page has to show first that it was not applied; then it is made anew.
-                turn.pushing = false;
-                return Ok(None);
-            }
-            if stream.note.sent >= head.seq && !refused {
-                (stream.note.doubtful, stream.note.doubted_at) = (head.seq, now.0);
-            }
-            (stream.note.sent, stream.note.refused) = (stream.note.sent.max(head.seq), None);
+            stream.note.sent = stream.note.sent.max(head.seq);
             turn.pushed += 1;
-            Ok(Some((stream.note.instance, stream.note.hub.clone(), head, rows)))
+            let refused = stream.note.refused == Some(head.seq);
+            let (sent, rows) = if refused { (head.fence(), Rows::default()) } else { (head.mark(), rows) };
+            Ok(Some((stream.note.instance, stream.note.hub.clone(), sent, head.prev, rows)))
         })?;
-        let Some((instance, hub, head, rows)) = pushed.flatten() else {
+        let Some((instance, hub, sent, prev, rows)) = pushed.flatten() else {
             round.streams[at].pushing = false;
             return Ok(None);
         };
         let of = &self.hub.streams[at];
-        let seq = head.seq;
         let request = PushRequest {
             protocol: PROTOCOL,
             instance,
             now: now.0,
             stream: of.stream.clone(),
             provider: of.provider.clone(),
-            seq,
-            prev: head.prev,
-            digest: head.digest,
+            seq: sent.seq,
+            prev,
+            digest: sent.digest.clone(),
             hub,
             rows,
         };
-        Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, seq })))
+        Ok(Some(self.call(Function::Push, &request, What::Push { stream: at, sent })))
     }
 
     /// One call for all streams, as a rule.
@@ -334,7 +323,8 @@ impl Machine {
         Ok(None)
     }
 
-    /// One call for the lanes of those of these streams that go by the same id: as a rule that is all of them.
+    /// One call for the lanes of those of these streams that go by the same id: as a rule that is all of them. What
+    /// came too late before is asked for by itself, and last.
     fn pull_of(
         &mut self,
         streams: &[usize],
@@ -343,21 +333,31 @@ impl Machine {
         round: &mut Round,
         out: &mut Outcome,
     ) -> Result<Option<Call>> {
-        let (mut asks, mut asker) = (Vec::new(), None);
+        let (mut asks, mut asker, mut slow) = (Vec::new(), None, None);
         for at in streams.iter().copied() {
             for lane in round.streams[at].lanes.clone() {
                 let of = self.hub.streams[at].stream.clone();
                 let ask = self.stream(shelf, at, now, out, |stream| {
-                    Ok((stream.note.instance, stream.note.stopped.is_some(), stream.ask(lane, &of)))
+                    let is_slow = stream.note.lane(lane).page.is_some();
+                    let stopped = stream.note.stopped.is_some();
+                    Ok((stream.note.instance, stopped, is_slow, stream.ask(lane, &of)))
                 })?;
-                let Some((instance, stopped, ask)) = ask else { continue };
+                let Some((instance, stopped, is_slow, ask)) = ask else { continue };
                 if stopped && lane == Lane::Stats {
+                    continue;
+                }
+                if is_slow {
+                    slow = slow.or(Some((instance, at, ask)));
                     continue;
                 }
                 if *asker.get_or_insert(instance) == instance {
                     asks.push((at, ask));
                 }
             }
+        }
+        if let (None, Some((instance, at, ask))) = (asker, slow) {
+            asker = Some(instance);
+            asks.push((at, ask));
         }
         let Some(instance) = asker else { return Ok(None) };
         let request = PullRequest {
@@ -374,53 +374,6 @@ impl Machine {
         // Texts and numbers: nothing that JSON cannot say.
         let request = serde_json::to_string(request).unwrap_or_default();
         Call { id: self.ids, function, request }
-    }
-
-    /// The call failed: whether it was carried out shows later. Ends the round, unless the hub has answered that
-    /// it cannot take this stream's batch, which is nothing to the other streams or to what is to be read, or that it
-    /// cannot read some stream's tables, which is nothing to the others.
-    ///
-    /// # Errors
-    /// The shelf's.
-    pub fn failed(
-        &mut self,
-        shelf: &mut dyn Shelf,
-        id: u64,
-        kind: ErrorKind,
-        now: Timestamp,
-    ) -> Result<Outcome> {
-        let mut out = Outcome::default();
-        let awaited = self.awaited.take().filter(|awaited| awaited.id == id);
-        let round = self.round.take();
-        if let Some(Awaited { what: What::Pull { asks }, .. }) = &awaited
-            && is_of_some_table(kind)
-        {
-            let culprit = self.apart.failed(asks);
-            self.round = round.filter(|_| self.hub.streams.len() > 1).map(|mut round| {
-                if let Some(at) = culprit {
-                    round.streams[at].lanes.clear();
-                }
-                round
-            });
-        } else if let Some(Awaited { what: What::Push { stream, seq }, .. }) = awaited {
-            self.round = round.filter(|_| is_one_streams(kind)).map(|mut round| {
-                round.streams[stream].pushing = false;
-                round
-            });
-            self.stream(shelf, stream, now, &mut out, |stream| {
-                match kind {
-                    ErrorKind::TooLarge => {
-                        stream.note.refused = Some(seq);
-                        let rows = stream.head_of(seq)?.rows;
-                        stream.shrink(Some(rows));
-                    }
-                    ErrorKind::Timeout => stream.shrink(None),
-                    _ => {}
-                }
-                Ok(())
-            })?;
-        }
-        Ok(out)
     }
 
     /// Whether there may be a next call.
@@ -472,30 +425,4 @@ impl Machine {
         }
         Ok(Some(value))
     }
-}
-
-/// Failures of a batch, rather than of the way to the hub or of the hub as a whole.
-fn is_one_streams(kind: ErrorKind) -> bool {
-    match kind {
-        ErrorKind::Timeout
-        | ErrorKind::Forbidden
-        | ErrorKind::Missing
-        | ErrorKind::ReadOnly
-        | ErrorKind::Full
-        | ErrorKind::TooLarge
-        | ErrorKind::Server => true,
-        ErrorKind::Unreachable
-        | ErrorKind::Certificate
-        | ErrorKind::Credentials
-        | ErrorKind::NoSchema
-        | ErrorKind::Busy
-        | ErrorKind::Garbage
-        | ErrorKind::Settings => false,
-    }
-}
-
-/// Failures that may come of one table's rows or columns. One of another type has no operator, which is told as a
-/// function that is not there; too many rows are an answer that nobody gives.
-fn is_of_some_table(kind: ErrorKind) -> bool {
-    is_one_streams(kind) || matches!(kind, ErrorKind::NoSchema | ErrorKind::Garbage)
 }

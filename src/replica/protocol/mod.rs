@@ -5,7 +5,8 @@
 //! has in memory is where it is in a round: after any error it forgets that and asks the hub again.
 //!
 //! - `document` is what lies on the shelf: a stream's position, its lanes, its batches;
-//! - `machine` has the rounds' calls, `answer` reads what a hub says to them, `answers` what that does;
+//! - `machine` has the rounds' calls, `answer` reads what a hub says to them, `answers` what that does, `failures`
+//!   what it does that none comes;
 //! - `walk` goes through more rows than one transaction should change, step by step;
 //! - `seal` makes batches, `split` makes more of one, `confirm` ends them, `position` compares where the hub says a
 //!   stream is with where it is here: confirmed without an answer, forked, rolled back; `identity` does so for the
@@ -44,6 +45,7 @@ mod clock;
 mod confirm;
 mod counters;
 pub(in crate::replica) mod document;
+mod failures;
 mod identity;
 mod machine;
 mod obstacles;

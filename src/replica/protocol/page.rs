@@ -1,5 +1,7 @@
 //! One page of a lane.
 
+use serde_json::Value;
+
 use super::{
     Result,
     document::{self, Drain, Mark, Vector, Walk, Why},
@@ -47,8 +49,22 @@ impl Stream<'_> {
             cursor: note.cursor.clone(),
             after: note.drain.as_ref().map(|drain| drain.after.clone()),
             // One that has stopped looks at the head of the page only.
-            limit: if self.note.stopped.is_some() { 1 } else { self.bounds.page },
+            limit: if self.note.stopped.is_some() { 1 } else { note.page.unwrap_or(self.bounds.page) },
         }
+    }
+
+    /// A page did not come over in time, or was longer than answers may be.
+    pub fn shrink_page(&mut self, ask: &Ask) {
+        if !broken!(PagesStayLarge) {
+            self.note.lane(ask.lane).page = Some((ask.limit / 2).max(1));
+        }
+    }
+
+    /// One came over quickly.
+    pub fn grow_page(&mut self, lane: Lane) {
+        let most = self.bounds.page;
+        let page = &mut self.note.lane(lane).page;
+        *page = page.map(|rows| rows.saturating_add(rows / 2 + 1)).filter(|rows| *rows < most);
     }
 
     /// `position` is what the page's head said of the stream.
@@ -104,15 +120,23 @@ impl Stream<'_> {
             }
         }
         let lane_note = self.note.lane(lane);
-        let (snapshot, began, before) = match lane_note.drain.take() {
-            Some(drain) if broken!(CursorOfLastPage) => (snapshot.to_owned(), drain.began, drain.rows),
-            Some(drain) => (drain.snapshot, drain.began, drain.rows),
-            None => (snapshot.to_owned(), began, 0),
-        };
+        let (first, snapshot) = (lane_note.drain.take(), snapshot.to_owned());
+        let mut drain = first.unwrap_or_else(|| Drain {
+            snapshot: snapshot.clone(),
+            began,
+            after: Value::Null,
+            rows: 0,
+            contained: Some(contained),
+        });
+        if broken!(CursorOfLastPage) {
+            drain.snapshot = snapshot;
+        }
         if let Some(after) = &page.next {
-            lane_note.drain = Some(Drain { snapshot, began, after: after.clone(), rows: before + rows });
+            (drain.after, drain.rows) = (after.clone(), drain.rows + rows);
+            lane_note.drain = Some(drain);
             return Ok(Turn::More);
         }
+        let Drain { snapshot, began, contained, .. } = drain;
         if broken!(LanesShareACursor) {
             (self.note.state.cursor, self.note.stats.cursor) =
                 (Some(snapshot.clone()), Some(snapshot.clone()));
@@ -120,7 +144,7 @@ impl Stream<'_> {
         let lane_note = self.note.lane(lane);
         lane_note.cursor = Some(snapshot);
         let before = lane_note.complete.replace(began);
-        self.end_lane(lane)?;
+        self.end_lane(lane, contained)?;
         let new_day = before.is_some_and(|before| before.div_euclid(DAY) != began.div_euclid(DAY));
         // After a resync it is done in any case.
         if lane == Lane::State && new_day && self.note.walk.is_none() {

@@ -4,6 +4,7 @@
 //! |-------------------------------------------|---------------------------------------------------------------|
 //! | what was confirmed                        | all is well                                                   |
 //! | a sealed batch of ours                    | confirmed, though the answer was lost                         |
+//! | what was told in the place of one         | that one becomes several                                      |
 //! | an earlier batch of ours, or none         | it was rolled back: the later ones are sent again             |
 //! | something else, not before the confirmed  | a copy of this file goes on under the same id: take another   |
 //! | something else, further back              | more is forgotten than is kept: stop until somebody adopts it |
@@ -44,6 +45,14 @@ impl Stream<'_> {
         if at.seq == confirmed.seq && (at.digest == confirmed.digest || at.seq == 0) {
             return self.resume(Position::Good);
         }
+        if self.queue().contains(&at.seq) && self.head_of(at.seq)?.fence() == *at {
+            if self.note.confirmed.seq + 1 < at.seq {
+                self.confirm_up_to(at.seq - 1, None)?;
+            } else {
+                self.split(true)?;
+            }
+            return self.resume(Position::Changed);
+        }
         // Of a batch that is not kept any more, the next one tells the digest.
         let own = at.seq == 0
             || self.kept_head(at.seq)?.is_some_and(|head| head.digest == at.digest)
@@ -52,7 +61,7 @@ impl Stream<'_> {
             (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
-                let position = self.confirm_up_to(at.seq, answers)?;
+                let position = self.confirm_up_to(at.seq, Some(answers))?;
                 self.resume(position)
             }
             (false, std::cmp::Ordering::Less) => {
@@ -113,11 +122,11 @@ impl Stream<'_> {
         Position::Stopped
     }
 
-    fn confirm_up_to(&mut self, seq: u64, answers: &RowAnswers) -> Result<Position> {
+    fn confirm_up_to(&mut self, seq: u64, answers: Option<&RowAnswers>) -> Result<Position> {
         for sealed in self.queue().take_while(|sealed| *sealed <= seq).take(CONFIRMED) {
             let batch = self.waiting_batch(sealed)?;
             // Only the last one's answers are known.
-            self.confirm(batch, (sealed == seq).then_some(answers))?;
+            self.confirm(batch, answers.filter(|_| sealed == seq))?;
         }
         // A page that holds the rest, too, would count it twice: it is to be asked for again.
         Ok(if self.note.confirmed.seq == seq { Position::Good } else { Position::Changed })
@@ -238,8 +247,9 @@ impl Stream<'_> {
             return Ok(Some(Walk::Fork { fresh, taken, told, after }));
         }
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
-        (self.note.sent, self.note.doubtful, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
+        (self.note.sent, self.note.late, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
         (self.note.told, self.note.forgotten) = (0, Vec::new());
+        self.note.stats.drain.iter_mut().for_each(|drain| drain.contained = Some(0));
         if !broken!(ForkKeepsId) {
             self.rename(fresh)?;
         }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::{
     Note, Result,
     counters::requests,
-    document::{LaneNote, Part, Resync, Walk, Why},
+    document::{Part, Resync, Walk, Why},
     stream::Stream,
 };
 use crate::{
@@ -41,10 +41,11 @@ impl Stream<'_> {
             _ => why,
         };
         let missing = self.note.resync.as_ref().map_or(0, |before| before.missing);
-        self.note.resync = Some(Resync { why, state_done: false, stats_done: false, missing });
+        self.note.resync =
+            Some(Resync { why, state_done: false, stats_done: false, missing, contained: None });
         for lane in [Lane::State, Lane::Stats] {
-            let complete = self.note.lane(lane).complete;
-            *self.note.lane(lane) = LaneNote { cursor: None, drain: None, complete };
+            let lane = self.note.lane(lane);
+            (lane.cursor, lane.drain) = (None, None);
         }
         self.forget_marks()?;
         self.say(|provider| Note::ResyncBegun { provider, why });
@@ -61,9 +62,9 @@ impl Stream<'_> {
         }
     }
 
-    /// A lane has come by whole.
-    pub fn end_lane(&mut self, lane: Lane) -> Result<()> {
-        let Some(resync) = &self.note.resync else { return Ok(()) };
+    /// A lane has come by whole, which began when the hub had this instance's batches up to `contained`.
+    pub fn end_lane(&mut self, lane: Lane, contained: Option<u64>) -> Result<()> {
+        let Some(resync) = &mut self.note.resync else { return Ok(()) };
         match lane {
             // After a fork only the totals were in doubt, after a change of the clock only dates.
             Lane::State if matches!(resync.why, Why::Forked | Why::Clock) || broken!(AbsenceIsNothing) => {
@@ -74,6 +75,7 @@ impl Stream<'_> {
                 Ok(())
             }
             Lane::Stats if !resync.stats_done => {
+                resync.contained = contained;
                 self.note.walk = Some(Walk::Settle(Part::Counters(None)));
                 Ok(())
             }
@@ -188,10 +190,13 @@ impl Stream<'_> {
         Ok(last)
     }
 
-    /// Counters that the hub does not have begin again from nothing; the requests that its total lacks are noted.
+    /// Counters that the hub does not have begin again from nothing; the requests that its total lacks are noted. Those
+    /// that it was told of meanwhile are there, and come.
     fn settle_counters(&mut self, after: Option<&CounterId>) -> Result<Option<CounterId>> {
         let views = self.shelf.views(self.provider, after, self.bounds.stride)?;
         let last = views.last().map(|(last, _)| last.clone());
+        let shown = self.note.resync.as_ref().and_then(|resync| resync.contained);
+        let contained = shown.unwrap_or(self.note.confirmed.seq);
         for (id, view) in views {
             if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))? || broken!(AbsentCountersStay)
             {
@@ -202,7 +207,6 @@ impl Stream<'_> {
                 let resync = self.note.resync.iter_mut();
                 resync.for_each(|resync| resync.missing = resync.missing.saturating_add(missing));
             }
-            let contained = self.note.confirmed.seq;
             self.rebase(&id, &Tally::default(), contained)?;
         }
         Ok(last)

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Wishes, adopt::Adopting, page::Turn};
+use super::{Wishes, adopt::Adopting, document::Mark, page::Turn};
 use crate::replica::wire::{Ask, Lane};
 
 pub struct Round {
@@ -57,6 +57,6 @@ pub struct Awaited {
 pub enum What {
     Hello,
     Adopt,
-    Push { stream: usize, seq: u64 },
+    Push { stream: usize, sent: Mark },
     Pull { asks: Vec<(usize, Ask)> },
 }

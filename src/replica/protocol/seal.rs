@@ -218,14 +218,33 @@ impl Stream<'_> {
             self.walk()?;
             return Ok(false);
         }
-        if !begun && self.waiting() > self.bounds.queue {
+        if !begun && self.is_worth_merging(lives) {
             self.note.merging = true;
         }
         if self.note.merging {
             self.merge(run, lives)?;
             return Ok(false);
         }
-        Ok(!self.seal(run)?)
+        let left = self.seal(run)?;
+        if !left {
+            self.note.merged = self.note.merged.min(self.note.sealed.seq);
+        }
+        Ok(!left)
+    }
+
+    /// Too many batches wait. Of what was taken apart before and made so many again, others have to have come: else
+    /// every start would do it all over, for nothing.
+    fn is_worth_merging(&mut self, lives: Lives) -> bool {
+        let most = self.bounds.queue;
+        if self.waiting() <= most || lives == Lives::Apart {
+            // What one life alone has sealed is little.
+            return self.waiting() > most;
+        }
+        let more = self.note.sealed.seq.saturating_sub(self.note.merged) > most;
+        if more {
+            self.note.merged = self.note.sealed.seq;
+        }
+        more
     }
 
     /// Takes the newest batch apart, if it was never sent.

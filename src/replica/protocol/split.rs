@@ -1,5 +1,10 @@
 //! A batch that the hub, or the way to it, finds too large becomes several.
 //!
+//! What was sent of it before may still arrive, and be applied as it was. So first another batch is told in its place,
+//! with the same number and without rows: the hub takes one of the two, whichever comes first, and what it holds then
+//! says for good whether the rows are to be told again. However long something is on its way, nothing has to be waited
+//! for.
+//!
 //! Rows keep the life that counted them: another life's, told as this one's, could be told by a copy too. So
 //! batches are cut, not made anew, and all that wait move up to make room.
 
@@ -8,49 +13,80 @@ use super::{
     document::{Head, Mark, Walk},
     seal::batch_of,
     stream::Stream,
+    text,
 };
 use crate::replica::wire::Rows;
 
-/// How long an attempt of which nothing was heard may still be carried out, in milliseconds: a hub's calls end within
-/// seconds, and what lies between drops what it cannot deliver.
-const DOUBT: i64 = 3_600_000;
+/// So many times in a row a batch can be late before it counts as too large.
+const LATE: u32 = 3;
+
+impl Head {
+    /// What is told in its place, when it can not be told as it is.
+    pub fn fence(&self) -> Mark {
+        Mark { seq: self.seq, digest: text::digest_instead_of(&self.digest) }
+    }
+}
 
 impl Stream<'_> {
-    /// Whether the hub may still come to apply it as it is, though it was refused since.
-    pub fn is_in_doubt(&self, seq: u64) -> bool {
-        !broken!(SplitsWhatIsInDoubt)
-            && self.note.doubtful == seq
-            && self.now.0.abs_diff(self.note.doubted_at) < DOUBT.unsigned_abs()
-    }
-
-    /// Begins it once `there` shows that the hub has not applied it. Those behind it were made for the same room.
-    pub fn split_if_refused(&mut self, there: &Mark) -> Result<()> {
-        let head = self.note.confirmed.seq + 1;
-        let refused = self.note.refused == Some(head) && !self.is_in_doubt(head);
-        if !refused || there.seq + 1 != head {
+    /// No answer to a batch came in time: on a slow line none ever may.
+    pub fn was_late(&mut self, seq: u64) -> Result<()> {
+        if self.note.refused == Some(seq) {
+            // What was sent in its place is as small as can be: the hub is slow.
             return Ok(());
         }
-        self.note.refused = None;
+        self.note.late = self.note.late.saturating_add(1);
+        if self.note.late >= LATE && !broken!(LateBatchesStay) {
+            return self.refuse(seq);
+        }
+        self.shrink(None);
+        Ok(())
+    }
+
+    /// It is too large.
+    pub fn refuse(&mut self, seq: u64) -> Result<()> {
+        if self.note.refused == Some(seq) {
+            return Ok(());
+        }
+        let rows = self.head_of(seq)?.rows;
+        self.note.late = 0;
+        self.note.refused = (rows > 1).then_some(seq);
+        self.shrink(Some(rows));
+        if broken!(SplitsWhatIsInDoubt) && self.note.refused.take().is_some() {
+            self.split(false)?;
+        }
+        Ok(())
+    }
+
+    /// Begins it. Those behind the first were made for the same room.
+    pub fn split(&mut self, fenced: bool) -> Result<()> {
+        (self.note.refused, self.note.late) = (None, 0);
         let rows = self.note.rows.unwrap_or(self.bounds.rows).max(1);
-        let mut more = 0;
+        let mut more = u64::from(fenced);
         for seq in self.queue() {
             more += parts(&self.head_of(seq)?, rows) - 1;
         }
         if more > 0 {
-            self.note.sent = self.note.sent.min(head - 1);
-            self.note.walk = Some(Walk::Split { rows, at: self.note.sealed.seq, more });
+            self.note.sent = self.note.sent.min(self.note.confirmed.seq);
+            self.note.walk = Some(Walk::Split { rows, at: self.note.sealed.seq, more, fenced });
         }
         Ok(())
     }
 
     /// Cuts the batch `at`; the last part of it becomes number `at + more`.
-    pub fn split_on(&mut self, rows: usize, at: u64, more: u64) -> Result<Option<Walk>> {
+    pub fn split_on(&mut self, rows: usize, at: u64, more: u64, fenced: bool) -> Result<Option<Walk>> {
         let batch = self.waiting_batch(at)?;
         let run = if broken!(SplitsAsItsOwn) { self.note.run } else { batch.head.run };
+        let fence = Some(batch.head.fence()).filter(|_| fenced && at == self.note.confirmed.seq + 1);
         let parts = cut(batch.rows, rows);
         let before = more.saturating_sub(parts.len() as u64 - 1);
         self.shelf.set_batch(self.provider, at, None)?;
         let (mut prev, mut seq) = (batch.head.prev, at + before);
+        if let Some(fence) = &fence {
+            let mut none = batch_of(at, prev, run, Rows::default());
+            none.head.digest.clone_from(&fence.digest);
+            self.put_batch(&none)?;
+            prev = none.head.digest;
+        }
         for rows in parts {
             for (id, _) in self.tallies(&rows) {
                 let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
@@ -69,7 +105,8 @@ impl Stream<'_> {
             let next = last.seq + 1;
             self.restate(next, |head| head.prev = last.digest)?;
         }
-        Ok((before > 0).then_some(Walk::Split { rows, at: at - 1, more: before }))
+        let left = before > 0 && fence.is_none();
+        Ok(left.then_some(Walk::Split { rows, at: at - 1, more: before, fenced }))
     }
 }
 

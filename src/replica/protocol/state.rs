@@ -122,7 +122,8 @@ impl Stream<'_> {
         Ok(next)
     }
 
-    fn mark(&mut self, row: Row) -> Result<()> {
+    /// The hub has it. A pull of all rows that has passed its place by before it was added does not show it.
+    pub fn is_there(&mut self, row: Row) -> Result<()> {
         if self.note.resync.is_some() {
             self.shelf.mark_seen(self.provider, &Seen::Row(row))?;
         }
@@ -171,7 +172,7 @@ impl Stream<'_> {
         ] {
             self.observe(version);
         }
-        self.mark(Row::Key(id))?;
+        self.is_there(Row::Key(id))?;
         if self.stays_gone(Row::Key(id), row.a)? {
             return Ok(());
         }
@@ -211,7 +212,7 @@ impl Stream<'_> {
         ] {
             self.observe(version);
         }
-        self.mark(Row::Token(id))?;
+        self.is_there(Row::Token(id))?;
         if self.stays_gone(Row::Token(id), row.a)? {
             return Ok(());
         }

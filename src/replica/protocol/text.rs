@@ -57,6 +57,11 @@ pub fn digest_of_batch(run: Uuid, rows: &Rows) -> String {
     hex(&digest(&bytes))
 }
 
+/// Of the batch without rows that takes another one's place at the hub.
+pub fn digest_instead_of(other: &str) -> String {
+    hex(&digest(format!("instead of {other}").as_bytes()))
+}
+
 /// A register that is no older than its row: absent where it says what the row's age says.
 fn stamp(version: Version, added: Version) -> Option<Version> {
     (version > added).then_some(version)

@@ -37,7 +37,7 @@ impl Stream<'_> {
             Walk::RollBack { to, batches, settled, after } => {
                 self.roll_back_on(to, batches, settled, after)?
             }
-            Walk::Split { rows, at, more } => self.split_on(rows, at, more)?,
+            Walk::Split { rows, at, more, fenced } => self.split_on(rows, at, more, fenced)?,
         };
         Ok(())
     }

@@ -12,6 +12,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Command, Parts, Shared, Steps};
@@ -48,6 +49,8 @@ pub(super) struct Task {
     pub(super) parts: Parts,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) shared: Arc<Shared>,
+    /// Ends what is under way, between two changes: none is made of which memory and operators do not hear.
+    pub(super) halt: CancellationToken,
     pub(super) rhythm: Rhythm,
     pub(super) pace: Pace,
     pub(super) hello_at: Option<Instant>,
@@ -75,6 +78,8 @@ pub(super) enum Broken {
     Protocol(protocol::Error),
     Flush(String),
     Fault(String),
+    /// It was to halt.
+    Halted,
 }
 
 impl Broken {
@@ -89,6 +94,10 @@ impl Broken {
             Self::Fault(why) => {
                 Words { message: why.clone(), advice: "report it; keytide tries again".to_owned() }
             }
+            Self::Halted => Words {
+                message: "keytide is stopping".to_owned(),
+                advice: "try again when it runs".to_owned(),
+            },
         }
     }
 }
@@ -113,10 +122,10 @@ impl Task {
     pub(super) async fn begin(&mut self) -> Result<(), protocol::Error> {
         let sealed = async {
             let sealing = self.steps.step(|machine, shelf, _| machine.start(shelf)).await?;
-            self.steps.seal(sealing, &*self.parts.mirror).await
+            self.steps.seal(sealing, &*self.parts.mirror, &self.halt).await
         };
         match sealed.await {
-            Ok(notes) => self.note(notes),
+            Ok(_) => {}
             // A newer keytide's, or damaged. What is counted stays in the file until one comes that can read it.
             Err(error @ protocol::Error::Document(_)) => {
                 self.tell(Some(Broken::Protocol(error.clone())));
@@ -130,7 +139,6 @@ impl Task {
 
     async fn run(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         let mut next = Instant::now();
-        let stopping = self.shared.stopping.clone();
         loop {
             self.shared.status().next_round = Some(self.wall(next));
             let command = tokio::select! {
@@ -154,32 +162,28 @@ impl Task {
                     continue;
                 }
             };
-            // What stops waits no longer than for the call that is under way to be let go: nothing of a round is
-            // lost with it, the next one asks the hub where things stand.
             match command {
                 None => {
-                    let pause = stopping.run_until_cancelled(self.due(false)).await;
-                    next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
+                    let pause = self.due(false).await;
+                    next = Instant::now() + pause;
                 }
                 Some(Command::Now(done)) => {
-                    let pause = stopping.run_until_cancelled(self.due(true)).await;
-                    next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
+                    let pause = self.due(true).await;
+                    next = Instant::now() + pause;
                     let _gone = done.send(());
                 }
                 Some(Command::List(done)) => {
                     // A round since may have done it.
                     if self.shared.listing.load(Ordering::Relaxed) {
-                        let pause = stopping.run_until_cancelled(self.due(false)).await;
-                        next = Instant::now() + pause.unwrap_or(HELLO_EVERY);
+                        let pause = self.due(false).await;
+                        next = Instant::now() + pause;
                     }
                     let _gone = done.send(());
                 }
                 Some(Command::Adopt(done)) => {
-                    let adopted = stopping.run_until_cancelled(self.adopt()).await;
+                    let adopted = self.adopt().await;
                     next = Instant::now();
-                    if let Some(adopted) = adopted {
-                        let _gone = done.send(adopted);
-                    }
+                    let _gone = done.send(adopted);
                 }
                 Some(Command::Stop(patience, done)) => {
                     self.last(patience).await;
@@ -212,6 +216,9 @@ impl Task {
             self.shared.status().streams.iter().any(|stream| matches!(stream.state, New | Resyncing))
         };
         let gone = self.round(wishes).await;
+        if matches!(gone, Err(Broken::Halted)) {
+            return HELLO_EVERY;
+        }
         if matches!(gone, Ok(_) | Err(Broken::Part(_))) {
             if wishes.hello {
                 self.hello_at = Some(Instant::now());
@@ -252,11 +259,9 @@ impl Task {
         let (mut moved, mut notes) = (false, Vec::new());
         let (mut hindered, mut served) = (None, false);
         loop {
-            let next = self.change(|machine, shelf, now| machine.next(shelf, now)).await;
-            let (next, outcome) = next.map_err(Broken::Protocol)?;
+            let (next, outcome) = self.change(|machine, shelf, now| machine.next(shelf, now)).await?;
             moved |= !outcome.effects.is_empty();
-            notes.extend(outcome.notes.clone());
-            self.note(outcome.notes);
+            notes.extend(outcome.notes);
             let call = match next {
                 Next::Call(call) => call,
                 Next::Work => {
@@ -314,26 +319,29 @@ impl Task {
     /// One call and what its answer does; whether that was anything.
     async fn call(&mut self, call: Call) -> Result<(bool, Vec<Note>), Broken> {
         let (id, is_pull) = (call.id, call.function == Function::Pull);
-        match self.transport.call(call.function, &call.request).await {
+        let asked = self.transport.call(call.function, &call.request);
+        // Nothing is lost with it: the next round asks the hub where things stand.
+        let Some(answer) = self.halt.run_until_cancelled(asked).await else { return Err(Broken::Halted) };
+        match answer {
             Ok(reply) => {
                 let fresh = uuid::Uuid::new_v4();
                 let work = move |machine: &mut Machine, shelf: &mut dyn store::shelf::Shelf, now| {
                     let outcome = machine.answered(shelf, id, &reply.body, reply.took, now, fresh)?;
                     Ok(((), outcome))
                 };
-                let ((), outcome) = self.change(work).await.map_err(|error| {
-                    self.blame(is_pull && matches!(error, protocol::Error::Garbage(_)), &error.to_string());
-                    Broken::Protocol(error)
+                let ((), outcome) = self.change(work).await.inspect_err(|broken| {
+                    if let Broken::Protocol(error @ protocol::Error::Garbage(_)) = broken {
+                        self.blame(is_pull, &error.to_string());
+                    }
                 })?;
-                let moved = !outcome.effects.is_empty();
-                self.note(outcome.notes.clone());
-                Ok((moved, outcome.notes))
+                Ok((!outcome.effects.is_empty(), outcome.notes))
             }
             Err(error) => {
                 let kind = error.kind;
                 let failed =
                     self.steps.step(move |machine, shelf, now| machine.failed(shelf, id, kind, now)).await;
-                self.note(failed.map_err(Broken::Protocol)?.notes);
+                let notes = failed.map_err(Broken::Protocol)?.notes;
+                self.shared.note(self.parts.clock.now(), notes);
                 self.blame(is_pull, &error.detail);
                 Err(Broken::Call(error))
             }
@@ -353,7 +361,9 @@ impl Task {
         let request = RetainRequest { protocol: PROTOCOL };
         let request = serde_json::to_string(&request).unwrap_or_default();
         for _ in 0..RETAIN_CALLS {
-            let answer: RetainAnswer = match self.transport.call(Function::Retain, &request).await {
+            let asked = self.transport.call(Function::Retain, &request);
+            let Some(answer) = self.halt.run_until_cancelled(asked).await else { return };
+            let answer: RetainAnswer = match answer {
                 Ok(reply) => match serde_json::from_str(&reply.body) {
                     Ok(answer) => answer,
                     Err(_) => {
@@ -372,7 +382,7 @@ impl Task {
         }
     }
 
-    /// As `step`; memory follows before any operator's edit comes between.
+    /// As `step`; memory follows before any operator's edit comes between, and operators hear of it.
     async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(
@@ -382,11 +392,12 @@ impl Task {
         ) -> Result<(T, Outcome), protocol::Error>
         + Send
         + 'static,
-    ) -> Result<(T, Outcome), protocol::Error> {
-        let alone = self.parts.mirror.lock().await;
-        let (value, outcome) = self.steps.step(work).await?;
+    ) -> Result<(T, Outcome), Broken> {
+        let alone = self.halt.run_until_cancelled(self.parts.mirror.lock()).await.ok_or(Broken::Halted)?;
+        let (value, outcome) = self.steps.step(work).await.map_err(Broken::Protocol)?;
         self.parts.mirror.apply(outcome.effects.clone());
         drop(alone);
+        self.shared.note(self.parts.clock.now(), outcome.notes.clone());
         Ok((value, outcome))
     }
 
@@ -432,24 +443,36 @@ impl Task {
         }
     }
 
-    /// At the end: everything into batches, and these to the hub if that is quick.
+    /// At the end: everything into batches, and these to the hub, as far as that is quick.
     async fn last(&mut self, patience: Duration) {
         if self.shared.unreadable.get().is_some() {
             return;
         }
-        let sealed = self.steps.seal(Sealing::new(None), &*self.parts.mirror).await;
-        if let Err(error) = sealed {
-            warn!(hub = self.name(), "what is open could not be sealed: {error}");
-            return;
+        self.halt = CancellationToken::new();
+        let (halt, limit) = (self.halt.clone(), tokio::time::sleep(patience));
+        let limit = tokio::spawn(async move {
+            limit.await;
+            halt.cancel();
+        });
+        match self.steps.seal(Sealing::new(None), &*self.parts.mirror, &self.halt).await {
+            Ok(true) => self.last_round().await,
+            Ok(false) => info!(hub = self.name(), "the next start sends what is left: it is much"),
+            Err(error) => warn!(hub = self.name(), "what is open could not be sealed: {error}"),
         }
+        limit.abort();
+    }
+
+    async fn last_round(&mut self) {
         let wishes = Wishes { only_push: true, ..Wishes::default() };
-        match tokio::time::timeout(patience, self.round(wishes)).await {
-            Ok(Ok(_)) => info!(hub = self.name(), "all counts and changes are with the hub"),
-            Ok(Err(broken)) => {
+        match self.round(wishes).await {
+            Ok(_) => info!(hub = self.name(), "all counts and changes are with the hub"),
+            Err(Broken::Halted) => {
+                info!(hub = self.name(), "the next start sends what is left: the hub is slow");
+            }
+            Err(broken) => {
                 let message = broken.words().message;
                 info!(hub = self.name(), "the next start sends what is left: {message}");
             }
-            Err(_) => info!(hub = self.name(), "the next start sends what is left: the hub is slow"),
         }
     }
 

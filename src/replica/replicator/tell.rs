@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::task::{Broken, Task};
+use super::{
+    Shared,
+    task::{Broken, Task},
+};
 use crate::{
     model::Timestamp,
     replica::{
@@ -110,13 +113,14 @@ impl Task {
             HubState::Ok
         };
     }
+}
 
-    pub(super) fn note(&self, notes: Vec<Note>) {
+impl Shared {
+    pub(super) fn note(&self, at: Timestamp, notes: Vec<Note>) {
         if notes.is_empty() {
             return;
         }
-        let at = self.parts.clock.now();
-        let mut status = self.shared.status();
+        let mut status = self.status();
         for note in summed(notes) {
             let text = words::note(&note);
             // What the hub repeats every round is said once.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use futures_util::FutureExt;
+
 use super::{
     super::{
         protocol::{Bounds, StreamOf},
@@ -85,15 +87,26 @@ impl Transport for Port {
     }
 }
 
+type Happens = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Memory {
     edits: Arc<tokio::sync::Mutex<()>>,
     effects: Mutex<Vec<Effect>>,
+    /// After so many changes, what happens as the next one begins.
+    then: Mutex<Option<(usize, Happens)>>,
 }
 
 impl Mirror for Memory {
     fn lock(&self) -> BoxFuture<'_, OwnedMutexGuard<()>> {
-        Box::pin(self.edits.clone().lock_owned())
+        Box::pin(async {
+            let left = self.then.lock().unwrap().take();
+            match left {
+                Some((0, happens)) => happens(),
+                left => *self.then.lock().unwrap() = left.map(|(n, happens)| (n - 1, happens)),
+            }
+            self.edits.clone().lock_owned().await
+        })
     }
 
     fn apply(&self, effects: Vec<Effect>) {
@@ -141,6 +154,20 @@ impl Scene {
         };
         let replicator = Arc::new(Replicator::start(options, parts).await.unwrap());
         Self { replicator, port, memory, store, clock, changes, _dir: dir }
+    }
+
+    /// Counts of a key that was never added.
+    async fn count_for_nobody(&self, requests: u64) -> KeyId {
+        let nobody = KeyId::derive("alpha", "a key that was never added");
+        let mut usage = KeyUsage::default();
+        usage.counts.success = requests;
+        let of = ProviderDelta { keys: [(nobody, usage)].into(), ..ProviderDelta::default() };
+        self.store.append(&Delta { providers: [("alpha".into(), of)].into() }).await.unwrap();
+        nobody
+    }
+
+    fn has_told(&self, what: &str) -> bool {
+        self.replicator.status().notes.iter().any(|note| note.text.contains(what))
     }
 
     fn state(&self) -> HubState {
@@ -233,11 +260,7 @@ async fn counts_that_nobody_can_name_leave_memory_too() {
     in_standing_time(async {
         let scene = Scene::new().await;
         until(|| scene.state() == HubState::Ok).await;
-        let nobody = KeyId::derive("alpha", "a key that was never added");
-        let mut usage = KeyUsage::default();
-        usage.counts.success = 3;
-        let of = ProviderDelta { keys: [(nobody, usage)].into(), ..ProviderDelta::default() };
-        scene.store.append(&Delta { providers: [("alpha".into(), of)].into() }).await.unwrap();
+        let nobody = scene.count_for_nobody(3).await;
         scene.replicator.now().await;
         let gone = |effect: &Effect| {
             matches!(effect, Effect::Counter { id: CounterId::Key(id), from, to, .. }
@@ -291,6 +314,48 @@ async fn a_hub_in_trouble_is_not_waited_for_by_those_who_look() {
         scene.replicator.list().await;
         at_rest().await;
         assert_eq!(scene.port.calls(), before);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_sealing_finds_is_told() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        until(|| scene.state() == HubState::Ok).await;
+        scene.count_for_nobody(3).await;
+        scene.replicator.seal().await.unwrap();
+        assert!(scene.has_told("3 requests of a key"), "{:?}", scene.replicator.status().notes);
+        scene.count_for_nobody(4).await;
+        scene.replicator.stop(Duration::from_secs(5)).await;
+        assert!(scene.has_told("4 requests of a key"), "{:?}", scene.replicator.status().notes);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_under_way_at_the_end_is_told() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        until(|| scene.state() == HubState::Ok).await;
+        scene.port.hub.lock().unwrap().read_only = true;
+        let (stopping, store) = (scene.replicator.shared.stopping.clone(), scene.store.clone());
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        let happens = move || {
+            // The change has to wait for this one.
+            let long = store.edit(move |_| held.recv_timeout(PATIENCE).map_err(|_| store::Error::Closed));
+            assert!(long.now_or_never().is_none());
+            stopping.cancel();
+        };
+        // After the one that makes the greeting, when that is answered.
+        *scene.memory.then.lock().unwrap() = Some((1, Box::new(happens)));
+        let replicator = scene.replicator.clone();
+        let asked = tokio::spawn(async move { replicator.now().await });
+        until(|| scene.replicator.shared.stopping.is_cancelled()).await;
+        at_rest().await;
+        go_on.send(()).unwrap();
+        asked.await.unwrap();
+        assert!(scene.has_told("takes no writes"), "{:?}", scene.replicator.status().notes);
     })
     .await;
 }

@@ -1,13 +1,17 @@
 //! Many keys, and an adoption that leads nowhere: what the worlds of other seeds are too small and too good for.
 
 use super::{
+    edits::decide,
     hub::HubPort,
     local,
-    world::{PROVIDERS, World},
+    world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
     model::{CounterId, KeyId, Tally},
-    replica::protocol::{Error, Next, Note, Wishes, document},
+    replica::protocol::{
+        Error, Next, Note, Wishes,
+        document::{self, StreamNote},
+    },
     store::shelf::Shelf,
 };
 
@@ -108,12 +112,26 @@ pub fn cut_alike() -> Result<(), String> {
         world.begin(at, Wishes { hello: false, stats: true, only_push: false });
         while world.step(at)? {}
     }
+    // And neither tells its parts before both have them.
+    for at in [0, 2] {
+        world.begin(at, Wishes { hello: false, stats: false, only_push: true });
+        while world.step(at)? && !has_cut(&world, at) {}
+        if !has_cut(&world, at) {
+            return Err(format!("instance {at} does not cut its batch"));
+        }
+    }
     world.heal()?;
     let counted: i64 = world.hub.db.tables[PROVIDERS[0].1].key_stats.values().map(|row| row.row.sums.s).sum();
     if counted != MANY {
         return Err(format!("the hub has {counted}, and {MANY} were counted"));
     }
     Ok(())
+}
+
+fn has_cut(world: &World, at: usize) -> bool {
+    let name = document::stream_name(PROVIDER);
+    let note: Option<StreamNote> = document::read(&world.instances[at].shelf, &name).unwrap();
+    note.is_some_and(|note| note.walk.is_none() && note.sealed.seq > note.confirmed.seq + 1)
 }
 
 /// Two files are copies, made between the first contacts of two streams, of which the first one forks: what both have
@@ -167,6 +185,173 @@ fn copies_cut_a_batch_alike() {
 fn no_transaction_grows_with_the_number_of_keys() {
     let (few, many) = (most_writes(50), most_writes(200));
     assert!(many <= few + few / 4, "{few} of a few keys, {many} of many");
+}
+
+/// Two instances, of which the first was away for longer than deletions are remembered and reads all anew, in rounds of
+/// two pages of one row each.
+fn back_from_long_ago() -> World {
+    let mut world = World::new(3, 2, false, true).unwrap();
+    (world.loss, world.bounds.stride) = (0, 5);
+    (world.bounds.rows, world.bounds.bytes, world.bounds.page) = (50, 100_000, 1);
+    let mut world = World::rebound(world).unwrap();
+    for key in &KEYS[1..] {
+        decide(&mut world, 1, PROVIDER, (key, TOKENS[0]), 0).unwrap();
+    }
+    decide(&mut world, 1, PROVIDER, (KEYS[1], TOKENS[0]), 6).unwrap();
+    world.traffic_of(1, 0);
+    world.heal().unwrap();
+    world.instances[0].cut_off = true;
+    world.pass(40 * 24 * 3_600_000);
+    world.whole_round(1).unwrap();
+    world.sweep(0, false);
+    world.whole_round(1).unwrap();
+    world.instances[0].cut_off = false;
+    world.bounds.calls = 2;
+    world.crash(0).unwrap();
+    world
+}
+
+#[test]
+fn what_is_added_behind_the_place_of_a_pull_was_not_deleted() {
+    let mut world = back_from_long_ago();
+    for _ in 0..2 {
+        world.whole_round(0).unwrap();
+    }
+    // A key whose place has passed is told in the next round, and edited while that reads on.
+    decide(&mut world, 0, PROVIDER, (KEYS[0], TOKENS[0]), 0).unwrap();
+    let mut edited = false;
+    for _ in 0..6 {
+        world.begin(0, Wishes { hello: false, stats: true, only_push: false });
+        while world.step(0).unwrap() {
+            let is_told = world.hub.db.tables[PROVIDERS[0].1].keys.contains_key(KEYS[0]);
+            if !edited && is_told && world.is_answered(0) {
+                edited = true;
+                decide(&mut world, 0, PROVIDER, (KEYS[0], TOKENS[0]), 8).unwrap();
+            }
+            let id = KeyId::derive(PROVIDER, KEYS[0]);
+            assert!(world.instances[0].shelf.key(PROVIDER, id).unwrap().is_some(), "it is dropped");
+        }
+    }
+    world.bounds.calls = 400;
+    world.crash(0).unwrap();
+    world.heal().unwrap();
+    world.check().unwrap();
+}
+
+#[test]
+fn what_is_counted_behind_the_place_of_a_pull_is_shown() {
+    let mut world = back_from_long_ago();
+    let place = |world: &World| {
+        let name = document::stream_name(PROVIDER);
+        let note: StreamNote = document::read(&world.instances[0].shelf, &name).unwrap().unwrap();
+        (note.stats.drain.map_or(0, |drain| drain.rows), note.resync.is_some())
+    };
+    while place(&world).0 < 4 {
+        world.whole_round(0).unwrap();
+    }
+    let (id, one) = (CounterId::Model("a-model".into()), Tally { success: 1, ..Tally::default() });
+    let it = &mut world.instances[0];
+    local::count(&mut it.shelf, PROVIDER, &id, &one);
+    it.memory.books.insert((PROVIDER.to_owned(), id.clone()), one);
+    it.shelf.commit();
+    assert!(place(&world).1, "it has read everything");
+    while place(&world).1 {
+        world.whole_round(0).unwrap();
+        assert_eq!(world.instances[0].shelf.view(PROVIDER, &id).unwrap().success, 1);
+    }
+}
+
+#[test]
+fn what_cannot_be_merged_is_not_made_anew_at_every_start() {
+    let mut world = world(false);
+    world.bounds.queue = 3;
+    let mut world = World::rebound(world).unwrap();
+    world.heal().unwrap();
+    world.instances[0].cut_off = true;
+    let now = world.local(0);
+    let it = &mut world.instances[0];
+    for n in 0..50 {
+        local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
+    }
+    it.shelf.commit();
+    let writes = [0; 3].map(|_| {
+        let before = world.instances[0].shelf.writes;
+        world.crash(0).unwrap();
+        world.instances[0].shelf.writes - before
+    });
+    assert!(writes[1] > 10 && writes[2] < 5, "{writes:?}");
+    // Those of many starts are.
+    for _ in 0..20 {
+        world.traffic_of(0, 0);
+        world.crash(0).unwrap();
+    }
+    let name = document::stream_name(PROVIDER);
+    let note: StreamNote = document::read(&world.instances[0].shelf, &name).unwrap().unwrap();
+    assert!(note.sealed.seq - note.confirmed.seq < 20, "{} batches wait", note.sealed.seq);
+}
+
+/// Rounds until that is so, each of them once.
+fn rounds_until(world: &mut World, at: usize, is_so: impl Fn(&World) -> bool) -> usize {
+    for round in 0..40 {
+        if is_so(world) {
+            return round;
+        }
+        world.whole_round(at).unwrap();
+        world.pass(60_000);
+    }
+    panic!("a slow line carries nothing");
+}
+
+#[test]
+fn a_slow_line_carries_what_it_can_in_time() {
+    const MANY: usize = 40;
+    let mut world = world(false);
+    (world.bounds.rows, world.bounds.page) = (50, 100);
+    let mut world = World::rebound(world).unwrap();
+    world.heal().unwrap();
+    let now = world.local(0);
+    let it = &mut world.instances[0];
+    for n in 0..MANY {
+        local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
+    }
+    it.shelf.commit();
+    world.crash(0).unwrap();
+    world.slow = Some(1100);
+    let there = |world: &World| world.hub.db.tables[PROVIDERS[0].1].keys.len() == MANY;
+    let rounds = rounds_until(&mut world, 0, there);
+    assert!(rounds < 12, "{rounds} rounds to tell it");
+    let here = |world: &World| world.instances[1].shelf.keys(PROVIDER, None, 100).unwrap().len() == MANY;
+    let rounds = rounds_until(&mut world, 1, here);
+    assert!(rounds < 12, "{rounds} rounds to read it");
+    world.heal().unwrap();
+    world.check_numbers().unwrap();
+}
+
+/// A batch that was given up for late is applied after all, before or after what is told in its place.
+#[test]
+fn what_is_given_up_may_arrive_at_any_time() {
+    for first in [true, false] {
+        let mut world = world(false);
+        world.bounds.rows = 50;
+        let mut world = World::rebound(world).unwrap();
+        world.heal().unwrap();
+        (0..6).for_each(|_| world.traffic_of(0, 0));
+        for _ in 0..3 {
+            world.push_under_way(0).unwrap();
+            world.is_late(0).unwrap();
+        }
+        if first {
+            world.settle_strays().unwrap();
+        }
+        world.whole_round(0).unwrap();
+        let applied = world.hub.db.applied.len();
+        assert_eq!(applied == 1, first, "{applied} batches");
+        world.pass(3 * 24 * 3_600_000);
+        world.settle_strays().unwrap();
+        assert_eq!(world.hub.db.applied.len(), applied, "one came too late");
+        world.heal().unwrap();
+        world.check().unwrap();
+    }
 }
 
 #[test]

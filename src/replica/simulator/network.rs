@@ -25,17 +25,6 @@ pub struct Stray {
     pub request: String,
     /// Its transaction has begun and not ended.
     pub xid: Option<u64>,
-    /// When whoever carries it gives it up.
-    until: i64,
-}
-
-/// In milliseconds.
-const STRAYING: i64 = 3_000_000;
-
-impl Stray {
-    pub fn is_given_up(&self, now: i64) -> bool {
-        self.until < now
-    }
 }
 
 impl World {
@@ -112,12 +101,8 @@ impl World {
     /// A batch that is on its way is late: its sender goes on without it.
     pub fn is_late(&mut self, at: usize) -> Result<(), String> {
         let Some((call, None)) = self.instances[at].waiting.take() else { return Ok(()) };
-        let until = self.now + STRAYING;
-        self.strays.push(Stray { function: call.function, request: call.request, xid: None, until });
-        self.work(at, |machine, shelf, now| {
-            machine.failed(shelf, call.id, ErrorKind::Timeout, now).map(|outcome| ((), outcome))
-        })?;
-        Ok(())
+        self.strays.push(Stray { function: call.function, request: call.request.clone(), xid: None });
+        self.gives_up(at, &call, ErrorKind::Timeout).map(drop)
     }
 
     /// A batch is on its way.
@@ -187,17 +172,17 @@ impl World {
         }
         let too_large =
             call.function == Function::Push && self.limit.is_some_and(|limit| call.request.len() > limit);
+        let too_slow = self.slow.is_some_and(|limit| call.request.len() > limit);
         let fate = if self.instances[at].cut_off {
             Some(ErrorKind::Unreachable)
         } else if too_large {
             Some(ErrorKind::TooLarge)
+        } else if too_slow {
+            Some(ErrorKind::Timeout)
         } else if call.function == Function::Push && call.request.len() > self.gate && self.chance(self.loss)
         {
             self.say(|| format!("{at} is told that its batch is too large"));
-            self.work(at, |machine, shelf, now| {
-                machine.failed(shelf, call.id, ErrorKind::TooLarge, now).map(|outcome| ((), outcome))
-            })?;
-            return Ok(true);
+            return self.gives_up(at, &call, ErrorKind::TooLarge);
         } else if self.chance(self.loss) {
             Some(
                 *self
@@ -211,16 +196,25 @@ impl World {
         let Some(kind) = fate else {
             let body = self.arrive(call.function, &call.request, None)?;
             if self.chance(self.loss / 3) {
-                let (function, request, until) = (call.function, call.request.clone(), self.now + STRAYING);
-                self.strays.push(Stray { function, request, xid: None, until });
+                self.strays.push(Stray { function: call.function, request: call.request.clone(), xid: None });
+            }
+            if self.slow.is_some_and(|limit| body.len() > 2 * limit) {
+                self.refused = true;
+                self.say(|| format!("{at} does not hear all of {body}"));
+                return self.gives_up(at, &call, ErrorKind::Timeout);
             }
             self.instances[at].waiting = Some((call, Some(body)));
             return Ok(true);
         };
-        if !too_large && !self.instances[at].cut_off {
+        let is_lost = too_large || self.instances[at].cut_off || too_slow && self.loss == 0;
+        if !is_lost {
             self.go_astray(&call)?;
         }
-        self.refused |= too_large;
+        self.refused |= too_large || too_slow;
+        self.gives_up(at, &call, kind)
+    }
+
+    fn gives_up(&mut self, at: usize, call: &Call, kind: ErrorKind) -> Result<bool, String> {
         self.say(|| format!("{at} gives up on {}", call.function.name()));
         self.work(at, |machine, shelf, now| {
             machine.failed(shelf, call.id, kind, now).map(|outcome| ((), outcome))
@@ -230,14 +224,14 @@ impl World {
 
     /// What becomes of a request whose sender hears nothing.
     fn go_astray(&mut self, call: &Call) -> Result<(), String> {
-        let (function, request, until) = (call.function, call.request.clone(), self.now + STRAYING);
+        let (function, request) = (call.function, call.request.clone());
         match self.rng.u8(..4) {
             0 => {}
             1 => drop(self.arrive(function, &request, None)?),
-            2 => self.strays.push(Stray { function, request, xid: None, until }),
+            2 => self.strays.push(Stray { function, request, xid: None }),
             _ => {
                 let xid = (function == Function::Push).then(|| self.hub.begin());
-                self.strays.push(Stray { function, request, xid, until });
+                self.strays.push(Stray { function, request, xid });
             }
         }
         Ok(())
@@ -297,6 +291,7 @@ impl World {
         let mut quiet = 0;
         for _ in 0..60 {
             self.pass(5000);
+            self.settle_strays()?;
             let before = self.hub.db.next_xid;
             for at in 0..self.instances.len() {
                 self.begin(at, Wishes { hello: true, stats: true, only_push: false });
@@ -309,10 +304,6 @@ impl World {
                 }
             }
             let refused = std::mem::take(&mut self.refused);
-            if refused {
-                // Longer than anything refused can be in doubt.
-                self.pass(2 * STRAYING);
-            }
             quiet = if self.hub.db.next_xid == before && !refused { quiet + 1 } else { 0 };
             if quiet == 2 {
                 return Ok(());

@@ -51,6 +51,7 @@ impl Plan {
             7 if fate != Fate::Copies => Focus::Late,
             8 => Focus::Clocks,
             9 => Focus::Narrow,
+            10 => Focus::Slow,
             _ => Focus::Everything,
         };
         let exact = matches!(fate, Fate::Moves | Fate::Losses | Fate::Returns);
@@ -84,6 +85,7 @@ impl Plan {
             Sabotage::HubRepeatsNoAnswers => (Fate::Ordinary, false, Focus::Late),
             Sabotage::HubComparesNumbers => (Fate::Ordinary, true, Focus::Everything),
             Sabotage::SplitsWhatIsInDoubt => (Fate::Ordinary, false, Focus::Late),
+            Sabotage::LateBatchesStay | Sabotage::PagesStayLarge => (Fate::Ordinary, false, Focus::Slow),
             Sabotage::AbsentCountersStay => (Fate::Absence, false, Focus::Batches),
             Sabotage::RefusalsAreSilent => (Fate::Absence, false, Focus::Lives),
             Sabotage::HubTakesWhatIsForAnother

@@ -57,6 +57,10 @@ sabotages! {
     RowsAreNotSorted,
     /// A batch that was refused for its size may lie in the hub all the same.
     SplitsWhatIsInDoubt,
+    /// What does not come over in time is sent again as it is, for ever.
+    LateBatchesStay,
+    /// And asked for.
+    PagesStayLarge,
     CopiesHoldWhatIsOpen,
     MergesWhatACopyMayTell,
     /// A confirmed delta leaves the view at its confirmation.

@@ -95,6 +95,23 @@ pub fn late(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
+/// One has more to tell, and others to read, than comes over in time.
+pub fn heavy(world: &mut World) -> Result<(), String> {
+    let (provider, _) = PROVIDERS[0];
+    for kind in [0, 8] {
+        for key in KEYS {
+            decide(world, 0, provider, (key, TOKENS[0]), kind)?;
+        }
+    }
+    for _ in 0..12 {
+        world.traffic(0);
+    }
+    for at in [0, 0, 1] {
+        round(world, at, None)?;
+    }
+    Ok(())
+}
+
 /// Two that go by one file have many batches to tell, of keys that are deleted meanwhile.
 pub fn twins(world: &mut World) -> Result<(), String> {
     let loss = world.loss;

@@ -57,6 +57,11 @@ pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Res
         (world.bounds.rows, world.bounds.bytes, world.limit) = (50, 100_000, Some(1100));
         world = World::rebound(world)?;
     }
+    if focus == Focus::Slow && !matches!(fate, Fate::Moves | Fate::Losses) {
+        (world.bounds.rows, world.bounds.bytes, world.bounds.page) = (50, 100_000, 100);
+        world.slow = Some(1100);
+        world = World::rebound(world)?;
+    }
     if (fate, focus) == (Fate::Ordinary, Focus::Edits) {
         world.bounds.page = 1;
         world = World::rebound(world)?;
@@ -95,6 +100,7 @@ impl Story {
                 Fate::Ordinary if step == turn && world.focus == Focus::Edits => scenes::early(world)?,
                 Fate::Ordinary if step == turn && world.focus == Focus::Late => scenes::late(world)?,
                 Fate::Ordinary if step == turn && world.focus == Focus::Ties => scenes::ties(world)?,
+                Fate::Ordinary if step == turn && world.focus == Focus::Slow => scenes::heavy(world)?,
                 Fate::Copies if step == turn && matches!(world.focus, Focus::Batches | Focus::Queues) => {
                     scenes::twins(world)?;
                 }
@@ -138,7 +144,7 @@ impl Story {
             Focus::Counts => &[5, 97, 60],
             Focus::Hands => &[97, 105, 60, 60],
             Focus::Ties => &[25, 25, 25, 60, 105],
-            Focus::Narrow => &[5, 5, 5, 60, 105, 105],
+            Focus::Narrow | Focus::Slow => &[5, 5, 5, 60, 105, 105],
         };
         let any = world.rng.u32(..110);
         let what = if world.rng.bool() { any } else { *world.rng.choice(usual).unwrap_or(&any) };

@@ -54,6 +54,8 @@ pub enum Focus {
     Ties,
     /// Batches that do not get through whole.
     Narrow,
+    /// What is large is too late, on the way there and back.
+    Slow,
 }
 
 pub struct Instance {
@@ -99,7 +101,9 @@ pub struct World {
     pub gate: usize,
     /// And larger ones than this always.
     pub limit: Option<usize>,
-    /// Whether one was, since that was last looked at.
+    /// Larger requests do not come in time, nor do answers of more than twice that.
+    pub slow: Option<usize>,
+    /// Whether something did not get through for its size, since that was last looked at.
     pub refused: bool,
     /// Writes of the largest transaction so far.
     pub most_writes: usize,
@@ -140,6 +144,7 @@ impl World {
             honest: true,
             gate: usize::MAX,
             limit: None,
+            slow: None,
             refused: false,
             most_writes: 0,
             focus: Focus::Everything,
@@ -273,9 +278,6 @@ impl World {
     pub fn pass(&mut self, ms: i64) {
         self.now += ms;
         self.hub.now = self.now;
-        for lost in self.strays.extract_if(.., |stray| stray.is_given_up(self.now)) {
-            lost.xid.into_iter().for_each(|xid| self.hub.end(xid));
-        }
     }
 
     /// What no instance has reason to say.

@@ -53,7 +53,7 @@ async fn an_answer_beyond_all_measure_is_not_kept() {
     let error = failure(&*way).await;
     assert_eq!(
         (error.kind, &*error.detail),
-        (ErrorKind::Garbage, "the answer is larger than any of a hub's")
+        (ErrorKind::TooLarge, "the answer is larger than any of a hub's")
     );
     let read = way.traffic().received as usize;
     assert!((MOST..MOST + (8 << 20)).contains(&read), "{read} bytes were read");
@@ -65,7 +65,7 @@ async fn an_answer_beyond_all_measure_is_not_kept() {
     let error = failure(&*over_rest(address, Duration::from_secs(20))).await;
     assert_eq!(
         (error.kind, &*error.detail),
-        (ErrorKind::Garbage, "the answer is larger than any of a hub's")
+        (ErrorKind::TooLarge, "the answer is larger than any of a hub's")
     );
 }
 
