@@ -3,7 +3,8 @@
 //! | the hub is at                             | then                                                          |
 //! |-------------------------------------------|---------------------------------------------------------------|
 //! | what was confirmed                        | all is well                                                   |
-//! | a sealed batch of ours                    | confirmed, though the answer was lost                         |
+//! | a sealed batch of ours                    | confirmed, though the answer was lost; or all is pulled anew, |
+//! |                                           | since whoever adopted the hub had it in the totals            |
 //! | an earlier batch of ours, or none         | it was rolled back: the later ones are sent again             |
 //! | something else, not before the confirmed  | a copy of this file goes on under the same id: take another   |
 //! | something else, further back              | more is forgotten than is kept: stop until somebody adopts it |
@@ -53,7 +54,13 @@ impl Stream<'_> {
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
                 let position = self.confirm_up_to(at.seq, answers)?;
-                self.resume(position)
+                let position = self.resume(position)?;
+                if position == Position::Good && answers.adopted && !broken!(AdoptedIsApplied) {
+                    // Rows that the adopter did not have stay as they were, and are on no page by themselves.
+                    self.begin_resync(Why::RolledBack)?;
+                    return Ok(Position::Changed);
+                }
+                Ok(position)
             }
             (false, std::cmp::Ordering::Less) => {
                 if let Some(Stop::RolledBack(before)) = self.note.stopped {
@@ -116,8 +123,8 @@ impl Stream<'_> {
     fn confirm_up_to(&mut self, seq: u64, answers: &RowAnswers) -> Result<Position> {
         for sealed in self.queue().take_while(|sealed| *sealed <= seq).take(CONFIRMED) {
             let batch = self.waiting_batch(sealed)?;
-            // Only the last one's answers are known.
-            self.confirm(batch, (sealed == seq).then_some(answers))?;
+            // Only the last one's answers are known, if it was applied.
+            self.confirm(batch, (sealed == seq && !answers.adopted).then_some(answers))?;
         }
         // A page that holds the rest, too, would count it twice: it is to be asked for again.
         Ok(if self.note.confirmed.seq == seq { Position::Good } else { Position::Changed })

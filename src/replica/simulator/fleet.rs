@@ -1,9 +1,10 @@
 //! Many keys, and an adoption that leads nowhere: what the worlds of other seeds are too small and too good for.
 
 use super::{
+    edits::decide,
     hub::HubPort,
     local,
-    world::{PROVIDERS, World},
+    world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
     model::{CounterId, KeyId, Tally},
@@ -149,8 +150,71 @@ pub fn attach_apart() -> Result<(), String> {
     }
 }
 
+/// A hub that was recovered to an earlier point is adopted by one who has another's batch in its total, and not in the
+/// row of the key that it has deleted and added again: the other one has in the end what the hub has.
+pub fn adopt_unseen() -> Result<(), String> {
+    let mut world = world(false);
+    (world.bounds.page, world.bounds.kept_bytes) = (100, 1);
+    let mut world = World::rebound(world)?;
+    (world.keeps, world.oracle.lossy) = (false, true);
+    let (key, other, adopter) = ((KEYS[0], TOKENS[0]), 0, 1);
+    decide(&mut world, adopter, PROVIDER, key, 0)?;
+    world.attempt(adopter, PROVIDER, KEYS[0]);
+    world.heal()?;
+    let backup = world.hub.keep();
+    decide(&mut world, adopter, PROVIDER, key, 6)?;
+    world.whole_round(adopter)?;
+    world.attempt(other, PROVIDER, KEYS[0]);
+    world.begin(other, Wishes { hello: false, stats: false, only_push: true });
+    while world.step(other)? {}
+    world.whole_round(adopter)?;
+    decide(&mut world, adopter, PROVIDER, key, 0)?;
+    world.begin(adopter, Wishes::default());
+    while world.step(adopter)? {}
+    world.hub.recover(backup);
+    world.whole_round(other)?;
+    world.whole_round(adopter)?;
+    world.adopt(adopter)?;
+    world.heal()?;
+    world.check_numbers()
+}
+
+/// A hub has lost what one instance can tell it again, and of another stream what nobody can. Whoever adopts it has read
+/// the first one's totals since, and knows that the batch is not in them.
+pub fn adopt_anew() -> Result<(), String> {
+    let mut world = world(true);
+    (world.bounds.rows, world.bounds.page, world.bounds.kept_bytes) = (50, 100, 1);
+    let mut world = World::rebound(world)?;
+    world.keeps = false;
+    let (other, adopter) = (0, 1);
+    world.traffic_of(adopter, 1);
+    world.heal()?;
+    let backup = world.hub.keep();
+    world.traffic_of(other, 0);
+    world.whole_round(other)?;
+    for _ in 0..3 {
+        world.traffic_of(adopter, 1);
+        world.whole_round(adopter)?;
+    }
+    world.hub.recover(backup);
+    world.whole_round(adopter)?;
+    world.adopt(adopter)?;
+    world.heal()?;
+    world.check_numbers()
+}
+
 fn note(world: &World, provider: &str) -> Option<Vec<u8>> {
     world.instances[0].shelf.note(&document::stream_name(provider)).unwrap()
+}
+
+#[test]
+fn what_an_adopter_had_in_its_totals_alone_is_not_awaited() {
+    assert_eq!(adopt_unseen(), Ok(()));
+}
+
+#[test]
+fn what_an_adopter_has_read_anew_is_all_that_it_vouches_for() {
+    assert_eq!(adopt_anew(), Ok(()));
 }
 
 #[test]
