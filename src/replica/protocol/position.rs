@@ -53,7 +53,13 @@ impl Stream<'_> {
             (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
+                let before = self.note.told;
                 let position = self.confirm_up_to(at.seq, answers)?;
+                if answers.adopted && self.note.stopped.is_none() {
+                    // His totals and those of the hub were not added up: of each the greater one stands.
+                    let requests = self.note.told.saturating_sub(before);
+                    self.say_uncertain(requests);
+                }
                 let position = self.resume(position)?;
                 if position == Position::Good && answers.adopted && !broken!(AdoptedIsApplied) {
                     // Rows that the adopter did not have stay as they were, and are on no page by themselves.

@@ -4,6 +4,7 @@ use super::{
     edits::decide,
     hub::HubPort,
     local,
+    shelf::MemoryShelf,
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
@@ -215,6 +216,40 @@ fn what_an_adopter_had_in_its_totals_alone_is_not_awaited() {
 #[test]
 fn what_an_adopter_has_read_anew_is_all_that_it_vouches_for() {
     assert_eq!(adopt_anew(), Ok(()));
+}
+
+#[test]
+fn what_others_told_before_an_adoption_is_in_doubt_and_said_to_be() {
+    let mut world = world(false);
+    (world.bounds.rows, world.bounds.page, world.bounds.kept_bytes) = (50, 100, 1);
+    let mut world = World::rebound(world).unwrap();
+    (world.keeps, world.oracle.lossy) = (false, true);
+    let shelf = MemoryShelf::new(world.uuid());
+    let (other, adopter, third) = (0, 1, world.boot(shelf, 0).unwrap());
+    decide(&mut world, adopter, PROVIDER, (KEYS[0], TOKENS[0]), 0).unwrap();
+    world.heal().unwrap();
+    let backup = world.hub.keep();
+    (0..3).for_each(|_| world.attempt(other, PROVIDER, KEYS[0]));
+    world.whole_round(other).unwrap();
+    for _ in 0..2 {
+        world.attempt(adopter, PROVIDER, KEYS[0]);
+        world.whole_round(adopter).unwrap();
+    }
+    world.hub.recover(backup);
+    (0..10).for_each(|_| world.attempt(third, PROVIDER, KEYS[0]));
+    for at in [other, adopter, third] {
+        world.whole_round(at).unwrap();
+    }
+    world.adopt(adopter).unwrap();
+    world.heal().unwrap();
+    // The hub has ten where fifteen were counted, and five are said to be uncertain.
+    let total = world.hub.db.tables[PROVIDERS[0].1].global.values().next().map(|row| row.row.sums.f);
+    let uncertain = world.instances.iter().flat_map(|it| &it.notes).filter_map(|note| match note {
+        Note::Uncertain { requests, .. } => Some(*requests),
+        _ => None,
+    });
+    assert_eq!((total, uncertain.sum()), (Some(10), 5_u64));
+    assert_eq!(world.check_numbers(), Ok(()));
 }
 
 #[test]
