@@ -253,6 +253,28 @@ fn what_others_told_before_an_adoption_is_in_doubt_and_said_to_be() {
 }
 
 #[test]
+fn a_deletion_stands_though_the_hub_was_recovered_before() {
+    let mut world = world(false);
+    let key = (KEYS[0], TOKENS[0]);
+    decide(&mut world, 1, PROVIDER, key, 0).unwrap();
+    world.heal().unwrap();
+    let backup = world.hub.keep();
+    world.hub.recover(backup);
+    // It sees all rows of the recovered hub, and none of its totals.
+    world.begin(0, Wishes::default());
+    while world.step(0).unwrap() {}
+    assert!(world.instances[0].notes.iter().any(|note| matches!(note, Note::ResyncBegun { .. })));
+    decide(&mut world, 1, PROVIDER, key, 6).unwrap();
+    // All that the recovered hub may lack is told again, the deletion too.
+    (0..3).for_each(|_| world.whole_round(1).unwrap());
+    world.pass(40 * 24 * 3_600_000);
+    world.hub.sweep();
+    world.heal().unwrap();
+    let keys: Vec<_> = world.hub.db.tables[PROVIDERS[0].1].keys.keys().collect();
+    assert!(keys.is_empty(), "{keys:?} came back");
+}
+
+#[test]
 fn copies_attach_alike() {
     assert_eq!(attach_apart(), Ok(()));
 }
