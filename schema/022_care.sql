@@ -190,10 +190,10 @@ BEGIN
         PERFORM set_config('keytide.writer', '', true);
         INSERT INTO public.keytide_streams AS s (instance, stream, last_seq, digest, answer, stats_xid)
         SELECT (v ->> 'i')::uuid, to_stream, public.keytide_int(v -> 's', 0, 9223372036854775807), coalesce(v ->> 'g', ''),
-               '{}', pg_current_xact_id()
+               '{"adopted": true}', pg_current_xact_id()
         FROM public.keytide_list(batch -> 'streams')
         ON CONFLICT (instance, stream) DO UPDATE
-        SET last_seq = excluded.last_seq, digest = excluded.digest, answer = '{}', stats_xid = excluded.stats_xid, updated_at = now()
+        SET last_seq = excluded.last_seq, digest = excluded.digest, answer = excluded.answer, stats_xid = excluded.stats_xid, updated_at = now()
         WHERE s.last_seq < excluded.last_seq;
     ELSIF step = 'restamp' THEN
         -- A stamp that anybody else writes is taken back.

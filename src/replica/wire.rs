@@ -450,6 +450,10 @@ pub struct RowAnswers {
     /// A version in it lies in the future: to be stamped anew.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clock: Vec<(String, usize)>,
+    /// The batch was not applied: whoever adopted this hub had it in the totals. No row was touched for it, and which
+    /// of them would have been refused nobody knows.
+    #[serde(skip_serializing_if = "is_default")]
+    pub adopted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

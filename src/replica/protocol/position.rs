@@ -3,7 +3,8 @@
 //! | the hub is at                             | then                                                          |
 //! |-------------------------------------------|---------------------------------------------------------------|
 //! | what was confirmed                        | all is well                                                   |
-//! | a sealed batch of ours                    | confirmed, though the answer was lost                         |
+//! | a sealed batch of ours                    | confirmed, though the answer was lost; or all is pulled anew, |
+//! |                                           | since whoever adopted the hub had it in the totals            |
 //! | what was told in the place of one         | that one becomes several                                      |
 //! | an earlier batch of ours, or none         | it was rolled back: the later ones are sent again             |
 //! | something else, not before the confirmed  | a copy of this file goes on under the same id: take another   |
@@ -61,8 +62,20 @@ impl Stream<'_> {
             (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
+                let before = self.note.told;
                 let position = self.confirm_up_to(at.seq, Some(answers))?;
-                self.resume(position)
+                if answers.adopted && self.note.stopped.is_none() {
+                    // His totals and those of the hub were not added up: of each the greater one stands.
+                    let requests = self.note.told.saturating_sub(before);
+                    self.say_uncertain(requests);
+                }
+                let position = self.resume(position)?;
+                if position == Position::Good && answers.adopted && !broken!(AdoptedIsApplied) {
+                    // Rows that the adopter did not have stay as they were, and are on no page by themselves.
+                    self.begin_resync(Why::RolledBack)?;
+                    return Ok(Position::Changed);
+                }
+                Ok(position)
             }
             (false, std::cmp::Ordering::Less) => {
                 if let Some(Stop::RolledBack(before)) = self.note.stopped {
@@ -125,8 +138,8 @@ impl Stream<'_> {
     fn confirm_up_to(&mut self, seq: u64, answers: Option<&RowAnswers>) -> Result<Position> {
         for sealed in self.queue().take_while(|sealed| *sealed <= seq).take(CONFIRMED) {
             let batch = self.waiting_batch(sealed)?;
-            // Only the last one's answers are known.
-            self.confirm(batch, answers.filter(|_| sealed == seq))?;
+            // Only the last one's answers are known, if it was applied.
+            self.confirm(batch, answers.filter(|answers| sealed == seq && !answers.adopted))?;
         }
         // A page that holds the rest, too, would count it twice: it is to be asked for again.
         Ok(if self.note.confirmed.seq == seq { Position::Good } else { Position::Changed })

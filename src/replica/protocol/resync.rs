@@ -30,14 +30,14 @@ impl Resync {
 
 impl Stream<'_> {
     pub fn begin_resync(&mut self, why: Why) -> Result<()> {
-        // A hub that may have lost rows says more than one that has forgotten deletions.
+        // A hub that may have lost rows says more than one that has forgotten deletions, until its rows have been seen.
         let weight = |why: Why| match why {
             Why::Forked | Why::Clock => 0,
             Why::Away => 1,
             Why::Moved | Why::RolledBack => 2,
         };
         let why = match &self.note.resync {
-            Some(before) if weight(before.why) > weight(why) => before.why,
+            Some(before) if !before.state_done && weight(before.why) > weight(why) => before.why,
             _ => why,
         };
         let missing = self.note.resync.as_ref().map_or(0, |before| before.missing);

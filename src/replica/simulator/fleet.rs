@@ -4,6 +4,7 @@ use super::{
     edits::decide,
     hub::HubPort,
     local,
+    shelf::MemoryShelf,
     world::{KEYS, PROVIDERS, TOKENS, World},
 };
 use crate::{
@@ -167,8 +168,127 @@ pub fn attach_apart() -> Result<(), String> {
     }
 }
 
+/// A hub that was recovered to an earlier point is adopted by one who has another's batch in its total, and not in the
+/// row of the key that it has deleted and added again: the other one has in the end what the hub has.
+pub fn adopt_unseen() -> Result<(), String> {
+    let mut world = world(false);
+    (world.bounds.page, world.bounds.kept_bytes) = (100, 1);
+    let mut world = World::rebound(world)?;
+    (world.keeps, world.oracle.lossy) = (false, true);
+    let (key, other, adopter) = ((KEYS[0], TOKENS[0]), 0, 1);
+    decide(&mut world, adopter, PROVIDER, key, 0)?;
+    world.attempt(adopter, PROVIDER, KEYS[0]);
+    world.heal()?;
+    let backup = world.hub.keep();
+    decide(&mut world, adopter, PROVIDER, key, 6)?;
+    world.whole_round(adopter)?;
+    world.attempt(other, PROVIDER, KEYS[0]);
+    world.begin(other, Wishes { hello: false, stats: false, only_push: true });
+    while world.step(other)? {}
+    world.whole_round(adopter)?;
+    decide(&mut world, adopter, PROVIDER, key, 0)?;
+    world.begin(adopter, Wishes::default());
+    while world.step(adopter)? {}
+    world.hub.recover(backup);
+    world.whole_round(other)?;
+    world.whole_round(adopter)?;
+    world.adopt(adopter)?;
+    world.heal()?;
+    world.check_numbers()
+}
+
+/// A hub has lost what one instance can tell it again, and of another stream what nobody can. Whoever adopts it has read
+/// the first one's totals since, and knows that the batch is not in them.
+pub fn adopt_anew() -> Result<(), String> {
+    let mut world = world(true);
+    (world.bounds.rows, world.bounds.page, world.bounds.kept_bytes) = (50, 100, 1);
+    let mut world = World::rebound(world)?;
+    world.keeps = false;
+    let (other, adopter) = (0, 1);
+    world.traffic_of(adopter, 1);
+    world.heal()?;
+    let backup = world.hub.keep();
+    world.traffic_of(other, 0);
+    world.whole_round(other)?;
+    for _ in 0..3 {
+        world.traffic_of(adopter, 1);
+        world.whole_round(adopter)?;
+    }
+    world.hub.recover(backup);
+    world.whole_round(adopter)?;
+    world.adopt(adopter)?;
+    world.heal()?;
+    world.check_numbers()
+}
+
 fn note(world: &World, provider: &str) -> Option<Vec<u8>> {
     world.instances[0].shelf.note(&document::stream_name(provider)).unwrap()
+}
+
+#[test]
+fn what_an_adopter_had_in_its_totals_alone_is_not_awaited() {
+    assert_eq!(adopt_unseen(), Ok(()));
+}
+
+#[test]
+fn what_an_adopter_has_read_anew_is_all_that_it_vouches_for() {
+    assert_eq!(adopt_anew(), Ok(()));
+}
+
+#[test]
+fn what_others_told_before_an_adoption_is_in_doubt_and_said_to_be() {
+    let mut world = world(false);
+    (world.bounds.rows, world.bounds.page, world.bounds.kept_bytes) = (50, 100, 1);
+    let mut world = World::rebound(world).unwrap();
+    (world.keeps, world.oracle.lossy) = (false, true);
+    let shelf = MemoryShelf::new(world.uuid());
+    let (other, adopter, third) = (0, 1, world.boot(shelf, 0).unwrap());
+    decide(&mut world, adopter, PROVIDER, (KEYS[0], TOKENS[0]), 0).unwrap();
+    world.heal().unwrap();
+    let backup = world.hub.keep();
+    (0..3).for_each(|_| world.attempt(other, PROVIDER, KEYS[0]));
+    world.whole_round(other).unwrap();
+    for _ in 0..2 {
+        world.attempt(adopter, PROVIDER, KEYS[0]);
+        world.whole_round(adopter).unwrap();
+    }
+    world.hub.recover(backup);
+    (0..10).for_each(|_| world.attempt(third, PROVIDER, KEYS[0]));
+    for at in [other, adopter, third] {
+        world.whole_round(at).unwrap();
+    }
+    world.adopt(adopter).unwrap();
+    world.heal().unwrap();
+    // The hub has ten where fifteen were counted, and five are said to be uncertain.
+    let total = world.hub.db.tables[PROVIDERS[0].1].global.values().next().map(|row| row.row.sums.f);
+    let uncertain = world.instances.iter().flat_map(|it| &it.notes).filter_map(|note| match note {
+        Note::Uncertain { requests, .. } => Some(*requests),
+        _ => None,
+    });
+    assert_eq!((total, uncertain.sum()), (Some(10), 5_u64));
+    assert_eq!(world.check_numbers(), Ok(()));
+}
+
+#[test]
+fn a_deletion_stands_though_the_hub_was_recovered_before() {
+    let mut world = world(false);
+    let key = (KEYS[0], TOKENS[0]);
+    decide(&mut world, 1, PROVIDER, key, 0).unwrap();
+    world.heal().unwrap();
+    let backup = world.hub.keep();
+    world.hub.recover(backup);
+    // It sees all rows of the recovered hub, and none of its totals.
+    world.begin(0, Wishes::default());
+    while world.step(0).unwrap() {}
+    assert!(world.instances[0].notes.iter().any(|note| matches!(note, Note::ResyncBegun { .. })));
+    decide(&mut world, 1, PROVIDER, key, 6).unwrap();
+    // All that the recovered hub may lack is told again, the deletion too.
+    (0..3).for_each(|_| world.whole_round(1).unwrap());
+    world.pass(40 * 24 * 3_600_000);
+    world.hub.sweep();
+    world.heal().unwrap();
+    let keys: Vec<_> = world.hub.db.tables[PROVIDERS[0].1].keys.keys().collect();
+    assert!(keys.is_empty(), "{keys:?} came back");
 }
 
 #[test]

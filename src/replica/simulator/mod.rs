@@ -114,10 +114,12 @@ fn every_broken_rule_is_noticed() {
 fn broken(rule: Sabotage, seed: u64) -> bool {
     let plan = Plan::against(rule, seed);
     let lived = || match rule {
-        // Two copies have to cut the same batch before either has told it, or to part while they make contact: too
-        // rare to wait for.
+        // Two copies have to cut the same batch before either has told it, or to part while they make contact; and a
+        // hub to be adopted between two steps of somebody else: too rare to wait for.
         Sabotage::SplitsAsItsOwn => fleet::cut_alike(),
         Sabotage::CopiesAttachApart => fleet::attach_apart(),
+        Sabotage::AdoptedIsApplied => fleet::adopt_unseen(),
+        Sabotage::OldMarksStay => fleet::adopt_anew(),
         _ => live(seed, plan, false).0,
     };
     sabotage::set(Some(rule));

@@ -64,7 +64,6 @@ impl Plan {
             Sabotage::HubIgnoresTombstones => (Fate::Ordinary, true, Focus::Lives),
             Sabotage::TokensAreForgotten => (Fate::Absence, false, Focus::Health),
             Sabotage::HubSweepsSilently => (Fate::Absence, false, Focus::Lives),
-            Sabotage::OldMarksStay => (Fate::Losses, false, Focus::Pairs),
             Sabotage::IgnoresExpired => (Fate::Absence, false, Focus::Everything),
             Sabotage::HealthIsOverwritten | Sabotage::SuccessAlwaysResets => {
                 (Fate::Ordinary, false, Focus::Health)

@@ -44,6 +44,8 @@ sabotages! {
     /// After a dump and restore, stamps lie ahead of the new cluster's transactions.
     AdoptionKeepsStamps,
     AdoptionForgetsStreams,
+    /// What an adopter had in its totals is taken for applied: rows that it did not have are awaited for good.
+    AdoptedIsApplied,
     /// What is told is taken, though the new hub has more.
     AdoptionLowers,
     /// The adopter's own open counts are told with the base, and again.

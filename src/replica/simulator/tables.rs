@@ -256,7 +256,8 @@ impl Tables {
         for row in &rows.streams {
             let held = self.streams.get(&row.i).map_or(0, |stream| stream.row.0);
             if row.s > held && !sabotage::on(Sabotage::AdoptionForgetsStreams) {
-                let stream = (row.s, row.g.clone(), RowAnswers::default());
+                let answer = RowAnswers { adopted: true, ..RowAnswers::default() };
+                let stream = (row.s, row.g.clone(), answer);
                 self.streams.insert(row.i, Stamped { row: stream, xid });
             }
         }
