@@ -136,8 +136,8 @@ pub fn note(note: &Note) -> String {
             format!("{provider}: {} of hours that are no longer kept; the totals have them", rows(*count))
         }
         Note::Uncertain { provider, requests: count } => format!(
-            "{provider}: the hub had forgotten more than is kept here, and was adopted; up to {} of this instance may \
-             be missing in its totals",
+            "{provider}: the hub was adopted by way of what one instance knew; up to {} that this instance had told it \
+             before may be missing in its totals",
             requests(*count)
         ),
         Note::Lost { provider, requests: count } => {
@@ -150,7 +150,11 @@ pub fn note(note: &Note) -> String {
         Note::ReadOnly => READ_ONLY.to_owned(),
         Note::Unsupported { speaks } => format!("{}; {OTHER_FUNCTIONS}", other_functions(speaks)),
         Note::Adopted { to } => format!("this database ({}) is the hub from now on", to.id),
-        Note::AdoptedInexactly { provider } => format!(
+        Note::AdoptedInexactly { provider, raised: false } => format!(
+            "{provider}: others had told the hub something that this instance does not know, so it was not told its \
+             totals; counts of instances that no longer exist may be missing"
+        ),
+        Note::AdoptedInexactly { provider, raised: true } => format!(
             "{provider}: this instance was in the middle of reading when the hub was lost, so some counts of others may \
              be missing or twice in the new one"
         ),

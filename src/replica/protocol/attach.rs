@@ -108,7 +108,7 @@ impl Stream<'_> {
                 }
                 Ok(Some(Part::Counters(last)))
             }
-            Part::Streams => Ok(None),
+            Part::Streams(_) => Ok(None),
         }
     }
 

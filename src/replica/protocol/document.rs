@@ -82,6 +82,9 @@ pub struct StreamNote {
     /// Batches that were never sent are being made anew.
     #[serde(default)]
     pub merging: bool,
+    /// The batch that was confirmed last when it was said that what was told by then may be lost.
+    #[serde(default)]
+    pub unsure: Option<u64>,
 }
 
 /// Work on more rows than one transaction should change, and how far it is.
@@ -111,7 +114,8 @@ pub enum Part {
     Tokens(Option<TokenId>),
     Gone(Option<Row>),
     Counters(Option<CounterId>),
-    Streams,
+    /// In an adoption only.
+    Streams(Option<Uuid>),
 }
 
 impl StreamNote {

@@ -266,9 +266,12 @@ pub enum Note {
     Adopted {
         to: HubIdentity,
     },
-    /// The last pull took several pages: some counts may be missing or twice in the new hub.
+    /// Some counts may be missing or twice in the new hub, where its counters were `raised`: the last pull took several
+    /// pages. Where they were not, since others had told it something meanwhile, those of instances that are no more
+    /// may be missing.
     AdoptedInexactly {
         provider: String,
+        raised: bool,
     },
     /// Another instance adopts until then, by the hub's clock; or it cannot be done now.
     AdoptRefused {

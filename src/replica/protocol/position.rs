@@ -43,6 +43,7 @@ impl Stream<'_> {
     pub fn reconcile(&mut self, at: &Mark, answers: &RowAnswers, fresh: Uuid) -> Result<Position> {
         let confirmed = self.note.confirmed.clone();
         if at.seq == confirmed.seq && (at.digest == confirmed.digest || at.seq == 0) {
+            self.hear_doubt(answers);
             return self.resume(Position::Good);
         }
         // Of a batch that is not kept any more, the next one tells the digest.
@@ -54,6 +55,9 @@ impl Stream<'_> {
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
                 let position = self.confirm_up_to(at.seq, answers)?;
+                if position == Position::Good {
+                    self.hear_doubt(answers);
+                }
                 let position = self.resume(position)?;
                 if position == Position::Good && answers.adopted && !broken!(AdoptedIsApplied) {
                     // Rows that the adopter did not have stay as they were, and are on no page by themselves.
@@ -74,6 +78,20 @@ impl Stream<'_> {
                 self.note.walk = Some(Walk::Fork { fresh, taken: 0, told: false, after: None });
                 self.resume(Position::Changed)
             }
+        }
+    }
+
+    /// Whoever adopted the hub did not know of this instance, whose counts may be lost. The hub says so of the batch
+    /// that came last by then, and of the next one; here it is said once.
+    fn hear_doubt(&mut self, answers: &RowAnswers) {
+        if !answers.uncertain {
+            return;
+        }
+        let (at, before) = (self.note.confirmed.seq, self.note.unsure);
+        self.note.unsure = Some(at);
+        let known = before.is_some_and(|said| said == at || !answers.adopted && said + 1 == at);
+        if !known {
+            self.say_uncertain(self.note.told);
         }
     }
 
@@ -246,7 +264,7 @@ impl Stream<'_> {
         }
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
         (self.note.sent, self.note.doubtful, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
-        (self.note.told, self.note.forgotten) = (0, Vec::new());
+        (self.note.told, self.note.forgotten, self.note.unsure) = (0, Vec::new(), None);
         if !broken!(ForkKeepsId) {
             self.rename(fresh)?;
         }

@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Wishes, adopt::Adopting, page::Turn};
+use super::{
+    Wishes,
+    adopt::{Adopting, Asked},
+    page::Turn,
+};
 use crate::replica::wire::{Ask, Lane};
 
 pub struct Round {
@@ -56,7 +60,7 @@ pub struct Awaited {
 
 pub enum What {
     Hello,
-    Adopt,
+    Adopt(Box<Asked>),
     Push { stream: usize, seq: u64 },
     Pull { asks: Vec<(usize, Ask)> },
 }

@@ -4,6 +4,7 @@
 //! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full. In `histories` what they asked of their hub
 //! is asked of the real SQL.
 
+mod adoptions;
 mod check;
 mod edits;
 mod fates;
@@ -120,6 +121,11 @@ fn broken(rule: Sabotage, seed: u64) -> bool {
         Sabotage::CopiesAttachApart => fleet::attach_apart(),
         Sabotage::AdoptedIsApplied => fleet::adopt_unseen(),
         Sabotage::OldMarksStay => fleet::adopt_anew(),
+        Sabotage::AdoptionHidesWhatIsNew => adoptions::among_others(),
+        Sabotage::StrangersAreNotTold => adoptions::among_strangers(),
+        Sabotage::AdoptionLeavesTheFuture => adoptions::of_another_time(),
+        Sabotage::AdoptionEndsWhereItIsTooMuch => adoptions::in_parts(),
+        Sabotage::AdoptedHubTakesBatches => adoptions::while_batches_come(),
         _ => live(seed, plan, false).0,
     };
     sabotage::set(Some(rule));
