@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Note, Result,
+    counters::requests,
     document::{Batch, Mark, Stop, Walk, Why},
     stream::Stream,
 };
@@ -54,6 +55,11 @@ impl Stream<'_> {
             (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
+                if self.is_told_by_another(at.seq)? {
+                    // From now on it is known who has counted what.
+                    self.note.run = fresh;
+                    self.say(|provider| Note::Copied { provider });
+                }
                 let position = self.confirm_up_to(at.seq, answers)?;
                 if position == Position::Good {
                     self.hear_doubt(answers);
@@ -227,10 +233,21 @@ impl Stream<'_> {
         Ok(last)
     }
 
+    /// Whether one of the batches up to that one holds what this process has counted, and was never sent from here.
+    fn is_told_by_another(&self, seq: u64) -> Result<bool> {
+        for waiting in self.queue().filter(|waiting| (self.note.sent + 1..=seq).contains(waiting)) {
+            if self.head_of(waiting)?.run == self.note.run {
+                return Ok(!broken!(CopiesGoUnseen));
+            }
+        }
+        Ok(false)
+    }
+
     /// A copy of this file has told the hub something else under the same id.
     ///
-    /// What this process has counted nobody else can have told: it is open again. What was sealed before it began
-    /// lies in the copy too, which has sent it, since it sends nothing else before it.
+    /// What this process has counted nobody else can have told, if the copy was made while no process ran: it is open
+    /// again. What was sealed before it began lies in the copy too, which has sent it, since it sends nothing else
+    /// before it.
     pub fn fork_on(
         &mut self,
         fresh: Uuid,
@@ -269,7 +286,10 @@ impl Stream<'_> {
             self.rename(fresh)?;
         }
         let instance = self.note.instance;
-        self.say(|provider| Note::Forked { provider, instance, taken });
+        // All that is told again is open now.
+        let open = self.shelf.open(self.provider, &CounterId::Total)?.unwrap_or_default();
+        let doubled = if broken!(ForkHidesDoubt) { 0 } else { requests(&open) };
+        self.say(|provider| Note::Forked { provider, instance, taken, doubled });
         if told {
             self.begin_resync(Why::Forked)?;
         }

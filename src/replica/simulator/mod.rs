@@ -27,6 +27,7 @@ mod scenes;
 mod shelf;
 mod story;
 mod tables;
+mod twins;
 mod world;
 
 use std::{
@@ -122,9 +123,12 @@ fn broken(rule: Sabotage, seed: u64) -> bool {
         Sabotage::AdoptedIsApplied => fleet::adopt_unseen(),
         Sabotage::OldMarksStay => fleet::adopt_anew(),
         Sabotage::AdoptionHidesWhatIsNew => adoptions::among_others(),
-        Sabotage::StrangersAreNotTold => adoptions::among_strangers(),
+        Sabotage::AdoptionLowers | Sabotage::StrangersAreNotTold => adoptions::among_strangers(),
         Sabotage::AdoptionLeavesTheFuture => adoptions::of_another_time(),
         Sabotage::AdoptionEndsWhereItIsTooMuch => adoptions::in_parts(),
+        Sabotage::ForkHidesDoubt => twins::of_one_that_lives_on(),
+        Sabotage::CopiesGoUnseen => twins::that_is_ahead(),
+        Sabotage::FirstContactForgetsLives => twins::before_contact(false),
         Sabotage::AdoptedHubTakesBatches => adoptions::while_batches_come(),
         _ => live(seed, plan, false).0,
     };

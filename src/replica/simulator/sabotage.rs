@@ -88,6 +88,12 @@ sabotages! {
     ForkDropsEverything,
     ForkKeepsId,
     ForkIsSilent,
+    /// What of a copy that was made while a process ran may be counted twice.
+    ForkHidesDoubt,
+    /// Nobody says that a copy has told what this process has counted.
+    CopiesGoUnseen,
+    /// What is counted before the first contact belongs to no life.
+    FirstContactForgetsLives,
     /// Copies of a file attach a stream under the ids that forks of others gave them.
     CopiesAttachApart,
     IgnoresRollback,
