@@ -165,6 +165,12 @@ BEGIN
             RETURN public.keytide_greeting() || jsonb_build_object(
                 'status', 'read_only', 'seq', held.last_seq, 'digest', held.digest);
         END IF;
+        -- Until somebody has made this the hub again, totals are not what they will be.
+        PERFORM pg_advisory_xact_lock_shared(hashtextextended('keytide adopt', 0));
+        IF EXISTS (SELECT 1 FROM public.keytide_settings WHERE adopter IS NOT NULL AND adopt_until > clock_timestamp()) THEN
+            RETURN public.keytide_greeting() || jsonb_build_object(
+                'status', 'busy', 'seq', held.last_seq, 'digest', held.digest);
+        END IF;
         IF missing = '{}' THEN missing := public.keytide_missing(to_stream); END IF;
         IF missing <> '{}' THEN
             RETURN public.keytide_greeting() || jsonb_build_object(
@@ -181,6 +187,8 @@ BEGIN
     PERFORM set_config('keytide.writer', 'on', true);
     told := public.keytide_apply(to_stream, request ->> 'provider', request -> 'rows', false);
     PERFORM set_config('keytide.writer', '', true);
+    -- Whoever sends this may not have heard that what it told before is in doubt.
+    IF held.answer @> '{"adopted": true, "uncertain": true}' THEN told := told || '{"uncertain": true}'; END IF;
     UPDATE public.keytide_streams s
     SET last_seq = wanted, digest = request ->> 'digest', answer = told, stats_xid = pg_current_xact_id(), updated_at = now()
     WHERE s.instance = me AND s.stream = to_stream;

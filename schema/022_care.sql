@@ -159,11 +159,15 @@ DECLARE
     lock record;
     batch jsonb := coalesce(request -> 'rows', '{}');
     missing text[];
+    told jsonb := '{}';
+    marks text;
     unstamped bigint := 0;
 BEGIN
     IF current_setting('transaction_read_only') = 'on' THEN
         RETURN greeting || '{"status": "read_only"}';
     END IF;
+    -- Batches that are being applied come first; those that follow see that this is being adopted.
+    IF step = 'begin' THEN PERFORM pg_advisory_xact_lock(hashtextextended('keytide adopt', 0)); END IF;
     SELECT adopter, adopt_until INTO lock FROM public.keytide_settings FOR UPDATE;
     IF EXISTS (SELECT 1 FROM public.keytide_lineage l WHERE l.hub_id = (was ->> 'id')::uuid AND l.system = was ->> 'system'
                    AND l.timeline = (was ->> 'timeline')::bigint)
@@ -175,18 +179,37 @@ BEGIN
     END IF;
     UPDATE public.keytide_settings SET adopter = me, adopt_until = clock_timestamp() + '10 minutes'::interval;
 
-    IF step = 'rows' OR step = 'end' AND to_stream <> '' THEN
+    IF step IN ('look', 'rows') OR step = 'end' AND to_stream <> '' THEN
         missing := CASE WHEN to_stream ~ '^[a-z][a-z0-9_]{0,40}$' THEN public.keytide_missing(to_stream) ELSE ARRAY['a table prefix'] END;
         IF missing <> '{}' THEN
             RETURN greeting || jsonb_build_object('status', 'missing',
                 'missing', jsonb_build_array(jsonb_build_object('stream', to_stream, 'what', missing)));
         END IF;
+    END IF;
+    IF step = 'look' THEN
+        SELECT CASE
+            WHEN NOT coalesce(bool_or(h.seq > coalesce(k.seq, 0) OR h.seq = k.seq AND h.digest <> k.digest), false) THEN 'behind'
+            WHEN NOT coalesce(bool_or(k.seq > coalesce(h.seq, 0) OR h.seq = k.seq AND h.digest <> k.digest), false) THEN 'ahead'
+            WHEN bool_or(h.seq > 0 AND k.seq > 0)
+                OR greeting -> 'hub' @> jsonb_build_object('id', was -> 'id', 'system', was -> 'system') THEN 'mixed'
+            ELSE 'apart' END INTO marks
+        FROM (SELECT instance, last_seq AS seq, digest FROM public.keytide_streams WHERE stream = to_stream AND last_seq > 0) h
+        FULL JOIN (SELECT (v ->> 'i')::uuid AS instance, public.keytide_int(v -> 's', 0, 9223372036854775807) AS seq,
+                          coalesce(v ->> 'g', '') AS digest
+                   FROM public.keytide_list(batch -> 'streams')) k USING (instance);
+        -- What strangers have told is lost where the totals are raised above it.
+        IF marks = 'apart' THEN
+            UPDATE public.keytide_streams
+            SET answer = answer || '{"adopted": true, "uncertain": true}', stats_xid = pg_current_xact_id(), updated_at = now()
+            WHERE stream = to_stream AND last_seq > 0;
+        END IF;
+    ELSIF step = 'rows' OR step = 'end' AND to_stream <> '' THEN
         -- What the instance knows is to be there again.
         batch := batch || jsonb_build_object(
             'keys', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'keys')),
             'tokens', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'tokens')));
         PERFORM set_config('keytide.writer', 'on', true);
-        PERFORM public.keytide_apply(to_stream, request ->> 'provider', batch, true);
+        told := public.keytide_apply(to_stream, request ->> 'provider', batch, true);
         PERFORM set_config('keytide.writer', '', true);
         INSERT INTO public.keytide_streams AS s (instance, stream, last_seq, digest, answer, stats_xid)
         SELECT (v ->> 'i')::uuid, to_stream, public.keytide_int(v -> 's', 0, 9223372036854775807), coalesce(v ->> 'g', ''),
@@ -206,5 +229,6 @@ BEGIN
         VALUES ((was ->> 'id')::uuid, was ->> 'system', (was ->> 'timeline')::bigint, me);
         UPDATE public.keytide_settings SET adopter = NULL, adopt_until = NULL;
     END IF;
-    RETURN greeting || jsonb_build_object('status', 'ok', 'left', unstamped);
+    RETURN greeting || jsonb_strip_nulls(jsonb_build_object('status', 'ok', 'left', unstamped, 'marks', marks,
+        'rows', jsonb_build_object('clock', told -> 'clock')));
 END $$;

@@ -30,7 +30,9 @@ Examples:
   keytide store check --data-dir /var/lib/keytide
 
 Backup and size work beside a running keytide; for the others, stop it first: they
-take no --url and no --admin-token.")]
+take no --url and no --admin-token. Copy the file of a running keytide with backup
+alone: a copy made in another way, a snapshot of the disk too, may tell what this one
+tells, and requests are counted twice.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

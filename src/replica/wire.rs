@@ -454,6 +454,9 @@ pub struct RowAnswers {
     /// of them would have been refused nobody knows.
     #[serde(skip_serializing_if = "is_default")]
     pub adopted: bool,
+    /// Whoever adopted this hub did not know of the instance: what it had told may be missing in the totals.
+    #[serde(skip_serializing_if = "is_default")]
+    pub uncertain: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -563,10 +566,11 @@ pub struct RetainAnswer {
 }
 
 /// `keytide_push` with `"mode": "adopt"`: makes this database the hub that the instance knew before.
-/// Steps, each its own call: `begin` (takes the lock, 10 minutes; `busy` while another holds it), `rows` (as
-/// often as needed; counters are raised to the totals given, state is merged and created), `restamp` (until
-/// `left` is 0: stamps that lie ahead of this cluster's transaction ids), `end` (installs the streams, records
-/// what this hub was, releases the lock).
+/// Steps, each its own call: `begin` (takes the lock, 10 minutes; `busy` while another holds it, and so are pushes
+/// until the end), `look` (with all that the instance knows of a stream in `rows.streams`: `marks` says how that compares
+/// with what is here), `rows` (as often as needed; counters are raised to the totals given, state is merged and
+/// created, streams are installed), `restamp` (until `left` is 0: stamps that lie ahead of this cluster's transaction
+/// ids), `end` (records what this hub was, releases the lock).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdoptRequest {
     pub protocol: u32,
@@ -593,10 +597,35 @@ pub struct AdoptAnswer {
     pub status: String,
     #[serde(default)]
     pub left: u64,
+    /// Of `look`.
+    #[serde(default)]
+    pub marks: Marks,
+    /// Of `rows`: those with a version that lies in the future.
+    #[serde(default)]
+    pub rows: RowAnswers,
     #[serde(default)]
     pub by: Option<Uuid>,
     #[serde(default)]
     pub until: Option<i64>,
+}
+
+/// How far each instance's stream is on a hub, against what an adopter knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Marks {
+    /// Nobody has told the hub what the adopter does not know.
+    Behind,
+    /// The adopter knows nothing that the hub does not have.
+    Ahead,
+    /// This is another database than the adopter knew, and only instances that it does not know have told it anything.
+    /// Their streams are answered `uncertain` from now on.
+    Apart,
+    /// Each has something that the other does not.
+    Mixed,
+    /// The hub's functions are older.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

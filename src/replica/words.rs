@@ -95,14 +95,33 @@ fn why(why: Why) -> &'static str {
 
 pub fn note(note: &Note) -> String {
     match note {
-        Note::Forked { provider, instance, taken: 0 } => format!(
-            "{provider}: another instance goes by the same file; this one goes on as {instance}, and nothing is in \
-             doubt"
-        ),
-        Note::Forked { provider, instance, taken } => format!(
-            "{provider}: another instance goes by the same file; this one goes on as {instance}. {} from before its \
-             start count as told by the other",
-            requests(*taken)
+        Note::Forked { provider, instance, taken, doubled } => {
+            let goes_on =
+                format!("{provider}: another instance goes by the same file; this one goes on as {instance}");
+            let taken = match taken {
+                0 => None,
+                taken => {
+                    Some(format!("{} from before its start count as told by the other", requests(*taken)))
+                }
+            };
+            let doubled = match doubled {
+                0 => None,
+                doubled => Some(format!(
+                    "up to {} may be counted twice if the copy was made while this process ran and not with `keytide \
+                     store backup`",
+                    requests(*doubled)
+                )),
+            };
+            match (taken, doubled) {
+                (None, None) => format!("{goes_on}, and nothing is in doubt"),
+                (Some(one), None) | (None, Some(one)) => format!("{goes_on}. {one}"),
+                (Some(taken), Some(doubled)) => format!("{goes_on}. {taken}; {doubled}"),
+            }
+        }
+        Note::Copied { provider } => format!(
+            "{provider}: a copy of this instance's file that was made while it ran is in use; stop that one, for what \
+             both have counted may be counted twice or not at all. Only `keytide store backup` copies the file of a \
+             keytide that runs"
         ),
         Note::RolledBack { provider, batches } => {
             format!("{provider}: the hub had forgotten {batches} batches and is told them again")
@@ -136,8 +155,8 @@ pub fn note(note: &Note) -> String {
             format!("{provider}: {} of hours that are no longer kept; the totals have them", rows(*count))
         }
         Note::Uncertain { provider, requests: count } => format!(
-            "{provider}: the hub had forgotten more than is kept here, and was adopted; up to {} of this instance may \
-             be missing in its totals",
+            "{provider}: the hub was adopted by way of what one instance knew; up to {} that this instance had told it \
+             before may be missing in its totals",
             requests(*count)
         ),
         Note::Lost { provider, requests: count } => {
@@ -150,9 +169,13 @@ pub fn note(note: &Note) -> String {
         Note::ReadOnly => READ_ONLY.to_owned(),
         Note::Unsupported { speaks } => format!("{}; {OTHER_FUNCTIONS}", other_functions(speaks)),
         Note::Adopted { to } => format!("this database ({}) is the hub from now on", to.id),
-        Note::AdoptedInexactly { provider } => format!(
-            "{provider}: this instance was in the middle of reading when the hub was lost, so some counts of others may \
-             be missing or twice in the new one"
+        Note::AdoptedInexactly { provider, raised: false } => format!(
+            "{provider}: others had told the hub something that this instance does not know, so it was not told its \
+             totals; counts of instances that no longer exist may be missing"
+        ),
+        Note::AdoptedInexactly { provider, raised: true } => format!(
+            "{provider}: this instance was in the middle of reading when the hub was lost, or the new one has the \
+             functions of an older keytide; some counts of others may be missing or twice in it"
         ),
         Note::AdoptRefused { by: Some(by), until } => format!(
             "instance {by} is adopting this database{}; wait for it",

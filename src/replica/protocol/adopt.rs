@@ -1,21 +1,39 @@
 //! Another database becomes the hub: one instance tells it all that it knows of the old one.
 //!
 //! It raises counters to the base, which is what the old hub had said, and installs how far each instance was
-//! contained in that, so that the others send again exactly what is missing.
+//! contained in that, so that the others send again exactly what is missing. First it is looked whether the database
+//! has been told something that this instance does not know:
+//!
+//! | of what the adopter knows and what is there   | then                                                       |
+//! |-----------------------------------------------|------------------------------------------------------------|
+//! | nothing is there that it does not know        | counters are raised: exact                                 |
+//! | there are only batches of strangers           | counters are raised, and what strangers had told may be    |
+//! |                                               | lost in that: they are told, and say how much it was       |
+//! | it knows nothing that is not there            | only keys and tokens are told: exact                       |
+//! | each has something of its own                 | likewise; everybody sends again what is kept, and says how |
+//! |                                               | much he had told of what is not                            |
+//!
+//! From the beginning to the end the hub takes no batches.
+
+use uuid::Uuid;
 
 use super::{
     Call, Machine, Note, Outcome, Result, Wishes,
-    document::{self, Part, Stop, Vector, Why},
+    document::{self, Mark, Part, Stop, Vector, Why},
     garbage,
     round::{Round, StreamRound, What},
+    seal::Draft,
     stream::Stream,
     text,
 };
 use crate::{
     model::{CounterId, Timestamp},
-    replica::wire::{
-        AdoptAnswer, AdoptRequest, Function, GlobalRow, HourRow, HubIdentity, ModelRow, PROTOCOL, Rows,
-        StreamRow, TokenStatsRow,
+    replica::{
+        transport::ErrorKind,
+        wire::{
+            AdoptAnswer, AdoptRequest, Function, GlobalRow, HourRow, HubIdentity, Marks, ModelRow, PROTOCOL,
+            Rows, StreamRow, TokenStatsRow,
+        },
     },
     store::shelf::Shelf,
 };
@@ -30,16 +48,44 @@ pub struct Adopting {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     Begin,
+    /// How far the hub is in each instance's stream, against what this one knows.
+    Look {
+        stream: usize,
+    },
+    /// `stamped` once versions from the future that were in this part have been made anew.
     Rows {
         stream: usize,
         part: Part,
+        marks: Marks,
+        stamped: bool,
     },
-    /// `asked` once the rows before it have been answered; then `left` is how many the hub still had to stamp.
+    /// `left` is how many rows the hub still had to stamp.
     Restamp {
-        asked: bool,
         left: Option<u64>,
     },
     End,
+}
+
+/// What an adopting hub was asked.
+pub struct Asked {
+    step: Step,
+    /// What follows if all is well.
+    next: Step,
+    rows: Rows,
+}
+
+impl Step {
+    fn keys_of(stream: usize, marks: Marks) -> Self {
+        Self::Rows { stream, part: Part::Keys(None), marks, stamped: false }
+    }
+
+    /// Of whose rows it is.
+    fn stream(&self) -> Option<usize> {
+        match self {
+            Self::Rows { stream, .. } => Some(*stream),
+            Self::Begin | Self::Look { .. } | Self::Restamp { .. } | Self::End => None,
+        }
+    }
 }
 
 impl Machine {
@@ -63,6 +109,11 @@ impl Machine {
         Ok(false)
     }
 
+    /// Whether this round is an adoption.
+    pub fn is_adopting(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| round.adopting.is_some())
+    }
+
     pub(super) fn adopt(
         &mut self,
         shelf: &mut dyn Shelf,
@@ -82,35 +133,41 @@ impl Machine {
             provider: String::new(),
             rows: Rows::default(),
         };
-        let step = match adopting.step.clone() {
-            Step::Begin => "begin",
-            Step::Restamp { left, .. } => {
-                adopting.step = Step::Restamp { asked: true, left };
-                "restamp"
-            }
-            Step::End => "end",
-            Step::Rows { stream: at, part } => {
-                let of = &self.hub.streams[at];
+        let step = adopting.step.clone();
+        let (name, next) = match &step {
+            Step::Begin => ("begin", Step::Look { stream: 0 }),
+            Step::Look { stream: at } => {
+                let of = &self.hub.streams[*at];
                 (request.stream, request.provider) = (of.stream.clone(), of.provider.clone());
-                let made = self.stream(shelf, at, now, out, |stream| stream.adopt_rows(&part))?;
+                let known = self.stream(shelf, *at, now, out, |stream| stream.contained())?;
+                request.rows.streams = known.map(|known| rows_of(&known)).unwrap_or_default();
+                ("look", Step::keys_of(*at, Marks::Unknown))
+            }
+            Step::Rows { stream: at, part, marks, .. } => {
+                let of = &self.hub.streams[*at];
+                (request.stream, request.provider) = (of.stream.clone(), of.provider.clone());
+                let made = self.stream(shelf, *at, now, out, |stream| stream.adopt_rows(part, *marks))?;
                 let (rows, next) = made.unwrap_or_default();
                 request.rows = rows;
-                let (after, last) = (at + 1, at + 1 == self.hub.streams.len());
-                adopting.step = match next {
-                    Some(part) => Step::Rows { stream: at, part },
-                    None if last => Step::Restamp { asked: false, left: None },
-                    None => Step::Rows { stream: after, part: Part::Keys(None) },
+                let next = match next {
+                    Some(part) => Step::Rows { stream: *at, part, marks: *marks, stamped: false },
+                    None if at + 1 == self.hub.streams.len() => Step::Restamp { left: None },
+                    None => Step::Look { stream: at + 1 },
                 };
-                "rows"
+                ("rows", next)
             }
+            Step::Restamp { .. } => ("restamp", Step::End),
+            Step::End => ("end", Step::End),
         };
-        request.step = step.to_owned();
-        Ok(Some(self.call(Function::Push, &request, What::Adopt)))
+        request.step = name.to_owned();
+        let asked = Asked { step, next, rows: request.rows.clone() };
+        Ok(Some(self.call(Function::Push, &request, What::Adopt(Box::new(asked)))))
     }
 
     pub(super) fn take_adopt(
         &mut self,
         shelf: &mut dyn Shelf,
+        asked: Asked,
         answer: AdoptAnswer,
         round: &mut Round,
         now: Timestamp,
@@ -132,26 +189,65 @@ impl Machine {
             }
             _ => return Err(garbage("an adoption answered in another way")),
         }
-        match adopting.step {
-            Step::Begin => adopting.step = Step::Rows { stream: 0, part: Part::Keys(None) },
-            Step::Restamp { asked: true, .. } if answer.left == 0 => adopting.step = Step::End,
-            Step::Restamp { asked: true, left: Some(before) } if answer.left >= before => {
+        adopting.step = match asked.step {
+            Step::Begin => asked.next,
+            Step::Look { stream: at } => {
+                self.stream(shelf, at, now, out, |stream| stream.looked(answer.marks))?;
+                Step::keys_of(at, answer.marks)
+            }
+            Step::Rows { stream: at, part, marks, stamped } => {
+                let refused = answer.rows.clock.len();
+                if refused > 0 && !stamped && !broken!(AdoptionLeavesTheFuture) {
+                    // Their counts come later, and are of rows that are there.
+                    self.stream(shelf, at, now, out, |stream| stream.stamp_anew(&asked.rows, &answer.rows))?;
+                    Step::Rows { stream: at, part, marks, stamped: true }
+                } else {
+                    asked.next
+                }
+            }
+            Step::Restamp { .. } if answer.left == 0 => asked.next,
+            Step::Restamp { left: Some(before) } if answer.left >= before => {
                 return Err(garbage("it stamps rows anew, and none fewer are left"));
             }
-            Step::Restamp { asked: true, .. } => {
-                adopting.step = Step::Restamp { asked: true, left: Some(answer.left) };
-            }
-            Step::Restamp { .. } | Step::Rows { .. } => {}
+            Step::Restamp { .. } => Step::Restamp { left: Some(answer.left) },
             Step::End => {
                 for at in 0..self.hub.streams.len() {
                     self.stream(shelf, at, now, out, |stream| stream.adopted(&answer.greeting.hub))?;
                 }
                 out.notes.push(Note::Adopted { to: answer.greeting.hub });
                 round.adopting = None;
+                return Ok(());
             }
-        }
+        };
         Ok(())
     }
+
+    /// The hub did not take that much, or not in time: it is told in smaller parts. Returns whether there is one;
+    /// the round goes on with it then.
+    pub(super) fn adopt_less(
+        &self,
+        shelf: &mut dyn Shelf,
+        asked: &Asked,
+        kind: ErrorKind,
+        now: Timestamp,
+        out: &mut Outcome,
+    ) -> Result<bool> {
+        let rows = asked.rows.count();
+        let less = matches!(kind, ErrorKind::TooLarge | ErrorKind::Timeout)
+            && rows > 1
+            && !broken!(AdoptionEndsWhereItIsTooMuch);
+        let Some(at) = asked.step.stream().filter(|_| less) else { return Ok(false) };
+        self.stream(shelf, at, now, out, |stream| {
+            stream.shrink(Some(rows));
+            Ok(())
+        })?;
+        Ok(true)
+    }
+}
+
+fn rows_of(vector: &Vector) -> Vec<StreamRow> {
+    let row = |(i, mark): (&Uuid, &Mark)| StreamRow { i: *i, s: mark.seq, g: mark.digest.clone() };
+    vector.of.iter().map(row).collect()
 }
 
 impl Stream<'_> {
@@ -165,94 +261,143 @@ impl Stream<'_> {
         }
     }
 
-    /// Rows of one part, and the part that follows.
-    pub fn adopt_rows(&mut self, part: &Part) -> Result<(Rows, Option<Part>)> {
-        let mut rows = Rows::default();
-        let most = self.bounds.rows;
+    /// What the hub has said of its marks.
+    pub fn looked(&mut self, marks: Marks) -> Result<()> {
+        let vector: Option<Vector> = document::read(self.shelf, &document::vector_name(self.provider))?;
+        // Several pages, or a hub that cannot compare.
+        let whole = vector.is_some_and(|vector| vector.exact) && marks != Marks::Unknown;
+        let raises = raises(marks);
+        if marks == Marks::Mixed || raises && !whole {
+            self.say(|provider| Note::AdoptedInexactly { provider, raised: raises });
+        }
+        Ok(())
+    }
+
+    /// As many rows as one call holds, from that part on, and the part that follows.
+    pub fn adopt_rows(&mut self, part: &Part, marks: Marks) -> Result<(Rows, Option<Part>)> {
+        let mut draft = self.draft();
         let next = match part {
             Part::Keys(after) => {
-                let keys = self.shelf.keys(self.provider, *after, most)?;
-                let next = keys.last().map_or(Part::Tokens(None), |(last, _)| Part::Keys(Some(*last)));
-                rows.keys = keys.iter().map(|(_, entry)| text::key_row(entry, true, self.shift)).collect();
-                rows.keys.sort_by(|a, b| a.k.cmp(&b.k));
-                next
+                let mut last = *after;
+                let keys = self.shelf.keys(self.provider, last, self.bounds.rows)?;
+                let ends = keys.is_empty();
+                for (id, entry) in keys {
+                    if !draft.push(|rows| &mut rows.keys, text::key_row(&entry, true, self.shift)) {
+                        break;
+                    }
+                    last = Some(id);
+                }
+                if ends { Part::Tokens(None) } else { Part::Keys(last) }
             }
             Part::Tokens(after) => {
-                let tokens = self.shelf.tokens(self.provider, *after, most)?;
-                let next = tokens.last().map_or(Part::Gone(None), |(last, _)| Part::Tokens(Some(*last)));
-                rows.tokens =
-                    tokens.iter().map(|(_, entry)| text::token_row(entry, true, self.shift)).collect();
-                rows.tokens.sort_by(|a, b| a.k.cmp(&b.k));
-                next
+                let mut last = *after;
+                let tokens = self.shelf.tokens(self.provider, last, self.bounds.rows)?;
+                let ends = tokens.is_empty();
+                for (id, entry) in tokens {
+                    if !draft.push(|rows| &mut rows.tokens, text::token_row(&entry, true, self.shift)) {
+                        break;
+                    }
+                    last = Some(id);
+                }
+                if ends { Part::Gone(None) } else { Part::Tokens(last) }
             }
             Part::Gone(after) => {
-                let gone = self.shelf.all_gone(self.provider, *after, most)?;
-                let next = gone.last().map_or(Part::Counters(None), |(last, _)| Part::Gone(Some(*last)));
-                let deletions = gone.iter().filter(|(_, gone)| gone.is_deletion());
-                rows.gone = deletions.map(|(row, gone)| text::gone_row(*row, gone)).collect();
-                rows.gone.sort_by(|a, b| (a.t, &a.id).cmp(&(b.t, &b.id)));
-                next
+                let mut last = *after;
+                let gone = self.shelf.all_gone(self.provider, last, self.bounds.rows)?;
+                let ends = gone.is_empty();
+                for (row, gone) in gone {
+                    if gone.is_deletion() && !draft.push(|rows| &mut rows.gone, text::gone_row(row, &gone)) {
+                        break;
+                    }
+                    last = Some(row);
+                }
+                match (ends, raises(marks)) {
+                    (false, _) => Part::Gone(last),
+                    (true, true) => Part::Counters(None),
+                    (true, false) => Part::Streams(None),
+                }
             }
             Part::Counters(after) => {
-                let views = self.shelf.views(self.provider, after.as_ref(), most)?;
-                let next = views.last().map_or(Part::Streams, |(last, _)| Part::Counters(Some(last.clone())));
+                let mut last = after.clone();
+                let views = self.shelf.views(self.provider, last.as_ref(), self.bounds.rows)?;
+                let ends = views.is_empty();
                 for (id, _) in views {
-                    self.adopt_counter(&id, &mut rows)?;
+                    if !self.adopt_counter(&id, &mut draft)? {
+                        break;
+                    }
+                    last = Some(id);
                 }
-                super::seal::sort(&mut rows);
-                next
+                if ends { Part::Streams(None) } else { Part::Counters(last) }
             }
-            Part::Streams => {
-                rows.streams = self.contained()?;
-                return Ok((rows, None));
+            Part::Streams(after) => {
+                let contained = rows_of(&self.installed(marks)?);
+                let mut last = *after;
+                let mut ends = true;
+                for row in contained.into_iter().filter(|row| after.is_none_or(|after| row.i > after)) {
+                    let instance = row.i;
+                    if !draft.push(|rows| &mut rows.streams, row) {
+                        ends = false;
+                        break;
+                    }
+                    last = Some(instance);
+                }
+                let rows = draft.into_rows();
+                return Ok((rows, (!ends).then_some(Part::Streams(last))));
             }
         };
+        let mut rows = draft.into_rows();
+        super::seal::sort(&mut rows);
         Ok((rows, Some(next)))
     }
 
-    /// What the old hub had: the view without what it was never told.
-    fn adopt_counter(&mut self, id: &CounterId, rows: &mut Rows) -> Result<()> {
+    /// What the old hub had: the view without what it was never told. Returns whether it fitted in.
+    fn adopt_counter(&mut self, id: &CounterId, draft: &mut Draft) -> Result<bool> {
         let mut base = self.shelf.view(self.provider, id)?;
         if let Some(open) = self.shelf.open(self.provider, id)?.filter(|_| !broken!(AdoptsTheView)) {
             base = base.minus(&open);
         }
         let inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
         inflight.sealed.iter().for_each(|(_, tally)| base = base.minus(tally));
-        let shift = self.shift;
-        match id {
+        let (shift, sums) = (self.shift, text::sums(&base, self.shift));
+        Ok(match id {
             CounterId::Key(key) => {
                 // Of a deleted one the counts are the old hub's retired ones, which nobody else has.
-                if let Some(entry) = self.shelf.key(self.provider, *key)? {
-                    rows.key_stats.push(text::key_stats_row(entry.record.secret, &base, shift));
-                }
+                let Some(entry) = self.shelf.key(self.provider, *key)? else { return Ok(true) };
+                let row = text::key_stats_row(entry.record.secret, &base, shift);
+                draft.push(|rows| &mut rows.key_stats, row)
             }
             CounterId::Token(token) => {
-                if let Some(entry) = self.shelf.token(self.provider, *token)? {
-                    rows.token_stats
-                        .push(TokenStatsRow { k: entry.record.secret, sums: text::sums(&base, shift) });
-                }
+                let Some(entry) = self.shelf.token(self.provider, *token)? else { return Ok(true) };
+                draft.push(|rows| &mut rows.token_stats, TokenStatsRow { k: entry.record.secret, sums })
             }
             CounterId::Model(model) => {
-                rows.models.push(ModelRow { m: model.to_string(), sums: text::sums(&base, shift) });
+                draft.push(|rows| &mut rows.models, ModelRow { m: model.to_string(), sums })
             }
             CounterId::Hour(hour, model) => {
-                let sums = text::sums(&base, shift);
-                rows.hours.push(HourRow { h: hour.0, m: model.to_string(), sums });
+                draft.push(|rows| &mut rows.hours, HourRow { h: hour.0, m: model.to_string(), sums })
             }
-            CounterId::Total => rows.global = Some(GlobalRow { sums: text::sums(&base, shift) }),
-        }
-        Ok(())
+            CounterId::Total => draft.put_global(GlobalRow { sums }),
+        })
     }
 
-    fn contained(&mut self) -> Result<Vec<StreamRow>> {
+    /// How far everybody is in the base.
+    pub fn contained(&mut self) -> Result<Vector> {
         let vector: Option<Vector> = document::read(self.shelf, &document::vector_name(self.provider))?;
         let mut vector = vector.unwrap_or_default();
-        if !vector.exact {
-            self.say(|provider| Note::AdoptedInexactly { provider });
-        }
         vector.of.insert(self.note.instance, self.note.confirmed.clone());
-        let rows = vector.of.into_iter().filter(|(_, mark)| mark.seq > 0);
-        Ok(rows.map(|(i, mark)| StreamRow { i, s: mark.seq, g: mark.digest }).collect())
+        vector.of.retain(|_, mark| mark.seq > 0);
+        Ok(vector)
+    }
+
+    /// Whose marks the hub takes over: everybody's with the base. Without it only this instance's, where it cannot tell
+    /// again what the hub has forgotten.
+    fn installed(&mut self, marks: Marks) -> Result<Vector> {
+        let mut vector = self.contained()?;
+        if !raises(marks) {
+            let (own, lost) = (self.note.instance, matches!(self.note.stopped, Some(Stop::RolledBack(_))));
+            vector.of.retain(|instance, _| lost && *instance == own);
+        }
+        Ok(vector)
     }
 
     /// The database that is there now is the hub.
@@ -266,4 +411,10 @@ impl Stream<'_> {
             _ => self.begin_resync(Why::Moved),
         }
     }
+}
+
+/// Whether the hub's counters are raised to the base. Where others have told it something since, the greater of two
+/// sums would hide that, and they would not know.
+fn raises(marks: Marks) -> bool {
+    matches!(marks, Marks::Unknown | Marks::Behind | Marks::Apart) || broken!(AdoptionHidesWhatIsNew)
 }

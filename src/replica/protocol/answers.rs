@@ -52,10 +52,10 @@ impl Machine {
                 self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
                 self.take_hello(shelf, answer, &mut round, now, &mut out)?;
             }
-            What::Adopt => {
+            What::Adopt(asked) => {
                 let answer: AdoptAnswer = parse(body)?;
                 self.greeted(shelf, &answer.greeting, took, now, &mut out)?;
-                self.take_adopt(shelf, answer, &mut round, now, &mut out)?;
+                self.take_adopt(shelf, *asked, answer, &mut round, now, &mut out)?;
             }
             What::Push { stream, sent } => {
                 let answer: PushAnswer = parse(body)?;
@@ -180,7 +180,8 @@ impl Machine {
                 self.obstacles.lacks(answer.missing, out);
                 return Ok(());
             }
-            "read_only" => {
+            // Somebody adopts the hub: it takes no batches until that has come to its end.
+            "read_only" | "busy" => {
                 turn.pushing = false;
                 return Ok(());
             }

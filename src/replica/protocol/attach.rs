@@ -1,12 +1,13 @@
 //! The first contact of a provider with a hub: what was counted and set before is this instance's to tell.
 //!
 //! It goes from the tables into batches, one at each step, and not by way of what is open: there lies only what this
-//! process counts meanwhile, which no copy of the file can know. So two copies make the same batches of what both have.
+//! process has counted since it began, which no copy of the file can know. So two copies make the same batches of what
+//! both have.
 
 use uuid::Uuid;
 
 use super::{
-    Result,
+    Machine, Result,
     document::{self, Part, Walk},
     seal::Draft,
     stream::Stream,
@@ -14,8 +15,25 @@ use super::{
 };
 use crate::{
     model::{CounterId, Tally},
-    store::shelf::{Dirty, Row},
+    store::shelf::{Dirty, Row, Shelf},
 };
+
+impl Machine {
+    /// A step of what a stream needs that has no hub yet: what is counted from now on is open, since only this life
+    /// can tell it. What others counted is not, and is told from the totals. None if that was the last step.
+    pub(super) fn before_contact(&self, shelf: &mut dyn Shelf, at: usize) -> Result<Option<bool>> {
+        let (provider, stride) = (self.hub.streams[at].provider.as_str(), self.hub.bounds.stride);
+        if broken!(FirstContactForgetsLives) {
+            return Ok(None);
+        }
+        shelf.set_replicated(provider, true)?;
+        let earlier = shelf.opens(provider, None, stride)?;
+        for (id, _) in &earlier {
+            shelf.set_open(provider, id, None)?;
+        }
+        Ok((!earlier.is_empty()).then_some(false))
+    }
+}
 
 impl Stream<'_> {
     pub fn attach(&mut self, run: Uuid) -> Result<()> {
@@ -108,7 +126,7 @@ impl Stream<'_> {
                 }
                 Ok(Some(Part::Counters(last)))
             }
-            Part::Streams => Ok(None),
+            Part::Streams(_) => Ok(None),
         }
     }
 
@@ -118,7 +136,7 @@ impl Stream<'_> {
         Ok(self.shelf.set_digest(self.provider, row, digest)?)
     }
 
-    /// What is shown of a row without what was counted since the attachment began.
+    /// What is shown of a row without what this process has counted.
     fn before_this(&self, id: &CounterId, view: Tally) -> Result<Tally> {
         let Some(open) = self.shelf.open(self.provider, id)? else { return Ok(view) };
         let before = view.minus(&open);

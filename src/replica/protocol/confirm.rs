@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     model::{CounterId, Health, KeyId, TokenId, Version, version::MAX_AHEAD},
-    replica::wire::{GoneRow, KeyRow, RowAnswers, TokenRow},
+    replica::wire::{GoneRow, KeyRow, RowAnswers, Rows, TokenRow},
     store::shelf::{Dirty, Gone, Row},
 };
 
@@ -39,30 +39,21 @@ impl Stream<'_> {
         for (at, row) in batch.rows.keys.iter().enumerate() {
             if named(&answers.gone, ("keys", at)) {
                 self.lose_key(row)?;
-            } else if named(&answers.clock, ("keys", at)) {
-                self.restamp_key(row)?;
-            } else if row.add {
+            } else if row.add && !named(&answers.clock, ("keys", at)) {
                 self.is_there(Row::Key(KeyId::derive(self.provider, row.k.expose())))?;
             }
         }
         for (at, row) in batch.rows.tokens.iter().enumerate() {
             if named(&answers.gone, ("tokens", at)) {
                 self.lose_token(row)?;
-            } else if named(&answers.clock, ("tokens", at)) {
-                self.restamp_token(row)?;
-            } else if row.add {
+            } else if row.add && !named(&answers.clock, ("tokens", at)) {
                 self.is_there(Row::Token(TokenId::derive(self.provider, row.k.expose())))?;
             }
         }
-        for (at, row) in batch.rows.gone.iter().enumerate() {
-            if named(&answers.clock, ("gone", at)) {
-                self.restamp_gone(row)?;
-            }
-        }
+        self.stamp_anew(&batch.rows, answers)?;
         for (rows, note) in [
             (gone, (|provider, rows| Note::Gone { provider, rows }) as fn(String, u64) -> Note),
             (answers.expired.len() as u64, |provider, rows| Note::Expired { provider, rows }),
-            (answers.clock.len() as u64, |provider, rows| Note::Clock { provider, rows }),
         ] {
             if rows > 0 && !broken!(RefusalsAreSilent) {
                 self.say(|provider| note(provider, rows));
@@ -76,6 +67,30 @@ impl Stream<'_> {
         (self.note.refused, self.note.late) = (None, 0);
         self.note.pending_rows = self.note.pending_rows.saturating_sub(batch.head.rows);
         self.forget_old_batches()
+    }
+
+    /// Of these rows those that the hub has refused, since they bear a time that is yet to come.
+    pub fn stamp_anew(&mut self, rows: &Rows, answers: &RowAnswers) -> Result<()> {
+        for (at, row) in rows.keys.iter().enumerate() {
+            if named(&answers.clock, ("keys", at)) && !named(&answers.gone, ("keys", at)) {
+                self.restamp_key(row)?;
+            }
+        }
+        for (at, row) in rows.tokens.iter().enumerate() {
+            if named(&answers.clock, ("tokens", at)) && !named(&answers.gone, ("tokens", at)) {
+                self.restamp_token(row)?;
+            }
+        }
+        for (at, row) in rows.gone.iter().enumerate() {
+            if named(&answers.clock, ("gone", at)) {
+                self.restamp_gone(row)?;
+            }
+        }
+        let rows = answers.clock.len() as u64;
+        if rows > 0 && !broken!(RefusalsAreSilent) {
+            self.say(|provider| Note::Clock { provider, rows });
+        }
+        Ok(())
     }
 
     fn is_deleted(&self, id: &CounterId) -> Result<bool> {

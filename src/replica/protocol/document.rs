@@ -83,6 +83,9 @@ pub struct StreamNote {
     /// The newest batch after a start did that.
     #[serde(default)]
     pub merged: u64,
+    /// The batch that was confirmed last when it was said that what was told by then may be lost.
+    #[serde(default)]
+    pub unsure: Option<u64>,
 }
 
 /// Work on more rows than one transaction should change, and how far it is.
@@ -118,7 +121,8 @@ pub enum Part {
     Tokens(Option<TokenId>),
     Gone(Option<Row>),
     Counters(Option<CounterId>),
-    Streams,
+    /// In an adoption only.
+    Streams(Option<Uuid>),
 }
 
 impl StreamNote {

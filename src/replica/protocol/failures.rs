@@ -42,6 +42,9 @@ impl Machine {
                     Ok(())
                 })?;
             }
+        } else if let Some(Awaited { what: What::Adopt(asked), .. }) = &awaited {
+            let less = self.adopt_less(shelf, asked, kind, now, &mut out)?;
+            self.round = round.filter(|_| less);
         } else if let Some(Awaited { what: What::Push { stream, sent }, .. }) = awaited {
             self.round = round.filter(|_| is_one_streams(kind)).map(|mut round| {
                 round.streams[stream].pushing = false;

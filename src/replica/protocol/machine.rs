@@ -139,6 +139,10 @@ impl Machine {
             }
             Ok(sealed)
         })?;
+        let sealed = match sealed {
+            None => self.before_contact(shelf, at)?,
+            sealed => sealed,
+        };
         let next = match sealed {
             Some(false) => Sealing { begun: true, ..sealing },
             Some(true) | None => Sealing { at: at + 1, begun: false, ..sealing },

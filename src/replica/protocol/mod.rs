@@ -202,11 +202,17 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Note {
     /// Another instance goes by the same file. This one has taken another id; `taken` requests in batches that
-    /// were sealed before this process began count as told by the other.
+    /// were sealed before this process began count as told by the other. Those that this process has counted are told
+    /// again, and of a copy that was made while it ran up to `doubled` of them may have been in it.
     Forked {
         provider: String,
         instance: Uuid,
         taken: u64,
+        doubled: u64,
+    },
+    /// A copy of the file that was made while this process ran has told what this process had counted by then.
+    Copied {
+        provider: String,
     },
     /// The hub had forgotten batches, and is told them again.
     RolledBack {
@@ -271,9 +277,12 @@ pub enum Note {
     Adopted {
         to: HubIdentity,
     },
-    /// The last pull took several pages: some counts may be missing or twice in the new hub.
+    /// Some counts may be missing or twice in the new hub, where its counters were `raised`: the last pull took several
+    /// pages. Where they were not, since others had told it something meanwhile, those of instances that are no more
+    /// may be missing.
     AdoptedInexactly {
         provider: String,
+        raised: bool,
     },
     /// Another instance adopts until then, by the hub's clock; or it cannot be done now.
     AdoptRefused {

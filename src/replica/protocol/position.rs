@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     Note, Result,
+    counters::requests,
     document::{Batch, Mark, Stop, Walk, Why},
     stream::Stream,
 };
@@ -44,6 +45,7 @@ impl Stream<'_> {
     pub fn reconcile(&mut self, at: &Mark, answers: &RowAnswers, fresh: Uuid) -> Result<Position> {
         let confirmed = self.note.confirmed.clone();
         if at.seq == confirmed.seq && (at.digest == confirmed.digest || at.seq == 0) {
+            self.hear_doubt(answers);
             return self.resume(Position::Good);
         }
         if self.queue().contains(&at.seq) && self.head_of(at.seq)?.fence() == *at {
@@ -62,12 +64,14 @@ impl Stream<'_> {
             (true, std::cmp::Ordering::Less) if broken!(IgnoresRollback) => Ok(Position::Good),
             (true, std::cmp::Ordering::Less) => self.roll_back(at),
             (true, _) => {
-                let before = self.note.told;
+                if self.is_told_by_another(at.seq)? {
+                    // From now on it is known who has counted what.
+                    self.note.run = fresh;
+                    self.say(|provider| Note::Copied { provider });
+                }
                 let position = self.confirm_up_to(at.seq, Some(answers))?;
-                if answers.adopted && self.note.stopped.is_none() {
-                    // His totals and those of the hub were not added up: of each the greater one stands.
-                    let requests = self.note.told.saturating_sub(before);
-                    self.say_uncertain(requests);
+                if position == Position::Good {
+                    self.hear_doubt(answers);
                 }
                 let position = self.resume(position)?;
                 if position == Position::Good && answers.adopted && !broken!(AdoptedIsApplied) {
@@ -89,6 +93,20 @@ impl Stream<'_> {
                 self.note.walk = Some(Walk::Fork { fresh, taken: 0, told: false, after: None });
                 self.resume(Position::Changed)
             }
+        }
+    }
+
+    /// Whoever adopted the hub did not know of this instance, whose counts may be lost. The hub says so of the batch
+    /// that came last by then, and of the next one; here it is said once.
+    fn hear_doubt(&mut self, answers: &RowAnswers) {
+        if !answers.uncertain {
+            return;
+        }
+        let (at, before) = (self.note.confirmed.seq, self.note.unsure);
+        self.note.unsure = Some(at);
+        let known = before.is_some_and(|said| said == at || !answers.adopted && said + 1 == at);
+        if !known {
+            self.say_uncertain(self.note.told);
         }
     }
 
@@ -224,10 +242,21 @@ impl Stream<'_> {
         Ok(last)
     }
 
+    /// Whether one of the batches up to that one holds what this process has counted, and was never sent from here.
+    fn is_told_by_another(&self, seq: u64) -> Result<bool> {
+        for waiting in self.queue().filter(|waiting| (self.note.sent + 1..=seq).contains(waiting)) {
+            if self.head_of(waiting)?.run == self.note.run {
+                return Ok(!broken!(CopiesGoUnseen));
+            }
+        }
+        Ok(false)
+    }
+
     /// A copy of this file has told the hub something else under the same id.
     ///
-    /// What this process has counted nobody else can have told: it is open again. What was sealed before it began
-    /// lies in the copy too, which has sent it, since it sends nothing else before it.
+    /// What this process has counted nobody else can have told, if the copy was made while no process ran: it is open
+    /// again. What was sealed before it began lies in the copy too, which has sent it, since it sends nothing else
+    /// before it.
     pub fn fork_on(
         &mut self,
         fresh: Uuid,
@@ -261,13 +290,16 @@ impl Stream<'_> {
         }
         (self.note.sealed, self.note.confirmed) = (Mark::default(), Mark::default());
         (self.note.sent, self.note.late, self.note.refused, self.note.kept_bytes) = (0, 0, None, 0);
-        (self.note.told, self.note.forgotten) = (0, Vec::new());
+        (self.note.told, self.note.forgotten, self.note.unsure) = (0, Vec::new(), None);
         self.note.stats.drain.iter_mut().for_each(|drain| drain.contained = Some(0));
         if !broken!(ForkKeepsId) {
             self.rename(fresh)?;
         }
         let instance = self.note.instance;
-        self.say(|provider| Note::Forked { provider, instance, taken });
+        // All that is told again is open now.
+        let open = self.shelf.open(self.provider, &CounterId::Total)?.unwrap_or_default();
+        let doubled = if broken!(ForkHidesDoubt) { 0 } else { requests(&open) };
+        self.say(|provider| Note::Forked { provider, instance, taken, doubled });
         if told {
             self.begin_resync(Why::Forked)?;
         }

@@ -121,7 +121,7 @@ impl Stream<'_> {
                 let last = self.settle_counters(after.as_ref())?;
                 (Lane::Stats, last.map(|last| Part::Counters(Some(last))))
             }
-            Part::Streams => return Ok(None),
+            Part::Streams(_) => return Ok(None),
         };
         if next.is_some() {
             return Ok(next.map(Walk::Settle));

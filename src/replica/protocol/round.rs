@@ -2,7 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::{Wishes, adopt::Adopting, document::Mark, page::Turn};
+use super::{
+    Wishes,
+    adopt::{Adopting, Asked},
+    document::Mark,
+    page::Turn,
+};
 use crate::replica::wire::{Ask, Lane};
 
 pub struct Round {
@@ -56,7 +61,7 @@ pub struct Awaited {
 
 pub enum What {
     Hello,
-    Adopt,
+    Adopt(Box<Asked>),
     Push { stream: usize, sent: Mark },
     Pull { asks: Vec<(usize, Ask)> },
 }

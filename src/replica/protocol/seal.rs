@@ -55,14 +55,24 @@ impl Draft {
         true
     }
 
-    fn push<T: Serialize>(&mut self, list: fn(&mut Rows) -> &mut Vec<T>, row: T) -> bool {
+    pub fn push<T: Serialize>(&mut self, list: fn(&mut Rows) -> &mut Vec<T>, row: T) -> bool {
         let fits = self.fits(&row);
         list(&mut self.rows).extend(fits.then_some(row));
         fits
     }
 
+    pub fn put_global(&mut self, row: GlobalRow) -> bool {
+        let fits = self.fits(&row);
+        self.rows.global = self.rows.global.take().or(fits.then_some(row));
+        fits
+    }
+
     pub fn is_full(&self) -> bool {
         self.full
+    }
+
+    pub fn into_rows(self) -> Rows {
+        self.rows
     }
 }
 
@@ -186,12 +196,7 @@ impl Stream<'_> {
             CounterId::Hour(hour, model) => {
                 draft.push(|rows| &mut rows.hours, HourRow { h: hour.0, m: model.to_string(), sums })
             }
-            CounterId::Total => {
-                let row = GlobalRow { sums };
-                let fits = draft.fits(&row);
-                draft.rows.global = draft.rows.global.take().or(fits.then_some(row));
-                fits
-            }
+            CounterId::Total => draft.put_global(GlobalRow { sums }),
         };
         if fits {
             let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();

@@ -284,6 +284,8 @@ impl Task {
                     moved |= changed;
                     notes.extend(said);
                 }
+                // What was too much at once goes on in smaller parts.
+                Err(Broken::Call(_)) if self.steps.lock().is_adopting() => {}
                 Err(Broken::Call(error)) if self.steps.lock().is_in_round() => {
                     hindered.get_or_insert(error);
                 }

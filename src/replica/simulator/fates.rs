@@ -86,9 +86,11 @@ impl Story {
         world.say(|| "the hub is recovered to a point long ago".to_owned());
         world.hub.recover(backup);
         world.hub_restarted();
-        // Either nobody has told it anything since, or all have that can.
-        if world.rng.bool() {
-            for at in 0..count {
+        // Nobody has told it anything since, or some have, or all that can.
+        let told = world.rng.u8(..4);
+        for at in 0..count {
+            if told == 3 || told > 0 && world.rng.bool() {
+                world.traffic(at);
                 world.whole_round(at)?;
             }
         }

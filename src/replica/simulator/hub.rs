@@ -16,8 +16,8 @@ use crate::{
     replica::{
         protocol::{Bounds, text::Shift},
         wire::{
-            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, PROTOCOL,
-            PullAnswer, PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
+            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, Marks,
+            PROTOCOL, PullAnswer, PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
         },
     },
 };
@@ -31,12 +31,17 @@ pub const HOME: Shift = Shift(0);
 
 pub type Xid = u64;
 
+/// How long an adopter is waited for, in milliseconds.
+const ADOPTION: i64 = 600_000;
+
 /// Everything that a dump or a backup of the cluster holds.
 #[derive(Clone, Debug)]
 pub struct Database {
     pub identity: HubIdentity,
     pub was: Vec<HubIdentity>,
     pub tables: BTreeMap<String, Tables>,
+    /// Until when somebody adopts it, and nobody else may tell it anything.
+    pub adopted_until: Option<i64>,
     pub next_xid: Xid,
     /// Batches that are contained, for the oracle.
     pub applied: BTreeSet<(Uuid, u64, String)>,
@@ -67,6 +72,7 @@ impl ModelHub {
             identity,
             was: Vec::new(),
             tables,
+            adopted_until: None,
             next_xid: 100,
             applied: BTreeSet::new(),
             foreign: BTreeMap::new(),
@@ -133,6 +139,7 @@ impl ModelHub {
         self.lives += 1;
         self.db.identity = HubIdentity { id, system: id.to_string(), timeline: 1 };
         self.db.was.clear();
+        self.db.adopted_until = None;
         self.db.next_xid = 10;
         self.running.clear();
         self.db.applied.clear();
@@ -213,6 +220,8 @@ impl ModelHub {
                 PushAnswer { greeting, status, seq: 0, digest: String::new(), rows, missing: Vec::new() };
             return Ok(serde_json::to_string(&answer).unwrap());
         }
+        let adopted = self.db.adopted_until.is_some_and(|until| until > self.now)
+            && !sabotage::on(Sabotage::AdoptedHubTakesBatches);
         let (now, applied) = (self.now, &mut self.db.applied);
         let tables = self.db.tables.get_mut(&request.stream).unwrap();
         let held = tables.streams.get(&request.instance).map(|stream| stream.row.clone());
@@ -227,7 +236,16 @@ impl ModelHub {
                 || (request.seq > seq && sabotage::on(Sabotage::HubAcceptsGaps))
                 || (request.seq == seq && same_digest && sabotage::on(Sabotage::HubAppliesTwice))
             {
-                let answers = tables.apply(&request, xid, now);
+                if adopted {
+                    let (status, rows) = ("busy".to_owned(), RowAnswers::default());
+                    let answer =
+                        PushAnswer { greeting, status, seq, digest: held_digest, rows, missing: Vec::new() };
+                    return Ok(serde_json::to_string(&answer).unwrap());
+                }
+                let mut said = tables.apply(&request, xid, now);
+                // Whoever sends the next batch may not have heard it yet.
+                said.uncertain = answers.adopted && answers.uncertain;
+                let answers = said;
                 self.refused += (answers.gone.len() + answers.expired.len() + answers.clock.len()) as u64;
                 let stream = (request.seq, request.digest.clone(), answers.clone());
                 tables.streams.insert(request.instance, Stamped { row: stream, xid });
@@ -246,25 +264,39 @@ impl ModelHub {
         let greeting = self.greeting();
         let known = self.db.was.contains(&request.was) || self.db.identity == request.was;
         let status = if known { "adopted" } else { "ok" };
+        let (mut marks, mut rows) = (Marks::Unknown, RowAnswers::default());
+        let elsewhere = {
+            let (here, was) = (&self.db.identity, &request.was);
+            (&here.id, &here.system) != (&was.id, &was.system)
+        };
         if !known {
+            self.db.adopted_until = Some(self.now + ADOPTION);
             let xid = self.begin();
             self.end(xid);
             match request.step.as_str() {
                 "rows" => {
                     let now = self.now;
                     let tables = self.db.tables.get_mut(&request.stream).unwrap();
-                    tables.adopt(&request.rows, xid, now);
+                    rows.clock = tables.adopt(&request.rows, xid, now).clock;
                 }
                 "restamp" if !sabotage::on(Sabotage::AdoptionKeepsStamps) => {
                     let next = self.db.next_xid;
                     self.db.tables.values_mut().for_each(|tables| tables.restamp(next, xid));
                 }
-                "end" => self.db.was.push(request.was.clone()),
+                "look" => {
+                    let tables = self.db.tables.get_mut(&request.stream).unwrap();
+                    marks = tables.compare(&request.rows.streams, elsewhere, xid);
+                }
+                "end" => {
+                    self.db.was.push(request.was.clone());
+                    self.db.adopted_until = None;
+                }
                 _ => {}
             }
         }
         let status = status.to_owned();
-        serde_json::to_string(&AdoptAnswer { greeting, status, left: 0, by: None, until: None }).unwrap()
+        let answer = AdoptAnswer { greeting, status, left: 0, marks, rows, by: None, until: None };
+        serde_json::to_string(&answer).unwrap()
     }
 
     pub fn pull(&mut self, request: &str) -> Result<String, String> {

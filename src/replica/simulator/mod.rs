@@ -4,6 +4,7 @@
 //! `SIM_SEEDS=n` says how many, `SIM_SEED=x` tells one of them in full. In `histories` what they asked of their hub
 //! is asked of the real SQL.
 
+mod adoptions;
 mod check;
 mod edits;
 mod fates;
@@ -26,6 +27,7 @@ mod scenes;
 mod shelf;
 mod story;
 mod tables;
+mod twins;
 mod world;
 
 use std::{
@@ -120,6 +122,14 @@ fn broken(rule: Sabotage, seed: u64) -> bool {
         Sabotage::CopiesAttachApart => fleet::attach_apart(),
         Sabotage::AdoptedIsApplied => fleet::adopt_unseen(),
         Sabotage::OldMarksStay => fleet::adopt_anew(),
+        Sabotage::AdoptionHidesWhatIsNew => adoptions::among_others(),
+        Sabotage::AdoptionLowers | Sabotage::StrangersAreNotTold => adoptions::among_strangers(),
+        Sabotage::AdoptionLeavesTheFuture => adoptions::of_another_time(),
+        Sabotage::AdoptionEndsWhereItIsTooMuch => adoptions::in_parts(),
+        Sabotage::ForkHidesDoubt => twins::of_one_that_lives_on(),
+        Sabotage::CopiesGoUnseen => twins::that_is_ahead(),
+        Sabotage::FirstContactForgetsLives => twins::before_contact(false),
+        Sabotage::AdoptedHubTakesBatches => adoptions::while_batches_come(),
         _ => live(seed, plan, false).0,
     };
     sabotage::set(Some(rule));

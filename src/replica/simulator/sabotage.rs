@@ -48,6 +48,15 @@ sabotages! {
     AdoptedIsApplied,
     /// What is told is taken, though the new hub has more.
     AdoptionLowers,
+    /// Counters of a hub that others have told something since are raised all the same.
+    AdoptionHidesWhatIsNew,
+    /// Instances that an adopter does not know are not told that their counts may be lost.
+    StrangersAreNotTold,
+    /// What an adopter tells with a version from the future is left out.
+    AdoptionLeavesTheFuture,
+    AdoptionEndsWhereItIsTooMuch,
+    /// A hub that is being adopted takes batches.
+    AdoptedHubTakesBatches,
     /// The adopter's own open counts are told with the base, and again.
     AdoptsTheView,
     /// A batch lands in a database that it is not for.
@@ -83,6 +92,12 @@ sabotages! {
     ForkDropsEverything,
     ForkKeepsId,
     ForkIsSilent,
+    /// What of a copy that was made while a process ran may be counted twice.
+    ForkHidesDoubt,
+    /// Nobody says that a copy has told what this process has counted.
+    CopiesGoUnseen,
+    /// What is counted before the first contact belongs to no life.
+    FirstContactForgetsLives,
     /// Copies of a file attach a stream under the ids that forks of others gave them.
     CopiesAttachApart,
     IgnoresRollback,

@@ -14,7 +14,7 @@ use crate::{
     model::Version,
     replica::{
         protocol::text::{self, hex},
-        wire::{GoneKind, KeyRow, PushRequest, RowAnswers, Rows, Sums, TokenRow},
+        wire::{GoneKind, KeyRow, Marks, PushRequest, RowAnswers, Rows, StreamRow, Sums, TokenRow},
     },
     store::shelf::{KeyEntry, TokenEntry},
 };
@@ -80,36 +80,7 @@ pub struct Tables {
 
 impl Tables {
     pub fn apply(&mut self, request: &PushRequest, xid: Xid, now: i64) -> RowAnswers {
-        let mut answers = RowAnswers::default();
-        let future = Version::at(crate::model::Timestamp(now + AHEAD));
-        let strict = !sabotage::on(Sabotage::HubBelievesAnyClock);
-        for (at, row) in request.rows.gone.iter().enumerate() {
-            if answers != RowAnswers::default() && sabotage::on(Sabotage::HubStopsAtARow) {
-                return answers;
-            }
-            if row.v > future && strict {
-                answers.clock.push(("gone".to_owned(), at));
-            } else {
-                self.delete(row.t, &row.id, row.v, xid, now);
-            }
-        }
-        for (at, row) in request.rows.keys.iter().enumerate() {
-            let latest =
-                [row.uv, row.nv, row.xv, row.wv, row.ev, row.dv, Some(row.a), row.h.as_ref().map(|h| h.e)];
-            if latest.iter().flatten().any(|version| *version > future) && strict {
-                answers.clock.push(("keys".to_owned(), at));
-            } else if !self.push_key(row, xid) {
-                answers.gone.push(("keys".to_owned(), at));
-            }
-        }
-        for (at, row) in request.rows.tokens.iter().enumerate() {
-            let latest = [row.nv, row.xv, row.mv, row.rv, Some(row.a)];
-            if latest.iter().flatten().any(|version| *version > future) && strict {
-                answers.clock.push(("tokens".to_owned(), at));
-            } else if !self.push_token(row, xid) {
-                answers.gone.push(("tokens".to_owned(), at));
-            }
-        }
+        let mut answers = self.apply_state(&request.rows, xid, now);
         for (at, row) in request.rows.key_stats.iter().enumerate() {
             if answers != RowAnswers::default() && sabotage::on(Sabotage::HubStopsAtARow) {
                 return answers;
@@ -160,6 +131,40 @@ impl Tables {
         if let Some(row) = &request.rows.global {
             bump(&mut self.global, (), &Numbers { sums: row.sums.clone(), ..Numbers::default() }, xid);
             self.tombstones.remove(&(GoneKind::Global, "global".to_owned()));
+        }
+        answers
+    }
+
+    fn apply_state(&mut self, rows: &Rows, xid: Xid, now: i64) -> RowAnswers {
+        let mut answers = RowAnswers::default();
+        let future = Version::at(crate::model::Timestamp(now + AHEAD));
+        let strict = !sabotage::on(Sabotage::HubBelievesAnyClock);
+        for (at, row) in rows.gone.iter().enumerate() {
+            if answers != RowAnswers::default() && sabotage::on(Sabotage::HubStopsAtARow) {
+                return answers;
+            }
+            if row.v > future && strict {
+                answers.clock.push(("gone".to_owned(), at));
+            } else {
+                self.delete(row.t, &row.id, row.v, xid, now);
+            }
+        }
+        for (at, row) in rows.keys.iter().enumerate() {
+            let latest =
+                [row.uv, row.nv, row.xv, row.wv, row.ev, row.dv, Some(row.a), row.h.as_ref().map(|h| h.e)];
+            if latest.iter().flatten().any(|version| *version > future) && strict {
+                answers.clock.push(("keys".to_owned(), at));
+            } else if !self.push_key(row, xid) {
+                answers.gone.push(("keys".to_owned(), at));
+            }
+        }
+        for (at, row) in rows.tokens.iter().enumerate() {
+            let latest = [row.nv, row.xv, row.mv, row.rv, Some(row.a)];
+            if latest.iter().flatten().any(|version| *version > future) && strict {
+                answers.clock.push(("tokens".to_owned(), at));
+            } else if !self.push_token(row, xid) {
+                answers.gone.push(("tokens".to_owned(), at));
+            }
         }
         answers
     }
@@ -221,16 +226,8 @@ impl Tables {
     }
 
     /// Counters are raised to what an instance knew.
-    pub fn adopt(&mut self, rows: &Rows, xid: Xid, now: i64) {
-        for row in &rows.gone {
-            self.delete(row.t, &row.id, row.v, xid, now);
-        }
-        for row in &rows.keys {
-            self.push_key(row, xid);
-        }
-        for row in &rows.tokens {
-            self.push_token(row, xid);
-        }
+    pub fn adopt(&mut self, rows: &Rows, xid: Xid, now: i64) -> RowAnswers {
+        let answers = self.apply_state(rows, xid, now);
         // Rows of counts are of rows that are there.
         for row in rows.key_stats.iter().filter(|row| self.keys.contains_key(row.k.expose())) {
             let most = Numbers {
@@ -259,6 +256,35 @@ impl Tables {
                 let answer = RowAnswers { adopted: true, ..RowAnswers::default() };
                 let stream = (row.s, row.g.clone(), answer);
                 self.streams.insert(row.i, Stamped { row: stream, xid });
+            }
+        }
+        answers
+    }
+
+    /// What an adopter knows of everybody's streams, against what is here: in a database that he does not know, if
+    /// that is `elsewhere`.
+    pub fn compare(&mut self, known: &[StreamRow], elsewhere: bool, xid: Xid) -> Marks {
+        let held = |i: &Uuid| self.streams.get(i).filter(|held| held.row.0 > 0);
+        let known_of = |i: &Uuid| known.iter().find(|row| row.i == *i);
+        let behind = self.streams.iter().filter(|(_, held)| held.row.0 > 0).all(|(i, held)| {
+            known_of(i).is_some_and(|row| held.row.0 < row.s || (held.row.0, &held.row.1) == (row.s, &row.g))
+        });
+        let ahead = known.iter().all(|row| {
+            held(&row.i)
+                .is_some_and(|held| held.row.0 > row.s || (held.row.0, &held.row.1) == (row.s, &row.g))
+        });
+        let strange = elsewhere && known.iter().all(|row| held(&row.i).is_none());
+        match (behind, ahead, strange) {
+            (true, _, _) => Marks::Behind,
+            (false, true, _) => Marks::Ahead,
+            (false, false, false) => Marks::Mixed,
+            (false, false, true) => {
+                for held in self.streams.values_mut().filter(|held| held.row.0 > 0) {
+                    held.row.2.adopted = true;
+                    held.row.2.uncertain = !sabotage::on(Sabotage::StrangersAreNotTold);
+                    held.xid = xid;
+                }
+                Marks::Apart
             }
         }
     }

@@ -58,6 +58,70 @@ async fn a_hub_that_was_made_anew_is_adopted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_told_since_is_looked_at_first() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    let (mut one, mut two) = (Stream::new(1), Stream::new(2));
+    for stream in [&mut one, &mut two] {
+        stream.push(&client, json!({"global": {"s": 3}})).await;
+    }
+    let here = call(&client, "keytide_hello", &hello(&one)).await["hub"].clone();
+    let other = json!({"id": uuid::Uuid::from_u128(7), "system": "123", "timeline": 4});
+    let back = json!({"id": here["id"], "system": here["system"], "timeline": -5});
+    let step = |was: &Value, step: &str, rows: Value| {
+        json!({"protocol": 1, "mode": "adopt", "step": step, "instance": uuid::Uuid::from_u128(3), "now": 0, "was": was,
+            "stream": "ollama_api", "provider": "ollama", "rows": rows})
+    };
+    let adopt = async |request: Value| {
+        let answer = call(&client, "keytide_push", &request).await;
+        serde_json::from_value::<keytide::replica::wire::AdoptAnswer>(answer.clone()).unwrap();
+        answer
+    };
+    let mark = |instance: u128, seq: u64, digest: &str| json!({"i": uuid::Uuid::from_u128(instance), "s": seq, "g": digest});
+    assert_eq!(adopt(step(&other, "begin", json!({}))).await["status"], "ok");
+    assert_eq!(adopt(step(&other, "begin", json!({}))).await.get("marks"), None);
+    let known = [mark(1, 1, "d1"), mark(2, 1, "d1")];
+    for (was, known, marks) in [
+        (&other, json!(known), "behind"),
+        (&other, json!([mark(1, 9, "d9"), known[1], mark(9, 4, "d4")]), "behind"),
+        (&other, json!([known[0]]), "ahead"),
+        (&other, json!([]), "ahead"),
+        (&other, json!([known[0], mark(9, 4, "d4")]), "mixed"),
+        (&other, json!([known[0], mark(2, 1, "other")]), "mixed"),
+        (&back, json!([mark(9, 4, "d4")]), "mixed"),
+    ] {
+        let answer = adopt(step(was, "look", json!({"streams": known}))).await;
+        assert_eq!(answer["marks"], marks, "{known} {answer}");
+    }
+    let (page, _) = one.pull(&client, "stats", None).await;
+    assert_eq!(page["answer"], json!({}));
+    let strange = adopt(step(&other, "look", json!({"streams": [mark(9, 4, "d4")]}))).await;
+    assert_eq!(strange["marks"], "apart");
+    let (page, _) = one.pull(&client, "stats", None).await;
+    assert_eq!(page["answer"], json!({"adopted": true, "uncertain": true}));
+
+    // What is half raised takes no batches; those that it has it knows.
+    let busy = call(&client, "keytide_push", &one.batch(&json!({"global": {"s": 1}}))).await;
+    assert_eq!((&busy["status"], &busy["seq"], &busy["digest"]), (&json!("busy"), &json!(1), &json!("d1")));
+    serde_json::from_value::<keytide::replica::wire::PushAnswer>(busy).unwrap();
+
+    // Told of the future, which nothing is made of, and nothing is counted for.
+    let (now, later) = (version(-9), version(900));
+    let told = json!({"gone": [{"t": "token", "id": "0123456789abcdef0123456789abcdef", "v": later}],
+        "keys": [{"k": "a", "a": now}, {"k": "b", "a": later}], "tokens": [{"k": "t", "a": later}]});
+    let answer = adopt(step(&other, "rows", told)).await;
+    assert_eq!(answer["rows"], json!({"clock": [["gone", 0], ["keys", 1], ["tokens", 0]]}));
+    assert_eq!(rows(&client, "SELECT api_key FROM ollama_api_keys").await, "a");
+    assert_eq!(adopt(step(&other, "end", json!({}))).await["status"], "ok");
+
+    // Said with the next batch as well, since its sender may have read nothing in between; then no more.
+    assert_eq!(one.push(&client, json!({"global": {"s": 1}})).await, json!({"uncertain": true}));
+    assert_eq!(one.push(&client, json!({"global": {"s": 1}})).await, json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_for_another_database_is_left_alone() {
     if skipped(&["HUB_TESTS"]) {
         return;

@@ -181,7 +181,12 @@ impl Order<'_, '_> {
 
     /// The database's own identity is the one that the model has at the time.
     fn known_as(&self, greeting: &mut Greeting, model: HubIdentity) {
-        if greeting.hub == self.database.identity {
+        let real = &self.database.identity;
+        // States of it that were lost go by its name.
+        for was in greeting.was.iter_mut().filter(|was| (&was.id, &was.system) == (&real.id, &real.system)) {
+            (was.id, was.system) = (model.id, model.system.clone());
+        }
+        if greeting.hub == *real {
             greeting.hub = model;
         }
     }
@@ -193,9 +198,16 @@ impl Order<'_, '_> {
             }
             return serde_json::to_string(&pull).unwrap();
         }
+        let is_here = |hub: &HubIdentity| (&hub.id, &hub.system) == (&here.id, &here.system);
+        if let Ok(mut adoption) = serde_json::from_str::<AdoptRequest>(request) {
+            if is_here(&adoption.was) {
+                let HubIdentity { id, system, .. } = self.database.identity.clone();
+                adoption.was = HubIdentity { id, system, ..adoption.was };
+            }
+            return serde_json::to_string(&adoption).unwrap();
+        }
         let Ok(mut push) = serde_json::from_str::<PushRequest>(request) else { return request.to_owned() };
-        if let Some(hub) = push.hub.as_mut().filter(|hub| (&hub.id, &hub.system) == (&here.id, &here.system))
-        {
+        if let Some(hub) = push.hub.as_mut().filter(|hub| is_here(hub)) {
             hub.clone_from(&self.database.identity);
         }
         serde_json::to_string(&push).unwrap()
