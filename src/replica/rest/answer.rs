@@ -243,7 +243,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         assert_eq!(decode(&headers, gzip(b"{}"), 10).unwrap(), "{}");
-        assert_eq!(decode(&headers, gzip(&[b' '; 100_000]), 1_000).unwrap_err().kind, ErrorKind::Garbage);
+        assert_eq!(decode(&headers, gzip(&[b' '; 100_000]), 1_000).unwrap_err().kind, ErrorKind::TooLarge);
         assert_eq!(decode(&headers, b"{}".to_vec(), 10).unwrap_err().kind, ErrorKind::Garbage);
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
         assert_eq!(decode(&headers, b"{}".to_vec(), 10).unwrap_err().kind, ErrorKind::Garbage);
