@@ -108,9 +108,9 @@ impl Peak {
         self.0
     }
 
-    /// Grows at most to `most`, so that one abnormal period does not excuse the next.
-    pub(super) fn learn(&mut self, seen: f32, most: f32) {
-        self.0 = self.0.max(seen.min(most));
+    /// What is far beyond must not be learnt whole, or one abnormal period excuses the next.
+    pub(super) fn learn(&mut self, seen: f32) {
+        self.0 = self.0.max(seen);
     }
 
     pub(super) fn fade(&mut self, days: u32) {

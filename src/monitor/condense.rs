@@ -83,10 +83,10 @@ impl Condenser {
     ) {
         let severity = finding.severity();
         let name = (subject, finding.kind);
-        let is_new = self
-            .episodes
-            .get(&name)
-            .is_none_or(|episode| now.since(episode.last) > QUIET.max(episode.window));
+        let is_new = self.episodes.get(&name).is_none_or(|episode| {
+            // One from the far future was begun under a wrong clock.
+            now.since(episode.last) > QUIET.max(episode.window) || episode.last.since(now) > QUIET
+        });
         let begun = Episode {
             last: now,
             told: now,
@@ -215,7 +215,7 @@ impl Storm {
     fn minute(&mut self, now: Timestamp, options: &Options, report: &mut Report) {
         self.this_minute = 0;
         let Some(raging) = &mut self.raging else { return };
-        if now.since(raging.since) < raging.span {
+        if raging.since <= now && now.since(raging.since) < raging.span {
             return;
         }
         let counts = std::mem::take(&mut raging.counts);

@@ -191,6 +191,7 @@ impl Monitor {
         let mood = self.other_keys.mood(name, provider, model, at);
         let track = self.keys.touch(key, || Track::new(now));
         track.request(Request { is_bad, ..Request::default() }, mood, now, &self.options, &mut self.found);
+        // How much a day brings a key is the pool's doing: who else is in it, and who is away.
         self.found.retain(|finding| finding.kind != Kind::Sustained);
         self.other_keys.tell(name, provider, model, at, is_bad, 0);
         self.settle(name, at, report);

@@ -105,7 +105,7 @@ impl Options {
             "warm_up_requests",
             "must be from 10 to 1000000",
         );
-        need((0.25..=4.0).contains(&self.sensitivity), "sensitivity", "must be from 0.25 to 4");
+        need((0.5..=2.0).contains(&self.sensitivity), "sensitivity", "must be from 0.5 to 2");
         need(is_span(self.window, 60, 1), "window", "must be from 1m to 24h");
         need(
             self.longest_window >= self.window && is_span(self.longest_window, 60, 7),

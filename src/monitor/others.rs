@@ -33,14 +33,14 @@ pub(super) struct Mood {
 impl Others {
     const BOUND: usize = 64;
     /// Older ones say nothing of the present.
-    const MILLIS: i64 = 10 * 60_000;
+    const MILLIS: u64 = 10 * 60_000;
 
     pub(super) fn mood(&self, subject: Subject, provider: u32, model: Option<u32>, now: Timestamp) -> Mood {
         let (mut all, mut bad, mut novel) = (0.0, 0.0, 0.0);
         let (mut of_model, mut bad_of_model) = (0.0, 0.0);
         for latest in &self.list {
             let is_other = latest.subject != subject && latest.provider == provider;
-            if !is_other || now.0.saturating_sub(latest.at.0) > Self::MILLIS {
+            if !is_other || now.0.abs_diff(latest.at.0) > Self::MILLIS {
                 continue;
             }
             all += 1.0;
@@ -71,7 +71,8 @@ impl Others {
             self.list.push(latest);
             return;
         }
-        let oldest = || (0..self.list.len()).min_by_key(|place| self.list[*place].at);
+        // The farthest in time, so that one told under a wrong clock does not stay for good.
+        let oldest = || (0..self.list.len()).max_by_key(|place| self.list[*place].at.0.abs_diff(at.0));
         if let Some(place) = place.or_else(oldest) {
             self.list[place] = latest;
         }

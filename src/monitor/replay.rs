@@ -1,11 +1,11 @@
 //! The proof: a month of a thousand users with planted abuse, told to the monitor as it would have happened.
 //!
-//! Deterministic by seed. The limits were chosen on seeds 1 to 3; [`UNSEEN`] were only ever judged.
+//! Deterministic by seed. The limits were chosen on seeds 1 to 8; [`UNSEEN`] were only ever judged.
 
 mod abuse;
 mod traffic;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::model::{KeyId, Timestamp};
 
@@ -21,8 +21,8 @@ struct Outcome {
     observations: usize,
     user_days: u32,
     planted: Vec<Planted>,
-    /// Of each planted: the hours it took, and what was said first.
-    found: Vec<Option<(f32, Kind)>>,
+    /// Of each planted: the hours until something was said, and by which detectors in the end.
+    found: Vec<Option<(f32, BTreeSet<Kind>)>>,
     events: usize,
     false_alarms: Vec<Event>,
     people: Vec<traffic::Person>,
@@ -50,7 +50,7 @@ fn play(seed: u64) -> Outcome {
             monitor = Monitor::restore(Options::default(), monitor.snapshot());
         }
     }
-    let found = planted.iter().map(|abuse| first(abuse, &events)).collect();
+    let found = planted.iter().map(|abuse| found(abuse, &events)).collect();
     let false_alarms =
         events.iter().filter(|event| !is_explained(event, &planted, &touched)).cloned().collect();
     Outcome {
@@ -76,12 +76,12 @@ fn is_about(event: &Event, abuse: &Planted) -> bool {
 }
 
 /// Found while it lasts, and by an event about the one who does it.
-fn first(abuse: &Planted, events: &[Event]) -> Option<(f32, Kind)> {
-    let about = events.iter().filter(|event| is_about(event, abuse));
-    about
-        .filter(|event| event.at >= traffic::at(abuse.from) && event.at < traffic::at(abuse.to))
-        .map(|event| (hours_since(abuse.from, event.at), event.kind))
-        .next()
+fn found(abuse: &Planted, events: &[Event]) -> Option<(f32, BTreeSet<Kind>)> {
+    let lasts = traffic::at(abuse.from)..traffic::at(abuse.to);
+    let about: Vec<_> =
+        events.iter().filter(|event| is_about(event, abuse) && lasts.contains(&event.at)).collect();
+    let first = about.first()?;
+    Some((hours_since(abuse.from, first.at), about.iter().map(|event| event.kind).collect()))
 }
 
 /// Whether it is about abuse, until a day after its end; or about a key that abuse came over on that day.
@@ -114,9 +114,9 @@ fn show(seed: u64, outcome: &Outcome) -> (f32, f32) {
     for sort in SORTS {
         let of_sort = outcome.planted.iter().zip(&outcome.found).filter(|(abuse, _)| abuse.sort == sort);
         let (mut hours, mut kinds) = (Vec::new(), BTreeMap::<&str, u32>::new());
-        for (passed, kind) in of_sort.filter_map(|(_, found)| *found) {
-            hours.push(passed);
-            *kinds.entry(kind.as_str()).or_default() += 1;
+        for (passed, spoke) in of_sort.filter_map(|(_, found)| found.as_ref()) {
+            hours.push(*passed);
+            spoke.iter().for_each(|kind| *kinds.entry(kind.as_str()).or_default() += 1);
         }
         hours.sort_by(f32::total_cmp);
         let median = hours.get(hours.len() / 2).copied().unwrap_or(f32::NAN);

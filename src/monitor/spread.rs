@@ -48,7 +48,7 @@ impl Spread {
 
     pub(super) fn end_day(&mut self, day: u32, days: u32) {
         self.peak.fade(days);
-        self.peak.learn(self.novel() as f32, f32::MAX);
+        self.peak.learn(self.novel() as f32);
         self.known[0] |= self.today;
         self.uses[0] = self.uses[0].saturating_add(self.uses_today);
         (self.today, self.uses_today) = (0, 0);
@@ -91,7 +91,7 @@ struct Seen {
 }
 
 impl Networks {
-    const BOUND: usize = 8;
+    const BOUND: usize = 6;
     const MEMORY: f32 = 15.0;
 
     /// Whether the network is new for this subject, which it is on its first two days.
@@ -132,7 +132,7 @@ impl Networks {
             let fresh = f32::from(self.fresh);
             let part = (1.0 / f32::from(self.days)).max(1.0 / Self::MEMORY);
             self.rate += part * (fresh.min(8.0) - self.rate);
-            self.peak.learn(fresh, 2.0 * self.peak.get() + 4.0);
+            self.peak.learn(fresh.min(2.0 * self.peak.get() + 4.0));
         }
         self.days = self.days.saturating_add(1);
         self.fresh = 0;

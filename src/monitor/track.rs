@@ -297,11 +297,16 @@ impl Track {
         if self.requests > 0 {
             self.hours.learn(self.requests, weekend, &HOURS);
             let most = if self.busiest.get() == 0.0 { f32::MAX } else { BUSIEST_GROWS * self.busiest.get() };
-            self.busiest.learn(self.requests as f32, most);
+            self.busiest.learn((self.requests as f32).min(most));
             self.clock[0] |= 1 << (self.hour % 24);
         }
-        self.limited_peak.learn(self.limited as f32, HAMMERING);
-        self.turned_away_peak.learn(self.turned_away as f32, TURNED_AWAY);
+        // What is abnormal excuses nothing later.
+        if (self.limited as f32) < HAMMERING {
+            self.limited_peak.learn(self.limited as f32);
+        }
+        if (self.turned_away as f32) < TURNED_AWAY {
+            self.turned_away_peak.learn(self.turned_away as f32);
+        }
         self.failures.end_hour();
         (self.requests, self.fresh, self.limited, self.turned_away) = (0, 0, 0, 0);
         self.hour = now.hour;
