@@ -13,7 +13,7 @@
 //! - [`model`]: what the words mean; pure types and transitions, with the present passed in.
 //! - [`pool`]: the keys that can be picked, in memory.
 //! - [`upstream`]: one attempt at a provider, and what its answer means.
-//! - [`guard`]: who may come in, and how often.
+//! - [`guard`]: who may come in, and how often. [`monitor`]: what is not usual, against everybody's own past.
 //! - [`ledger`]: the books. [`store`]: the local file, written by one thread.
 //! - [`replica`]: to the hub, a Postgres database, and back.
 //! - [`gateway`]: the data plane, one runtime per core. [`admin`] and [`observe`]: the operator's side, on a
@@ -52,6 +52,7 @@ pub mod gateway;
 pub mod guard;
 pub mod ledger;
 pub mod model;
+pub mod monitor;
 pub mod observe;
 pub mod pool;
 pub mod replica;

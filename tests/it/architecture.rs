@@ -15,6 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("upstream", &["model"]),
     ("ledger", &["model"]),
     ("guard", &["model", "ledger"]),
+    // Told what happens, and tells what is abnormal: it neither reads nor does anything itself.
+    ("monitor", &["model"]),
     ("replica", &["model", "store"]),
     ("gateway", &["model", "pool", "upstream", "guard", "ledger"]),
     ("observe", &["gateway::metrics", "replica::status", "ledger", "pool", "store", "model", "guard"]),
