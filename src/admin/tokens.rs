@@ -16,13 +16,11 @@ use super::{
     view,
 };
 use crate::{
-    model::{Secret, Timestamp, TokenId, TokenRecord, Usage},
+    model::{Limits, Secret, Timestamp, TokenId, TokenRecord, Usage},
     store::Change,
 };
 
-const MAX_PER_MINUTE: u32 = 1_000_000;
 const MIN_OWN_LEN: usize = 16;
-const MAX_MODEL_LEN: usize = 256;
 /// 48 characters of 62: more than 285 bits.
 const RANDOM_LEN: usize = 48;
 
@@ -52,8 +50,8 @@ fn shown(id: TokenId, record: &TokenRecord, usage: &Usage, now: Timestamp) -> vi
         created_at: record.created_at,
         expires_at: record.expires_at,
         expired: record.is_expired(now),
-        allowed_models: record.allowed_models.iter().map(ToString::to_string).collect(),
-        requests_per_minute: record.requests_per_minute,
+        allowed_models: record.limits.allowed_models.iter().map(ToString::to_string).collect(),
+        requests_per_minute: record.limits.requests_per_minute,
         request_count: usage.counts.total(),
         success_count: usage.counts.success,
         failure_count: usage.counts.failure,
@@ -116,17 +114,17 @@ fn record(body: view::AddToken, now: Timestamp) -> Result<TokenRecord, ApiError>
     if expires_at.is_some_and(|at| at <= now) {
         return Err(refused("expires_at", "expires_at must lie in the future"));
     }
-    if requests_per_minute.is_some_and(|limit| !(1..=MAX_PER_MINUTE).contains(&limit)) {
+    if requests_per_minute.is_some_and(|limit| !(1..=Limits::MAX_PER_MINUTE).contains(&limit)) {
         return Err(refused("requests_per_minute", "requests_per_minute must be from 1 to 1000000"));
     }
     let models = allowed_models.unwrap_or_default();
-    if models.len() > TokenRecord::MAX_ALLOWED_MODELS {
+    if models.len() > Limits::MAX_MODELS {
         return Err(refused("allowed_models", "at most 256 models can be named"));
     }
     let mut allowed_models: Vec<Box<str>> = Vec::with_capacity(models.len());
     for model in &models {
         let model = model.trim();
-        if model.is_empty() || model.len() > MAX_MODEL_LEN || model.chars().any(char::is_control) {
+        if model.is_empty() || model.len() > Limits::MAX_MODEL_LEN || model.chars().any(char::is_control) {
             return Err(refused("allowed_models", "a model's name must have 1 to 256 characters"));
         }
         if !allowed_models.iter().any(|known| **known == *model) {
@@ -148,8 +146,8 @@ fn record(body: view::AddToken, now: Timestamp) -> Result<TokenRecord, ApiError>
         name: name.into(),
         created_at: now,
         expires_at,
-        allowed_models,
-        requests_per_minute,
+        user: None,
+        limits: Limits { allowed_models, requests_per_minute, ..Limits::default() },
     })
 }
 

@@ -195,7 +195,8 @@ impl Gateway {
         // By the name that the caller uses, alias or not.
         let mut forbidden = None;
         let asked = Asked::read(api, body, |model| {
-            forbidden = (!token.record.allows_model(model)).then(|| ApiError::model_not_allowed(model));
+            forbidden =
+                (!token.record.limits.allows_model(model)).then(|| ApiError::model_not_allowed(model));
             provider.resolve(model)
         })
         .map_err(refused)?;

@@ -130,7 +130,8 @@ async fn entries(
         }
     }
     if let Some(token) = token {
-        entries.retain(|entry| entry[field].as_str().is_some_and(|name| token.record.allows_model(name)));
+        entries
+            .retain(|entry| entry[field].as_str().is_some_and(|name| token.record.limits.allows_model(name)));
     }
     Ok(entries)
 }

@@ -91,7 +91,7 @@ impl Tokens {
 impl Token {
     /// Takes one place of the token's limit per minute.
     pub fn admit(&self, now: Timestamp) -> Admission {
-        let Some(limit) = self.record.requests_per_minute else {
+        let Some(limit) = self.record.limits.requests_per_minute else {
             return Admission::Granted;
         };
         match self.minute.lock().unwrap_or_else(PoisonError::into_inner).take(limit, now) {
@@ -108,7 +108,7 @@ fn digest(text: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Secret;
+    use crate::model::{Limits, Secret};
 
     fn record(text: &str) -> TokenRecord {
         TokenRecord {
@@ -116,9 +116,14 @@ mod tests {
             name: "test".into(),
             created_at: Timestamp(0),
             expires_at: None,
-            allowed_models: Vec::new(),
-            requests_per_minute: None,
+            user: None,
+            limits: Limits::default(),
         }
+    }
+
+    fn limited(per_minute: u32) -> TokenRecord {
+        let limits = Limits { requests_per_minute: Some(per_minute), ..Limits::default() };
+        TokenRecord { limits, ..record("sk-a") }
     }
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -138,7 +143,7 @@ mod tests {
     #[test]
     fn never_one_request_too_many() {
         let tokens = Tokens::default();
-        tokens.insert("p", TokenRecord { requests_per_minute: Some(100), ..record("sk-a") });
+        tokens.insert("p", limited(100));
         let token = tokens.find("sk-a", NOW).unwrap();
         let granted: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
@@ -149,15 +154,7 @@ mod tests {
         assert_eq!(granted, 100);
         assert_eq!(token.admit(NOW), Admission::Exceeded { limit: 100, reset: Timestamp(61_000) });
         // A change of the token does not hand out the minute anew.
-        tokens.insert("p", TokenRecord { requests_per_minute: Some(100), ..record("sk-a") });
+        tokens.insert("p", limited(100));
         assert_ne!(tokens.find("sk-a", NOW).unwrap().admit(NOW), Admission::Granted);
-    }
-
-    #[test]
-    fn allowed_models() {
-        let all = record("x");
-        let some = TokenRecord { allowed_models: vec!["llama3".into(), "gpt-*".into()], ..record("x") };
-        assert!(all.allows_model("anything") && some.allows_model("llama3") && some.allows_model("gpt-4"));
-        assert!(!some.allows_model("llama3:70b") && !some.allows_model("claude"));
     }
 }

@@ -7,7 +7,7 @@ use keytide::{
     config::{Config, Overrides},
     demo::upstream::{Upstream, UpstreamOptions},
     ledger::ProviderBooks,
-    model::{Clock, KeyRecord, Secret, Timestamp, TokenRecord},
+    model::{Clock, KeyRecord, Limits, Secret, Timestamp, TokenRecord},
     store::{self, Change, Store},
 };
 use reqwest::Client;
@@ -76,8 +76,8 @@ impl Setup {
             name: "test".into(),
             created_at: Timestamp(0),
             expires_at: None,
-            allowed_models: Vec::new(),
-            requests_per_minute: None,
+            user: None,
+            limits: Limits::default(),
         };
         change(&mut record);
         self.tokens.push((provider.into(), record));

@@ -69,8 +69,10 @@ impl World {
             );
         }
         let mut setup = Setup::new(&upstream, &extra)
-            .token("ollama", "sk-narrow-0123456789", |token| token.allowed_models = vec!["other-*".into()])
-            .token("ollama", "sk-once-0123456789", |token| token.requests_per_minute = Some(1))
+            .token("ollama", "sk-narrow-0123456789", |token| {
+                token.limits.allowed_models = vec!["other-*".into()]
+            })
+            .token("ollama", "sk-once-0123456789", |token| token.limits.requests_per_minute = Some(1))
             .token("ollama", "sk-old-0123456789", |token| token.expires_at = Some(Timestamp(1)));
         setup.config.server.gateway.max_body = 1_000_000;
         for name in providers() {

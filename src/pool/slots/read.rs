@@ -78,6 +78,7 @@ impl Inner {
             weight: cold.weight,
             enabled: cold.enabled,
             disabled_until: cold.disabled_until,
+            owner: cold.owner.as_deref().copied(),
         }
     }
 
