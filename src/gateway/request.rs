@@ -1,6 +1,6 @@
 //! What keytide has to know of a caller's request, and the only thing it may change in it.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, ops::Range, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version, header, request::Parts};
@@ -14,7 +14,7 @@ use serde::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, route::Api};
+use super::{ApiError, route::Api, usage};
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
 ///
@@ -85,6 +85,8 @@ pub async fn discard_body(parts: &Parts, body: &mut Incoming) {
 pub struct Asked {
     pub model: Box<str>,
     pub stream: bool,
+    /// The stream is asked to tell what it used, which the caller has not asked for.
+    pub hides_usage: bool,
     /// As it goes to the provider.
     pub body: Bytes,
 }
@@ -96,6 +98,9 @@ struct Peek<'a> {
     /// Ollama's older name for `model`.
     name: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
+    stream_options: Option<&'a RawValue>,
+    /// They are there more than once, in whatever letters.
+    repeats_options: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -103,6 +108,8 @@ enum Field {
     Model,
     Name,
     Stream,
+    StreamOptions,
+    LikeStreamOptions,
     /// The same in other letters than small ones.
     LikeModel,
     LikeName,
@@ -124,8 +131,10 @@ impl<'de> Deserialize<'de> for Field {
                     "model" => Field::Model,
                     "name" => Field::Name,
                     "stream" => Field::Stream,
+                    "stream_options" => Field::StreamOptions,
                     _ if name.eq_ignore_ascii_case("model") => Field::LikeModel,
                     _ if name.eq_ignore_ascii_case("name") => Field::LikeName,
+                    _ if name.eq_ignore_ascii_case("stream_options") => Field::LikeStreamOptions,
                     _ => Field::Other,
                 })
             }
@@ -152,6 +161,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
                         Field::Model => (&mut peek.model, "model"),
                         Field::Name => (&mut peek.name, "name"),
                         Field::Stream => (&mut peek.stream, "stream"),
+                        Field::StreamOptions => {
+                            // Only where it matters to us is it an error: see `Asked::read`.
+                            let before = peek.stream_options.replace(map.next_value()?);
+                            peek.repeats_options |= before.is_some();
+                            continue;
+                        }
+                        Field::LikeStreamOptions => {
+                            peek.repeats_options = true;
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
                         Field::LikeModel | Field::LikeName | Field::Other => {
                             like_model |= matches!(field, Field::LikeModel);
                             like_name |= matches!(field, Field::LikeName);
@@ -176,13 +196,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
 }
 
 impl Asked {
-    /// `resolve` gives the provider's name for an alias.
+    /// `resolve` gives the provider's name for an alias; with `counts_tokens` the answer has to tell what it used.
     ///
     /// # Errors
     /// 400 that names what is wrong, and where.
     pub fn read<'o>(
         api: Api,
         body: Bytes,
+        counts_tokens: bool,
         resolve: impl FnOnce(&str) -> Option<&'o str>,
     ) -> Result<Self, ApiError> {
         if body.is_empty() {
@@ -217,24 +238,60 @@ impl Asked {
         if model.trim().is_empty() {
             return Err(ApiError::bad_request("missing_model", "\"model\" is empty.").param("model"));
         }
-        match resolve(&model).filter(|target| *target != model) {
-            None => {
-                let model = Box::from(&*model);
-                Ok(Self { model, stream, body })
-            }
-            Some(target) => {
-                // The raw value is a slice of the body: everything around it stays as the caller wrote it.
-                let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
-                let end = start + raw.get().len();
-                let quoted = serde_json::to_string(target).unwrap_or_default();
-                let mut changed = BytesMut::with_capacity(body.len() + quoted.len());
-                changed.extend_from_slice(&body[..start]);
-                changed.extend_from_slice(quoted.as_bytes());
-                changed.extend_from_slice(&body[end..]);
-                Ok(Self { model: target.into(), stream, body: changed.freeze() })
-            }
+        let target = resolve(&model).filter(|target| *target != model);
+        // Other APIs' streams tell it by themselves.
+        let asks_usage = counts_tokens && stream && matches!(api, Api::ChatCompletions | Api::Completions);
+        let options = if asks_usage { asking_usage(&peek)? } else { None };
+        let hides_usage = options.is_some();
+        // What stands around a change stays as the caller wrote it.
+        let mut changes = Vec::new();
+        if let Some(target) = target {
+            changes.push((place(text, raw), serde_json::to_string(target).unwrap_or_default()));
         }
+        if let Some(options) = options {
+            changes.push(match peek.stream_options {
+                Some(before) => (place(text, before), options),
+                None => {
+                    let begin = text.find('{').map_or(0, |at| at + 1);
+                    (begin..begin, format!("\"stream_options\":{options},"))
+                }
+            });
+        }
+        let model = target.map_or_else(|| Box::from(&*model), Box::from);
+        let body = if changes.is_empty() { body } else { changed(text, changes) };
+        Ok(Self { model, stream, hides_usage, body })
     }
+}
+
+fn asking_usage(peek: &Peek<'_>) -> Result<Option<String>, ApiError> {
+    if peek.repeats_options {
+        return Err(ApiError::bad_request(
+            "invalid_json",
+            "The body is not valid JSON: \"stream_options\" is there twice, or in capital letters.",
+        )
+        .param("stream_options"));
+    }
+    usage::asking(peek.stream_options)
+}
+
+/// Where in `text` a value stands that is a slice of it.
+fn place(text: &str, raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+    start..start + raw.get().len()
+}
+
+fn changed(text: &str, mut changes: Vec<(Range<usize>, String)>) -> Bytes {
+    changes.sort_unstable_by_key(|(at, _)| at.start);
+    let more: usize = changes.iter().map(|(_, new)| new.len()).sum();
+    let mut all = BytesMut::with_capacity(text.len() + more);
+    let mut from = 0;
+    for (at, new) in changes {
+        all.extend_from_slice(&text.as_bytes()[from..at.start]);
+        all.extend_from_slice(new.as_bytes());
+        from = at.end;
+    }
+    all.extend_from_slice(&text.as_bytes()[from..]);
+    all.freeze()
 }
 
 fn read_string(raw: &RawValue) -> Result<Cow<'_, str>, ApiError> {
@@ -293,7 +350,7 @@ mod tests {
     use super::*;
 
     fn read(body: &[u8]) -> Result<Asked, ApiError> {
-        Asked::read(Api::ChatCompletions, Bytes::copy_from_slice(body), |_| None)
+        Asked::read(Api::ChatCompletions, Bytes::copy_from_slice(body), false, |_| None)
     }
 
     #[test]
@@ -302,7 +359,8 @@ mod tests {
         let asked = read(body).unwrap();
         assert_eq!((&*asked.model, asked.stream), ("mA\"x", true));
         assert_eq!(&asked.body[..], body);
-        let asked = Asked::read(Api::OllamaChat, br#"{"model":"m"}"#.as_slice().into(), |_| None).unwrap();
+        let asked =
+            Asked::read(Api::OllamaChat, br#"{"model":"m"}"#.as_slice().into(), false, |_| None).unwrap();
         assert!(asked.stream, "Ollama's own API streams unless told otherwise");
         assert!(!read(br#"{"model":"m","stream":null}"#).unwrap().stream);
     }
@@ -310,12 +368,63 @@ mod tests {
     #[test]
     fn an_alias_changes_the_model_and_nothing_else() {
         let body = br#"{ "a": "model", "model" : "fast" , "b":1}"#;
-        let asked = Asked::read(Api::ChatCompletions, body.as_slice().into(), |name| {
+        let asked = Asked::read(Api::ChatCompletions, body.as_slice().into(), false, |name| {
             (name == "fast").then_some("vendor/\"q\"")
         })
         .unwrap();
         assert_eq!(&asked.body[..], br#"{ "a": "model", "model" : "vendor/\"q\"" , "b":1}"#);
         assert_eq!(&*asked.model, "vendor/\"q\"");
+    }
+
+    #[test]
+    fn usage_is_asked_for_where_tokens_are_counted_and_nothing_else_changes() {
+        let ask = |api, body: &str| {
+            Asked::read(api, body.to_owned().into(), true, |name| (name == "fast").then_some("slow"))
+        };
+        let sent = |body: &str| {
+            let asked = ask(Api::ChatCompletions, body).unwrap();
+            (String::from_utf8(asked.body.to_vec()).unwrap(), asked.hides_usage)
+        };
+        for (body, changed) in [
+            (
+                " { \"model\":\"m\", \"stream\":true }",
+                " {\"stream_options\":{\"include_usage\":true}, \"model\":\"m\", \"stream\":true }",
+            ),
+            (
+                "{\"stream\":true,\"stream_options\": null,\"model\":\"fast\",\"x\":{}}",
+                "{\"stream\":true,\"stream_options\": {\"include_usage\":true},\"model\":\"slow\",\"x\":{}}",
+            ),
+            (
+                "{\"model\":\"fast\",\"stream\":true}",
+                "{\"stream_options\":{\"include_usage\":true},\"model\":\"slow\",\"stream\":true}",
+            ),
+        ] {
+            assert_eq!(sent(body), (changed.to_owned(), true));
+            serde_json::from_str::<serde_json::Value>(changed).unwrap();
+        }
+        for same in [
+            "{\"model\":\"m\"}",
+            "{\"model\":\"m\",\"stream\":false,\"stream_options\":7}",
+            "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
+        ] {
+            assert_eq!(sent(same), (same.to_owned(), false));
+        }
+        // Other APIs say it anyway, and a caller without limits is not touched.
+        let streamed = "{\"model\":\"m\",\"stream\":true}";
+        for api in [Api::Responses, Api::Messages, Api::OllamaChat, Api::Embeddings] {
+            let asked = ask(api, streamed).unwrap();
+            assert!(asked.body == streamed && !asked.hides_usage, "{api:?}");
+        }
+        assert_eq!(read(streamed.as_bytes()).unwrap().body, streamed);
+        // What one provider reads in one way and another in another would slip through.
+        for bad in [
+            "{\"model\":\"m\",\"stream\":true,\"stream_options\":{},\"stream_options\":{}}",
+            "{\"model\":\"m\",\"stream\":true,\"Stream_Options\":{\"include_usage\":false}}",
+            "{\"model\":\"m\",\"stream\":true,\"stream_options\":7}",
+        ] {
+            assert_eq!(ask(Api::ChatCompletions, bad).unwrap_err().param, Some("stream_options"), "{bad}");
+            assert!(read(bad.as_bytes()).is_ok());
+        }
     }
 
     #[test]

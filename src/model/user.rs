@@ -18,6 +18,8 @@ pub struct UserRecord {
 impl UserRecord {
     pub const MAX_NAME_LEN: usize = 128;
     pub const MAX_NOTE_LEN: usize = 256;
+    /// Users of one keytide.
+    pub const MAX_COUNT: usize = 100_000;
 }
 
 /// A user with the id that others know.
