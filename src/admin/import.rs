@@ -16,11 +16,11 @@ use super::{
     error::ApiError,
     extract::{MAX_IMPORT, Query, read},
     form, keys,
-    view::{ExistingLine, Format, ImportQuery, ImportReport, InvalidLine},
+    view::{ExistingLine, Format, ImportQuery, ImportReport, InvalidLine, KeyRow},
 };
 use crate::{
     guard::Users,
-    model::{KeyId, KeyRecord, Timestamp, secret::mask},
+    model::{KeyId, KeyRecord, Timestamp, UserId, secret::mask},
 };
 use parse::{Content, Parsed};
 
@@ -49,8 +49,12 @@ pub(super) async fn import(
     let provider = state.provider_of(query.provider.as_deref(), parsed.provider.as_deref())?;
     let imported = state.change(move |state| async move {
         let (providers, users) = (state.providers.load_full(), state.users.clone());
+        if let Some(owner) = query.owner {
+            super::users::known(&state, owner, "owner", "Nothing was imported")?;
+        }
         let (of, now) = (provider.clone(), state.clock.now());
-        let (records, mut report) = blocking(move || sort_out(&providers, &users, &of, parsed, now)).await?;
+        let (records, mut report) =
+            blocking(move || sort_out(&providers, &users, &of, parsed, (query.owner, now))).await?;
         report.dry_run = query.dry_run;
         if !query.dry_run && !records.is_empty() {
             keys::insert(&state, &provider, &records).await?;
@@ -92,7 +96,7 @@ fn sort_out(
     users: &Users,
     provider: &ProviderEntry,
     parsed: Parsed,
-    now: Timestamp,
+    (owner, now): (Option<UserId>, Timestamp),
 ) -> (Vec<KeyRecord>, ImportReport) {
     let mut report = ImportReport { provider: provider.name.to_string(), ..ImportReport::default() };
     let mut records = Vec::new();
@@ -115,6 +119,7 @@ fn sort_out(
             }
         };
         let text = key.key.clone();
+        let key = KeyRow { owner: key.owner.or(owner), ..key };
         let checked = form::record(key, now)
             .map_err(|fault| fault.why)
             .and_then(|record| form::belongs(providers, provider, record.secret.expose()).map(|()| record))

@@ -194,6 +194,13 @@ async fn keys_have_owners() {
         );
         assert_eq!(world.get(&at).await.json()["owner"], ann, "{format}");
     }
+    let import = |owner: &str| format!("/admin/api-keys/import?format=text&owner={owner}");
+    let refused = world.call("POST", &import(&nobody), "sk-alpha-more").await;
+    assert_eq!(refused.error(), (400, "unknown_user".to_owned()));
+    let report = world.call("POST", &import(ann.as_str().unwrap()), "sk-alpha-more").await.json();
+    assert_eq!(report["added"], 1);
     let world = world.restart().await;
     assert_eq!(world.get(&at).await.json()["owner"], ann);
+    let more = crate::model::KeyId::derive("alpha", "sk-alpha-more");
+    assert_eq!(world.get(&format!("/admin/api-keys/{more}")).await.json()["owner"], ann);
 }

@@ -25,6 +25,9 @@ pub struct ImportQuery {
     /// Instead of the Content-Type.
     #[param(inline)]
     pub format: Option<Format>,
+    /// The id of the user who shares the keys that name nobody.
+    #[param(value_type = Option<String>)]
+    pub owner: Option<UserId>,
 }
 
 /// The JSON form of an import; the fields beside `keys` hold for keys that do not say otherwise.
