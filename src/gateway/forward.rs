@@ -94,9 +94,6 @@ impl Forward<'_> {
         let mut last = None;
         for attempt in 0..attempts {
             let now = provider.clock.now();
-            if let Some(refusal) = self.caller.revoked() {
-                return self.give_up(call, LastError::Ours(ApiError::refused(refusal))).await;
-            }
             let ask = Ask { exclude: &tried[..attempt], caller: self.caller.token().0 as u64 };
             let lease = match provider.pool.pick(&ask, now) {
                 Ok(lease) => lease,
@@ -241,11 +238,6 @@ impl Forward<'_> {
                 let streams = matches!(framing, Some(Framing::Sse | Framing::Ndjson));
                 // A stream may end with an event of ours, so its length is not the provider's to say.
                 let length = length.filter(|_| !streams);
-                if let Some(refusal) = call.revoked() {
-                    let ticket = call.close(Closing::LEFT, None);
-                    self.commit(ticket).await;
-                    return Served::Answered(Box::new(ApiError::refused(refusal).response()));
-                }
                 let mut answer = answer_head(&parts);
                 *answer.body_mut() = Body::relay(Relay::new(Start {
                     upstream: body,

@@ -26,7 +26,7 @@ pub mod serve;
 mod usage;
 mod verdict;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
@@ -241,7 +241,7 @@ impl Gateway {
             strict: self.strict.clone(),
             now,
         };
-        let mut answer = forward.run().await;
+        let mut answer = while_welcome(&caller, forward.run()).await?;
         rates::tell(&gauges, now, answer.headers_mut());
         Ok(answer)
     }
@@ -270,6 +270,20 @@ impl Gateway {
                 )
                 .response()
             }
+        }
+    }
+}
+
+/// How often whoever waits for an answer, or gets one, is looked up: the answers of those who are revoked end as soon.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Waits for the answer as long as its caller may have it. What is given up counts as if the caller had left.
+async fn while_welcome<T>(caller: &Caller, answer: impl Future<Output = T>) -> Result<T, ApiError> {
+    let mut answer = pin!(answer);
+    loop {
+        match tokio::time::timeout(LOOK_EVERY, answer.as_mut()).await {
+            Ok(answer) => return Ok(answer),
+            Err(_) => caller.revoked().map_or(Ok(()), |refusal| Err(ApiError::refused(refusal)))?,
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::warn;
 
 use super::{
-    ApiError,
+    ApiError, LOOK_EVERY,
     body::BodyError,
     call::{Call, Closing},
     peek::concat,
@@ -38,8 +38,6 @@ use crate::{
 
 /// Longest unfinished event that is held back.
 const MAX_HELD: usize = 64 * 1024;
-/// How often an answer on which nothing comes looks whether its caller may still have it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub struct Relay {
     upstream: Incoming,

@@ -148,7 +148,7 @@ async fn answer(
             return lines.map(|line| format!("{line}\n")).concat().into_response();
         }
         ("GET", "/admin/users") => {
-            let users = [user(ONE, "Ann", &query), user(TWO, "Bob", &query), user(THREE, "bob", &query)];
+            let users = [user(ONE, "Ann", query), user(TWO, "Bob", query), user(THREE, "bob", query)];
             let users: Vec<Value> = users.into_iter().flatten().collect();
             json!({"page": 1, "pageSize": 50, "total": users.len(), "pages": 1, "users": users})
         }

@@ -300,9 +300,24 @@ async fn revoked_users_with_live_streams() {
             keytide.admin("PATCH", &user, &json!({"enabled": true})).await;
         }
     }
+    // One that waits for its answer is sent away as well.
+    keytide.admin("POST", "/admin/users", &json!({"name": "Bob"})).await;
+    let bob = keytide.admin("GET", "/admin/users", &json!({})).await["users"][0].clone();
+    let text = "sk-bob-0123456789abcdef";
+    keytide.admin("POST", "/admin/tokens", &json!({"name": "b", "token": text, "user": bob["id"]})).await;
+    upstream.set_default(Behaviour::Hang);
+    let (begun, body, path) =
+        (Instant::now(), chat(false), format!("/admin/users/{}", bob["id"].as_str().unwrap()));
+    let (answer, ()) = tokio::join!(keytide.post_as(text, CHAT, &body), async {
+        until("it waits", || upstream.tally().in_flight() == 1).await;
+        keytide.admin("PATCH", &path, &json!({"enabled": false})).await;
+    });
+    assert_eq!(error_code(answer).await, (401, "user_disabled".to_owned()));
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    until("nothing is under way", || upstream.tally().in_flight() == 0).await;
     // A stream is no failure of its key's, and a client that was sent away is counted as one that left.
-    let books = keytide.settled("ollama", 2 * cut).await;
-    assert_eq!(books.total.counts, Counts { other: 2 * cut, ..Counts::default() });
+    let books = keytide.settled("ollama", 2 * cut + 1).await;
+    assert_eq!(books.total.counts, Counts { other: 2 * cut + 1, ..Counts::default() });
     keytide.stop().await;
 }
 
