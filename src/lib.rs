@@ -28,6 +28,8 @@
 //!   `durability = "strict"` an answer's last bytes wait for the commit that counts it, and for nothing else.
 //! - Every admitted request is counted exactly once, however it ends (`gateway::call`), together with its last
 //!   attempt ([`ledger`]).
+//! - No token and no user is let in once more often than its limits say, however many ask at once and whatever is changed
+//!   meanwhile ([`guard`]).
 //! - A killed process loses at most one flush interval of statistics, under `strict` nothing that was answered, and
 //!   never an acknowledged change (`tests/it/crash.rs`).
 //! - A shorter cooldown never shortens a longer one, and an answer that was in flight before a change of a key's

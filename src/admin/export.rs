@@ -64,7 +64,7 @@ fn piece(state: &State, provider: &ProviderEntry, format: Format, from: usize) -
     let (keys, next) = provider.pool.scan(from, PART, state.clock.now());
     let mut text = Vec::new();
     if from == 0 && format == Format::Csv {
-        text.extend_from_slice(b"key,username,expires_at,note,weight\n");
+        text.extend_from_slice(b"key,username,expires_at,note,weight,owner\n");
     }
     for record in keys.iter().filter_map(|key| provider.pool.record(key.id)) {
         match format {
@@ -86,6 +86,7 @@ fn row(record: KeyRecord) -> KeyRow {
         expires_at: record.expires_at,
         note: record.note.map(Into::into),
         weight: Some(record.weight),
+        owner: record.owner,
     }
 }
 
@@ -106,6 +107,7 @@ pub(super) fn csv_line(record: &KeyRecord) -> String {
             line.push(',');
         }
     }
-    let _ = writeln!(line, "{}", record.weight);
+    let owner = record.owner.map(|owner| owner.to_string()).unwrap_or_default();
+    let _ = writeln!(line, "{},{owner}", record.weight);
     line
 }

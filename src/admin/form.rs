@@ -67,6 +67,7 @@ pub(super) fn record(row: KeyRow, now: Timestamp) -> Result<KeyRecord, Fault> {
         note: text(row.note).map_err(fault("note"))?,
         weight: weight(row.weight).map_err(fault("weight"))?,
         expires_at: row.expires_at,
+        owner: row.owner,
         ..KeyRecord::new(Secret::new(row.key), now)
     })
 }

@@ -16,9 +16,12 @@ use super::{
     error::ApiError,
     extract::{MAX_IMPORT, Query, read},
     form, keys,
-    view::{ExistingLine, Format, ImportQuery, ImportReport, InvalidLine},
+    view::{ExistingLine, Format, ImportQuery, ImportReport, InvalidLine, KeyRow},
 };
-use crate::model::{KeyId, KeyRecord, Timestamp, secret::mask};
+use crate::{
+    guard::Users,
+    model::{KeyId, KeyRecord, Timestamp, UserId, secret::mask},
+};
 use parse::{Content, Parsed};
 
 const MAX_EXISTING_LINES: usize = 100;
@@ -27,7 +30,7 @@ const MAX_INVALID_LINES: usize = 1000;
 /// Adds many keys, from JSON, CSV, NDJSON or plain lines.
 #[utoipa::path(post, path = "/admin/api-keys/import", tag = "keys", params(ImportQuery),
     request_body(description = "One of the formats; ?format= goes before the Content-Type. CSV columns: \
-        key, username, expires_at, note, weight.", content((super::view::ImportKeys = "application/json"),
+        key, username, expires_at, note, weight, owner.", content((super::view::ImportKeys = "application/json"),
         (String = "text/plain"), (String = "text/csv"), (String = "application/x-ndjson"))),
     responses((status = 200, body = ImportReport), (status = 400, body = super::view::ErrorBody),
         (status = 413, body = super::view::ErrorBody), (status = 415, body = super::view::ErrorBody)))]
@@ -45,8 +48,13 @@ pub(super) async fn import(
     let parsed = blocking(move || parse::parse(format, &body)).await??;
     let provider = state.provider_of(query.provider.as_deref(), parsed.provider.as_deref())?;
     let imported = state.change(move |state| async move {
-        let (providers, of, now) = (state.providers.load_full(), provider.clone(), state.clock.now());
-        let (records, mut report) = blocking(move || sort_out(&providers, &of, parsed, now)).await?;
+        let (providers, users) = (state.providers.load_full(), state.users.clone());
+        if let Some(owner) = query.owner {
+            super::users::known(&state, owner, "owner", "Nothing was imported")?;
+        }
+        let (of, now) = (provider.clone(), state.clock.now());
+        let (records, mut report) =
+            blocking(move || sort_out(&providers, &users, &of, parsed, (query.owner, now))).await?;
         report.dry_run = query.dry_run;
         if !query.dry_run && !records.is_empty() {
             keys::insert(&state, &provider, &records).await?;
@@ -85,9 +93,10 @@ fn format_of(headers: &HeaderMap) -> Result<Format, ApiError> {
 /// What is new, and what is to be said of the rest.
 fn sort_out(
     providers: &Providers,
+    users: &Users,
     provider: &ProviderEntry,
     parsed: Parsed,
-    now: Timestamp,
+    (owner, now): (Option<UserId>, Timestamp),
 ) -> (Vec<KeyRecord>, ImportReport) {
     let mut report = ImportReport { provider: provider.name.to_string(), ..ImportReport::default() };
     let mut records = Vec::new();
@@ -110,9 +119,16 @@ fn sort_out(
             }
         };
         let text = key.key.clone();
+        let key = KeyRow { owner: key.owner.or(owner), ..key };
         let checked = form::record(key, now)
             .map_err(|fault| fault.why)
-            .and_then(|record| form::belongs(providers, provider, record.secret.expose()).map(|()| record));
+            .and_then(|record| form::belongs(providers, provider, record.secret.expose()).map(|()| record))
+            .and_then(|record| match record.owner {
+                Some(owner) if users.get(owner).is_none() => {
+                    Err(format!("its owner {owner} is no user here: make the user first, or leave it out"))
+                }
+                _ => Ok(record),
+            });
         match checked {
             Err(reason) => refuse(&mut report, row.line, reason, &text),
             Ok(record) => {

@@ -13,7 +13,7 @@ use super::{
     extract::{Json, Query, id},
     form,
     listing::{self, Cut, Listed},
-    view,
+    users, view,
 };
 use crate::{
     model::{Health, KeyId, KeyRecord, KeyUsage},
@@ -74,7 +74,7 @@ pub(super) async fn stats(
 
 async fn page(state: &Shared, query: view::KeysQuery) -> Result<(Listed, ProviderEntry), ApiError> {
     let provider = state.provider(query.provider.as_deref())?;
-    let cut = Cut::of(&query)?;
+    let cut = Cut::of(query.page, query.page_size)?;
     state.sync.look();
     let state = state.clone();
     blocking(move || (listing::list(&state, &provider, &query, cut), provider)).await
@@ -118,8 +118,8 @@ pub(super) async fn add(
     Json(body): Json<view::AddKey>,
 ) -> Result<(StatusCode, Answer<view::Key>), ApiError> {
     let provider = state.provider_of(query.provider.as_deref(), body.provider.as_deref())?;
-    let view::AddKey { key, username, note, expires_at, weight, .. } = body;
-    let row = view::KeyRow { key: key.trim().to_owned(), username, expires_at, note, weight };
+    let view::AddKey { key, username, note, expires_at, weight, owner, .. } = body;
+    let row = view::KeyRow { key: key.trim().to_owned(), username, expires_at, note, weight, owner };
     let record = form::record(row, state.clock.now()).map_err(|fault| {
         let code = if fault.field == "key" { "invalid_key" } else { "invalid_body" };
         ApiError::bad_request(code, format!("The key was not added: {}.", fault.why)).param(fault.field)
@@ -129,6 +129,9 @@ pub(super) async fn add(
     })?;
     let added = state.change(|state| async move {
         let id = record.id(&provider.name);
+        if let Some(owner) = record.owner {
+            users::known(&state, owner, "owner", "The key was not added")?;
+        }
         if provider.pool.contains(id) {
             let why = format!("This key is there already, as {id}.");
             return Err(ApiError::conflict("key_exists", why).param("key"));
@@ -203,11 +206,15 @@ pub(super) async fn edit(
     let weight = body.weight.map(form::weight).transpose().map_err(refused("weight"))?;
     let edited = state.change(|state| async move {
         let before = provider.pool.record(id).ok_or_else(|| unknown_key(&provider))?;
+        if let Some(Some(owner)) = body.owner {
+            users::known(&state, owner, "owner", "Nothing was changed")?;
+        }
         let record = KeyRecord {
             username: username.unwrap_or_else(|| before.username.clone()),
             note: note.unwrap_or_else(|| before.note.clone()),
             weight: weight.unwrap_or(before.weight),
             expires_at: body.expires_at.unwrap_or(before.expires_at),
+            owner: body.owner.unwrap_or(before.owner),
             ..before.clone()
         };
         if record != before {

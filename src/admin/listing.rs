@@ -1,7 +1,7 @@
 //! Lists of keys, however many there are: copied in small parts, so that picks wait for no list, then chosen,
 //! ordered and cut in this request's own memory.
 
-use std::{cmp::Ordering, collections::HashSet};
+use std::{cmp::Ordering, collections::HashSet, ops::Range};
 
 use super::{
     ProviderEntry, State,
@@ -26,12 +26,12 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    pub(super) fn of(query: &KeysQuery) -> Result<Self, ApiError> {
-        let page = query.page.unwrap_or(1);
+    pub(super) fn of(page: Option<usize>, page_size: Option<usize>) -> Result<Self, ApiError> {
+        let page = page.unwrap_or(1);
         if page == 0 {
             return Err(ApiError::bad_request("invalid_query", "Pages are counted from 1.").param("page"));
         }
-        let page_size = query.page_size.unwrap_or(PAGE_SIZE);
+        let page_size = page_size.unwrap_or(PAGE_SIZE);
         if !(1..=MAX_PAGE_SIZE).contains(&page_size) {
             return Err(ApiError::bad_request(
                 "invalid_query",
@@ -40,6 +40,12 @@ impl Cut {
             .param("pageSize"));
         }
         Ok(Self { page, page_size })
+    }
+
+    /// What of `total` rows is on the page.
+    pub(super) fn range(self, total: usize) -> Range<usize> {
+        let from = (self.page - 1).saturating_mul(self.page_size).min(total);
+        from..from.saturating_add(self.page_size).min(total)
     }
 }
 
@@ -84,8 +90,7 @@ pub(super) fn list(state: &State, provider: &ProviderEntry, query: &KeysQuery, c
         fill(state, provider, &mut found);
     }
     let total = found.len();
-    let from = (cut.page - 1).saturating_mul(cut.page_size).min(total);
-    let to = from.saturating_add(cut.page_size).min(total);
+    let Range { start: from, end: to } = cut.range(total);
     let descending = query.order.unwrap_or_default() == Order::Desc;
     let compare = |a: &(KeyView, KeyUsage), b: &(KeyView, KeyUsage)| {
         let order = compare(sort, a, b);
@@ -159,12 +164,17 @@ impl Search {
     }
 
     fn within(&self, text: &str) -> bool {
-        if text.is_ascii() {
-            let needle = self.needle.as_bytes();
-            text.as_bytes().windows(needle.len()).any(|part| part.eq_ignore_ascii_case(needle))
-        } else {
-            text.to_lowercase().contains(&self.needle)
-        }
+        contains(text, &self.needle)
+    }
+}
+
+/// Whether `needle`, which is in lower case and not empty, is in `text`, in whatever case.
+pub(super) fn contains(text: &str, needle: &str) -> bool {
+    if text.is_ascii() {
+        let needle = needle.as_bytes();
+        text.as_bytes().windows(needle.len()).any(|part| part.eq_ignore_ascii_case(needle))
+    } else {
+        text.to_lowercase().contains(needle)
     }
 }
 

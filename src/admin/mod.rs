@@ -1,7 +1,8 @@
 //! The control API: what an operator asks and changes, in JSON.
 //!
 //! - `auth` lets in whoever shows the admin token; `extract` reads questions, `view` is their JSON;
-//! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` about client tokens;
+//! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` and `users` about who calls, with
+//!   their `limits`;
 //! - `stats` and `storage` only read; `sync` is replication.
 //!
 //! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
@@ -15,6 +16,7 @@ mod extract;
 mod form;
 mod import;
 mod keys;
+mod limits;
 mod listing;
 pub mod openapi;
 mod stats;
@@ -24,6 +26,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod users;
 pub mod view;
 
 use std::{
@@ -38,7 +41,7 @@ use arc_swap::ArcSwap;
 use axum::{
     Router, middleware,
     response::Json,
-    routing::{delete, get, post},
+    routing::{get, patch, post},
 };
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -47,7 +50,7 @@ pub use error::ApiError;
 pub use sync::{Refusal, Replication};
 
 use crate::{
-    guard::Tokens,
+    guard::{Tokens, Users},
     ledger::Ledger,
     model::{Clock, KeyId},
     pool::{Pool, Strategy},
@@ -130,6 +133,7 @@ pub struct Parts {
     pub probe: Arc<dyn Probe>,
     pub sync: Arc<dyn Replication>,
     pub clock: Clock,
+    pub users: Arc<Users>,
     pub admin_token: String,
     pub public_stats: bool,
     /// Held by whoever changes keys and tokens, from reading what is to be changed until the change is in force:
@@ -145,6 +149,7 @@ pub struct State {
     probe: Arc<dyn Probe>,
     sync: Arc<dyn Replication>,
     clock: Clock,
+    users: Arc<Users>,
     /// Only its digest is kept.
     admin_token: ArcSwap<[u8; 32]>,
     public_stats: AtomicBool,
@@ -154,8 +159,19 @@ pub struct State {
 
 impl State {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { providers, store, ledger, flush, probe, sync, clock, admin_token, public_stats, edits } =
-            parts;
+        let Parts {
+            providers,
+            store,
+            ledger,
+            flush,
+            probe,
+            sync,
+            clock,
+            users,
+            admin_token,
+            public_stats,
+            edits,
+        } = parts;
         Arc::new(Self {
             providers: ArcSwap::from_pointee(providers),
             store,
@@ -164,6 +180,7 @@ impl State {
             probe,
             sync,
             clock,
+            users,
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
             public_stats: AtomicBool::new(public_stats),
             guesses: auth::Guesses::default(),
@@ -251,7 +268,9 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/keys/disable", post(switch::disable))
         .route("/admin/keys/health-check", post(switch::health_check))
         .route("/admin/tokens", get(tokens::list).post(tokens::add).delete(tokens::delete_many))
-        .route("/admin/tokens/{id}", delete(tokens::delete_one))
+        .route("/admin/tokens/{id}", patch(tokens::edit).delete(tokens::delete_one))
+        .route("/admin/users", get(users::list).post(users::add))
+        .route("/admin/users/{id}", get(users::show).patch(users::edit).delete(users::delete))
         .route("/admin/storage", get(storage::storage))
         .route("/admin/storage/backup", post(storage::backup))
         .route("/admin/providers", get(storage::providers))

@@ -17,7 +17,7 @@ use utoipa::{
     },
 };
 
-use super::{export, import, keys, stats, storage, switch, sync, tokens, view};
+use super::{export, import, keys, stats, storage, switch, sync, tokens, users, view};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,11 +26,12 @@ use super::{export, import, keys, stats, storage, switch, sync, tokens, view};
     paths(
         keys::list, keys::add, keys::delete_many, keys::show, keys::edit, keys::delete_one, keys::stats,
         import::import, export::export, switch::enable, switch::disable, switch::health_check,
-        tokens::list, tokens::add, tokens::delete_many, tokens::delete_one,
+        tokens::list, tokens::add, tokens::edit, tokens::delete_many, tokens::delete_one,
+        users::list, users::add, users::show, users::edit, users::delete,
         stats::stats, stats::public, storage::storage, storage::backup, storage::providers,
         sync::status, sync::now, sync::adopt,
     ),
-    components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::Order)),
+    components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::UserSort, view::Order)),
     security(("admin_token" = []), ("admin_token_header" = [])),
     modifiers(&Clients, &Complete),
     tags(

@@ -5,6 +5,7 @@ mod keys;
 mod rest;
 mod sync;
 mod tokens;
+mod users;
 
 use std::{
     collections::HashMap,
@@ -128,6 +129,10 @@ impl World {
     fn open(dir: TempDir) -> Self {
         let (store, contents) = Store::open(&store::Options::new(dir.path()), START).unwrap();
         let clock = Clock::manual(START);
+        let users = Arc::new(Users::default());
+        for (id, record) in &contents.users {
+            users.insert(*id, record.clone());
+        }
         let ledger = Arc::new(Ledger::new(Books::default(), 1));
         let (mut entries, mut observed, mut parts) = (Vec::new(), Vec::new(), Vec::new());
         let probing = Arc::new(Probing::default());
@@ -177,6 +182,7 @@ impl World {
             probe: probing,
             sync: Arc::new(sync::OneHub),
             clock: clock.clone(),
+            users,
             admin_token: TOKEN.to_owned(),
             public_stats: true,
             edits: Arc::default(),
@@ -299,7 +305,7 @@ async fn every_described_path_is_there_and_takes_its_methods() {
             }
         }
     }
-    assert_eq!(seen, 24 + 5);
+    assert_eq!(seen, 30 + 5);
     // What is referred to is there.
     let text = document.to_string();
     for part in text.split("\"#/components/schemas/").skip(1) {

@@ -1,4 +1,4 @@
-//! Client tokens: made, listed, revoked.
+//! Client tokens: made, listed, changed, revoked.
 
 use std::collections::HashSet;
 
@@ -13,16 +13,17 @@ use super::{
     ProviderEntry, Shared, State,
     error::ApiError,
     extract::{Json, Query, id},
-    view,
+    form::Fault,
+    limits::{self, Wish},
+    users, view,
 };
 use crate::{
-    model::{Secret, Timestamp, TokenId, TokenRecord, Usage},
+    guard,
+    model::{Limits, Secret, Timestamp, TokenId, TokenRecord, Usage},
     store::Change,
 };
 
-const MAX_PER_MINUTE: u32 = 1_000_000;
 const MIN_OWN_LEN: usize = 16;
-const MAX_MODEL_LEN: usize = 256;
 /// 48 characters of 62: more than 285 bits.
 const RANDOM_LEN: usize = 48;
 
@@ -35,25 +36,34 @@ pub(super) async fn list(
 ) -> Result<Answer<view::TokenList>, ApiError> {
     let provider = state.provider(query.provider.as_deref())?;
     state.sync.look();
-    let (tokens, now) = (provider.tokens.list(), state.clock.now());
+    let tokens = provider.tokens.list();
     let tokens = state.ledger.read(|books| {
         let books = books.providers.get(&*provider.name);
         let usage = |id| books.and_then(|books| books.tokens.get(id)).copied().unwrap_or_default();
-        tokens.iter().map(|token| shown(token.id, &token.record, &usage(&token.id), now)).collect()
+        tokens.iter().map(|token| shown(&state, token, &usage(&token.id))).collect()
     });
     Ok(Answer(view::TokenList { provider: provider.name.to_string(), tokens }))
 }
 
-fn shown(id: TokenId, record: &TokenRecord, usage: &Usage, now: Timestamp) -> view::Token {
+fn shown(state: &State, token: &guard::Token, usage: &Usage) -> view::Token {
+    let (now, record) = (state.clock.now(), &token.record);
+    let (_, used) = token.used(now, state.users.days());
+    let texts = |texts: &[Box<str>]| texts.iter().map(ToString::to_string).collect();
     view::Token {
-        id,
+        id: token.id,
         token: record.secret.masked(),
         name: record.name.to_string(),
         created_at: record.created_at,
         expires_at: record.expires_at,
         expired: record.is_expired(now),
-        allowed_models: record.allowed_models.iter().map(ToString::to_string).collect(),
-        requests_per_minute: record.requests_per_minute,
+        allowed_models: texts(&record.limits.allowed_models),
+        user: record.user,
+        requests_per_minute: record.limits.requests_per_minute,
+        requests_per_day: record.limits.requests_per_day,
+        tokens_per_day: record.limits.tokens_per_day,
+        allowed_addresses: texts(&record.limits.allowed_addresses),
+        requests_today: u64::try_from(used.requests).unwrap_or(0),
+        tokens_today: u64::try_from(used.tokens).unwrap_or(0),
         request_count: usage.counts.total(),
         success_count: usage.counts.success,
         failure_count: usage.counts.failure,
@@ -78,66 +88,106 @@ pub(super) async fn add(
     let record = record(body, state.clock.now())?;
     let added = state.change(|state| async move {
         let id = record.id(&provider.name);
+        if let Some(user) = record.user {
+            users::known(&state, user, "user", "The token was not made")?;
+        }
         if provider.tokens.list().iter().any(|token| token.id == id) {
             return Err(ApiError::conflict("token_exists", format!("This token is there already, as {id}."))
                 .param("token"));
         }
         let put = Change::PutToken { provider: (*provider.name).into(), record: record.clone() };
         state.store.change(vec![put]).await.map_err(|error| ApiError::store(&error))?;
-        let now = state.clock.now();
-        let token = view::Token {
-            token: record.secret.expose().to_owned(),
-            ..shown(id, &record, &usage(&state, &provider, id), now)
-        };
+        let text = record.secret.expose().to_owned();
         provider.tokens.insert(&provider.name, record);
         info!(provider = &*provider.name, token = id.short(), "token created");
-        Ok(token)
+        Ok(view::Token { token: text, ..in_force(&state, &provider, id)? })
     });
     Ok((StatusCode::CREATED, Answer(added.await?)))
 }
 
-/// A token that comes back goes on with its counts.
-fn usage(state: &State, provider: &ProviderEntry, id: TokenId) -> Usage {
+/// Changes what is said of a token; its text stays.
+#[utoipa::path(patch, path = "/admin/tokens/{id}", tag = "tokens",
+    params(("id" = String, Path), view::ProviderQuery), request_body = view::EditToken,
+    responses((status = 200, body = view::Token), (status = 400, body = view::ErrorBody),
+        (status = 404, body = view::ErrorBody)))]
+pub(super) async fn edit(
+    Extract(state): Extract<Shared>,
+    Path(token): Path<String>,
+    Query(query): Query<view::ProviderQuery>,
+    Json(body): Json<view::EditToken>,
+) -> Result<Answer<view::Token>, ApiError> {
+    let provider = state.provider(query.provider.as_deref())?;
+    let id: TokenId = id(&token)?;
+    let refused = |fault: Fault| refused("Nothing was changed", &fault);
+    let name = body.name.as_deref().map(limits::name).transpose().map_err(refused)?;
+    let wish = Wish {
+        requests_per_minute: body.requests_per_minute,
+        requests_per_day: body.requests_per_day,
+        tokens_per_day: body.tokens_per_day,
+        allowed_models: body.allowed_models,
+        allowed_addresses: body.allowed_addresses,
+    };
+    let limits = wish.read().map_err(refused)?;
+    let (expires_at, user) = (body.expires_at, body.user);
+    let edited = state.change(move |state| async move {
+        let before = provider.tokens.get(id).ok_or_else(|| unknown_token(&provider))?.record.clone();
+        if let Some(Some(user)) = user {
+            users::known(&state, user, "user", "Nothing was changed")?;
+        }
+        let record = TokenRecord {
+            name: name.unwrap_or_else(|| before.name.clone()),
+            expires_at: expires_at.unwrap_or(before.expires_at),
+            user: user.unwrap_or(before.user),
+            limits: limits.over(&before.limits),
+            ..before.clone()
+        };
+        if record != before {
+            let put = Change::PutToken { provider: (*provider.name).into(), record: record.clone() };
+            state.store.change(vec![put]).await.map_err(|error| ApiError::store(&error))?;
+            provider.tokens.insert(&provider.name, record);
+            info!(provider = &*provider.name, token = id.short(), "token edited");
+        }
+        in_force(&state, &provider, id)
+    });
+    edited.await.map(Answer)
+}
+
+fn unknown_token(provider: &ProviderEntry) -> ApiError {
+    ApiError::not_found("unknown_token", format!("\"{}\" has no token of this id.", provider.name))
+        .param("id")
+}
+
+fn in_force(state: &State, provider: &ProviderEntry, id: TokenId) -> Result<view::Token, ApiError> {
+    let token = provider.tokens.get(id).ok_or_else(|| unknown_token(provider))?;
+    // A token that comes back goes on with its counts.
     let usage = state.ledger.read(|books| books.providers.get(&*provider.name)?.tokens.get(&id).copied());
-    usage.unwrap_or_default()
+    Ok(shown(state, &token, &usage.unwrap_or_default()))
+}
+
+fn refused(what: &str, fault: &Fault) -> ApiError {
+    ApiError::bad_request("invalid_token_settings", format!("{what}: {}.", fault.why)).param(fault.field)
 }
 
 fn record(body: view::AddToken, now: Timestamp) -> Result<TokenRecord, ApiError> {
-    let refused = |param: &'static str, why: &str| {
-        ApiError::bad_request("invalid_token_settings", format!("The token was not made: {why}."))
-            .param(param)
+    let refused = |fault: Fault| refused("The token was not made", &fault);
+    let because = |field, why: &str| refused(Fault { field, why: why.to_owned() });
+    let name = limits::name(&body.name).map_err(refused)?;
+    if body.expires_at.is_some_and(|at| at <= now) {
+        return Err(because("expires_at", "expires_at must lie in the future"));
+    }
+    let wish = Wish {
+        requests_per_minute: Some(body.requests_per_minute),
+        requests_per_day: Some(body.requests_per_day),
+        tokens_per_day: Some(body.tokens_per_day),
+        allowed_models: Some(body.allowed_models),
+        allowed_addresses: Some(body.allowed_addresses),
     };
-    let view::AddToken { name, expires_at, allowed_models, requests_per_minute, token } = body;
-    let name = name.trim();
-    if !(1..=TokenRecord::MAX_NAME_LEN).contains(&name.chars().count()) || name.chars().any(char::is_control)
-    {
-        return Err(refused("name", "its name must have 1 to 128 characters and no line breaks"));
-    }
-    if expires_at.is_some_and(|at| at <= now) {
-        return Err(refused("expires_at", "expires_at must lie in the future"));
-    }
-    if requests_per_minute.is_some_and(|limit| !(1..=MAX_PER_MINUTE).contains(&limit)) {
-        return Err(refused("requests_per_minute", "requests_per_minute must be from 1 to 1000000"));
-    }
-    let models = allowed_models.unwrap_or_default();
-    if models.len() > TokenRecord::MAX_ALLOWED_MODELS {
-        return Err(refused("allowed_models", "at most 256 models can be named"));
-    }
-    let mut allowed_models: Vec<Box<str>> = Vec::with_capacity(models.len());
-    for model in &models {
-        let model = model.trim();
-        if model.is_empty() || model.len() > MAX_MODEL_LEN || model.chars().any(char::is_control) {
-            return Err(refused("allowed_models", "a model's name must have 1 to 256 characters"));
-        }
-        if !allowed_models.iter().any(|known| **known == *model) {
-            allowed_models.push(model.into());
-        }
-    }
-    let secret = match token {
+    let limits = wish.read().map_err(refused)?.over(&Limits::default());
+    let secret = match body.token {
         Some(own) => {
             let length = MIN_OWN_LEN..=TokenRecord::MAX_SECRET_LEN;
             if !length.contains(&own.len()) || !own.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(refused("token", "an own value must have 16 to 256 visible ASCII characters"));
+                return Err(because("token", "an own value must have 16 to 256 visible ASCII characters"));
             }
             own
         }
@@ -145,11 +195,11 @@ fn record(body: view::AddToken, now: Timestamp) -> Result<TokenRecord, ApiError>
     };
     Ok(TokenRecord {
         secret: Secret::new(secret),
-        name: name.into(),
+        name,
         created_at: now,
-        expires_at,
-        allowed_models,
-        requests_per_minute,
+        expires_at: body.expires_at,
+        user: body.user,
+        limits,
     })
 }
 
@@ -185,8 +235,7 @@ pub(super) async fn delete_one(
     let deleted = state.change(move |state| async move {
         let (deleted, _) = revoke(&state, &provider, &[id]).await?;
         if deleted == 0 {
-            let why = format!("\"{}\" has no token of this id.", provider.name);
-            return Err(ApiError::not_found("unknown_token", why).param("id"));
+            return Err(unknown_token(&provider));
         }
         Ok(view::Deleted { deleted, missing: None })
     });

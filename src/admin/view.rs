@@ -7,9 +7,11 @@ mod keys;
 mod stats;
 mod sync;
 mod tokens;
+mod users;
 
 pub use import::*;
 pub use keys::*;
 pub use stats::*;
 pub use sync::*;
 pub use tokens::*;
+pub use users::*;

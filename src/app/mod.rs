@@ -35,6 +35,7 @@ pub use signals::{Reload, run_demo, run_serve};
 use crate::{
     config::{Config, Loaded},
     gateway::{self, Gateway, Live, serve::Workers},
+    guard::{Days, Users},
     ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
     model::{Clock, Delta},
     pool::Pool,
@@ -139,6 +140,7 @@ impl App {
         // One more than the data plane has, for keytide's own calls.
         let cores = workers + 1;
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
+        let users = users_of(&config, &contents)?;
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
         let mut registry =
             Registry::new(contents, ledger.clone(), clock.clone(), cores, store.stamps().clone());
@@ -165,12 +167,14 @@ impl App {
             flusher: &flusher,
             hubs: &hubs,
             clock: &clock,
+            users: &users,
             admin_token: &admin_token.secret,
             core: workers,
             edits: &edits,
         });
         let gateway = Arc::new(Gateway::new(
             live,
+            users,
             operator.router(),
             tokio::runtime::Handle::current(),
             strict,
@@ -292,6 +296,16 @@ async fn forget(shared: Arc<Shared>) {
         tick.tick().await;
         shared.ledger.forget_old_hours(shared.clock.now());
     }
+}
+
+fn users_of(config: &Config, contents: &store::Contents) -> anyhow::Result<Arc<Users>> {
+    let zone = &config.limits.time_zone;
+    let days = Days::in_zone(zone).with_context(|| format!("there is no time zone \"{zone}\""))?;
+    let users = Users::new(days);
+    for (id, record) in &contents.users {
+        users.insert(*id, record.clone());
+    }
+    Ok(Arc::new(users))
 }
 
 fn books_of(contents: &store::Contents) -> Books {

@@ -10,6 +10,7 @@ use crate::{
     admin::{self, ProbeReport},
     config::Config,
     gateway::Live,
+    guard::Users,
     ledger::{Flusher, Ledger},
     model::{Clock, KeyId, Secret},
     observe,
@@ -30,6 +31,7 @@ pub(super) struct Parts<'a> {
     pub flusher: &'a Arc<Flusher<StoreSink>>,
     pub hubs: &'a Arc<Hubs>,
     pub clock: &'a Clock,
+    pub users: &'a Arc<Users>,
     pub admin_token: &'a Secret,
     /// The core of keytide's own calls.
     pub core: usize,
@@ -39,7 +41,8 @@ pub(super) struct Parts<'a> {
 
 impl Operator {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { config, live, store, ledger, flusher, hubs, clock, admin_token, core, edits } = parts;
+        let Parts { config, live, store, ledger, flusher, hubs, clock, users, admin_token, core, edits } =
+            parts;
         let admin = admin::State::new(admin::Parts {
             providers: administered(config, &live.load()),
             store: store.clone(),
@@ -48,6 +51,7 @@ impl Operator {
             probe: Arc::new(Probe { live: live.clone(), core }),
             sync: hubs.clone(),
             clock: clock.clone(),
+            users: users.clone(),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,
             edits: edits.clone(),

@@ -83,6 +83,13 @@ impl Client {
         self
     }
 
+    /// For what belongs to no provider.
+    pub(super) fn for_none(&self) -> Self {
+        let Self { http, base, token, hint, .. } = self;
+        let (http, base, token, hint) = (http.clone(), base.clone(), token.clone(), hint.clone());
+        Self { http, base, token, hint, provider: None }
+    }
+
     pub(super) fn base(&self) -> &Url {
         &self.base
     }
@@ -144,6 +151,14 @@ impl Client {
         body: &Value,
     ) -> Result<Reply<T>, Error> {
         self.send(self.request(Method::POST, path, &[]).json(body)).await
+    }
+
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<Reply<T>, Error> {
+        self.send(self.request(Method::PATCH, path, &[]).json(body)).await
     }
 
     pub(super) async fn delete<T: DeserializeOwned>(

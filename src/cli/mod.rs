@@ -3,6 +3,7 @@
 //! - `io` is the only way to the terminal, the standard streams and the environment, so that a test can stand
 //!   in for them;
 //! - `remote` finds the server and the admin token, `client` talks to it, `view` holds what it answers;
+//! - `limits` are the options that tokens and users have alike;
 //! - `table` and `show` are for people; `--json` gives programs what the server says, word for word.
 //!
 //! Deliberately absent: the server and the demo themselves. They come in as [`Hooks`].
@@ -16,6 +17,7 @@ mod error;
 mod hub;
 mod io;
 mod keys;
+mod limits;
 mod private_file;
 mod remote;
 mod schema;
@@ -26,6 +28,7 @@ mod store;
 mod sync;
 mod table;
 mod tokens;
+mod users;
 mod view;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -69,6 +72,7 @@ enum Command {
     Demo(demo::Args),
     Keys(keys::Args),
     Tokens(tokens::Args),
+    Users(users::Args),
     Stats(stats::Args),
     Sync(sync::Args),
     Schema(schema::Args),
@@ -106,6 +110,7 @@ fn dispatch(command: Command, hooks: Hooks, io: &mut Io) -> Result<(), Error> {
         Command::Demo(args) => demo::run(&args, hooks.demo, io),
         Command::Keys(args) => block_on(keys::run(args, io)),
         Command::Tokens(args) => block_on(tokens::run(args, io)),
+        Command::Users(args) => block_on(users::run(args, io)),
         Command::Stats(args) => block_on(stats::run(&args, io)),
         Command::Sync(args) => block_on(sync::run(args, io)),
         Command::Schema(args) => block_on(schema::run(&args, io)),

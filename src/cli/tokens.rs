@@ -7,14 +7,16 @@ use super::{
     error::Error,
     io::Io,
     keys::Wanted,
+    limits::{AnyArgs, LimitArgs, used},
     remote::{ForProvider, Remote},
     show,
     table::{Align, Colour, Table},
+    users,
     view::{Changed, Token, TokenList},
 };
 use crate::model::{Clock, Timestamp};
 
-/// List, create and revoke the tokens that clients show, through the running server
+/// List, create, limit and revoke the tokens that clients show, through the running server
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,6 +39,7 @@ Example:
   keytide tokens list --provider openrouter --json")]
     List,
     Create(CreateArgs),
+    Limits(LimitsArgs),
     /// Revoke tokens: clients that show them get a 401 from then on
     #[command(after_help = "\
 Examples:
@@ -55,6 +58,7 @@ Examples:
 Examples:
   keytide tokens create --name app
   TOKEN=$(keytide tokens create --name ci --expires-in 30d --rpm 60 --model gpt-oss:20b)
+  keytide tokens create --name laptop --user Ann --requests-per-day 1000 --address 10.0.0.0/8
 
 Only the token is written to stdout.")]
 struct CreateArgs {
@@ -67,12 +71,30 @@ struct CreateArgs {
     /// How long it works, like 12h, 30d or 6mo
     #[arg(long, value_name = "SPAN", value_parser = show::parse_span, conflicts_with = "expires_at")]
     expires_in: Option<Timestamp>,
-    /// A model that it may use, any number of times; all when absent
-    #[arg(long = "model", value_name = "MODEL")]
-    models: Vec<String>,
-    /// Requests per minute
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    rpm: Option<u32>,
+    /// The user whose it is, by name or id: their limits hold as well
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// Change a token's limits or user; what is not named stays, and what was used today stays used
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  keytide tokens limits 1f8a0c2e --requests-per-day 2000 --rpm none
+  keytide tokens limits 1f8a0c2e --user Ann --any-model")]
+struct LimitsArgs {
+    /// Its id, or the first 8 or more hex digits
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The user whose it is from now on, by name or id, or "none"
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    any: AnyArgs,
 }
 
 pub(super) async fn run(args: Args, io: &mut Io) -> Result<(), Error> {
@@ -81,6 +103,7 @@ pub(super) async fn run(args: Args, io: &mut Io) -> Result<(), Error> {
     match args.command {
         Command::List => list(&client, json, io).await,
         Command::Create(args) => create(args, &client, json, io).await,
+        Command::Limits(args) => limit(args, &client, json, io).await,
         Command::Revoke { ids } => revoke(&ids, &client, json, io).await,
     }
 }
@@ -94,16 +117,24 @@ async fn list(client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {
         ("ID", Align::Left),
         ("TOKEN", Align::Left),
         ("NAME", Align::Left),
+        ("USER", Align::Left),
         ("EXPIRES", Align::Left),
         ("MODELS", Align::Left),
+        ("ADDRESSES", Align::Left),
         ("RPM", Align::Right),
+        ("REQUESTS TODAY", Align::Right),
+        ("TOKENS TODAY", Align::Right),
         ("REQUESTS", Align::Right),
         ("TOKENS IN", Align::Right),
         ("TOKENS OUT", Align::Right),
         ("LAST USED", Align::Left),
     ]);
     let now = Clock::System.now();
+    // What was ever used stands beside it.
+    let limited =
+        |today: u64, limit: Option<u64>| limit.map(|limit| used(today, Some(limit))).unwrap_or_default();
     for token in &reply.value.tokens {
+        let limits = &token.limits;
         let expires = if token.expired {
             ("expired".to_owned(), Colour::Yellow)
         } else {
@@ -113,9 +144,13 @@ async fn list(client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {
             plain(token.id.chars().take(8).collect()),
             plain(token.token.clone()),
             plain(token.name.clone()),
+            plain(token.user.as_deref().unwrap_or_default().chars().take(8).collect()),
             expires,
-            plain(token.allowed_models.as_deref().unwrap_or_default().join(" ")),
-            plain(token.requests_per_minute.map(show::count).unwrap_or_default()),
+            plain(limits.allowed_models.as_deref().unwrap_or_default().join(" ")),
+            plain(limits.allowed_addresses.as_deref().unwrap_or_default().join(" ")),
+            plain(limits.requests_per_minute.map(show::count).unwrap_or_default()),
+            plain(limited(limits.requests_today, limits.requests_per_day)),
+            plain(limited(limits.tokens_today, limits.tokens_per_day)),
             plain(show::count(token.request_count)),
             plain(show::count(token.prompt_tokens)),
             plain(show::count(token.completion_tokens)),
@@ -142,12 +177,10 @@ async fn create(args: CreateArgs, client: &Client, json: bool, io: &mut Io) -> R
     if let Some(at) = args.expires_at.or(args.expires_in) {
         body.insert("expires_at".to_owned(), at.to_string().into());
     }
-    if !args.models.is_empty() {
-        body.insert("allowed_models".to_owned(), args.models.into());
+    if let Some(user) = &args.user {
+        body.insert("user".to_owned(), users::find(user, client).await?.into());
     }
-    if let Some(rpm) = args.rpm {
-        body.insert("requests_per_minute".to_owned(), rpm.into());
-    }
+    args.limits.put(&mut body);
     let reply: Reply<Token> = client.post("admin/tokens", &Value::Object(body)).await?;
     if json {
         return io.line(&reply.text);
@@ -161,6 +194,31 @@ async fn create(args: CreateArgs, client: &Client, json: bool, io: &mut Io) -> R
     );
     io.note(&super::table::plain(&text));
     Ok(())
+}
+
+async fn limit(args: LimitsArgs, client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {
+    let mut body = Map::new();
+    args.limits.put(&mut body);
+    args.any.put(&mut body);
+    if let Some(user) = &args.user {
+        let user = match user.as_str() {
+            "none" => Value::Null,
+            name => users::find(name, client).await?.into(),
+        };
+        body.insert("user".to_owned(), user);
+    }
+    if body.is_empty() {
+        return Err(Error::usage("no limit is named; `keytide tokens limits --help` lists them"));
+    }
+    let wanted = Wanted::parse(&args.id)?;
+    let known: Reply<TokenList> = client.get("admin/tokens", &[]).await?;
+    let id = wanted.find(known.value.tokens.iter().map(|token| token.id.as_str()), "token")?;
+    let reply: Reply<Token> = client.patch(&format!("admin/tokens/{id}"), &Value::Object(body)).await?;
+    if json {
+        return io.line(&reply.text);
+    }
+    let text = format!("token \"{}\" changed", reply.value.name);
+    io.line(&super::table::plain(&text))
 }
 
 async fn revoke(ids: &[String], client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {

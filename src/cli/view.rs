@@ -31,6 +31,8 @@ pub(super) struct Key {
     #[serde(default)]
     pub(super) disabled_until: Option<Timestamp>,
     #[serde(default)]
+    pub(super) owner: Option<String>,
+    #[serde(default)]
     pub(super) stats: KeyStats,
 }
 
@@ -111,9 +113,9 @@ pub(super) struct Token {
     #[serde(default)]
     pub(super) expired: bool,
     #[serde(default)]
-    pub(super) allowed_models: Option<Vec<String>>,
-    #[serde(default)]
-    pub(super) requests_per_minute: Option<u64>,
+    pub(super) user: Option<String>,
+    #[serde(flatten)]
+    pub(super) limits: Limits,
     #[serde(default)]
     pub(super) request_count: u64,
     #[serde(default)]
@@ -122,6 +124,51 @@ pub(super) struct Token {
     pub(super) completion_tokens: u64,
     #[serde(default)]
     pub(super) last_used: Option<Timestamp>,
+}
+
+/// The limits of a token or a user, and what was used of them today.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Limits {
+    pub(super) requests_per_minute: Option<u64>,
+    pub(super) requests_per_day: Option<u64>,
+    pub(super) tokens_per_day: Option<u64>,
+    pub(super) allowed_models: Option<Vec<String>>,
+    pub(super) allowed_addresses: Option<Vec<String>>,
+    pub(super) requests_today: u64,
+    pub(super) tokens_today: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct UserPage {
+    pub(super) page: u64,
+    pub(super) pages: u64,
+    pub(super) total: u64,
+    pub(super) users: Vec<User>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct User {
+    pub(super) id: String,
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) note: Option<String>,
+    pub(super) enabled: bool,
+    #[serde(default)]
+    pub(super) created_at: Option<Timestamp>,
+    #[serde(flatten)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) day_ends_at: Option<Timestamp>,
+    #[serde(default)]
+    pub(super) tokens: Vec<OwnToken>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OwnToken {
+    pub(super) provider: String,
+    pub(super) id: String,
+    pub(super) name: String,
 }
 
 #[derive(Deserialize)]

@@ -9,6 +9,7 @@
 
 mod hubs;
 mod layers;
+mod limits;
 mod provider;
 mod reader;
 mod units;
@@ -27,6 +28,7 @@ use std::{
 };
 
 pub use hubs::{BudgetOptions, DEFAULT_HUB, HubConfig, SyncOptions};
+pub use limits::LimitOptions;
 pub use provider::{KeyPattern, ProviderConfig};
 
 use crate::{
@@ -49,6 +51,7 @@ pub struct Config {
     /// What this instance is called at the hubs; `None`: as its machine.
     pub instance: Option<String>,
     pub budget: BudgetOptions,
+    pub limits: LimitOptions,
     pub log: LogOptions,
 }
 
@@ -256,6 +259,7 @@ impl Config {
             ("hubs", self.named_hubs != new.named_hubs),
             ("which provider replicates where", self.placed() != new.placed()),
             ("budget.egress", self.budget != new.budget),
+            ("limits.time_zone", self.limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];
         all.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
@@ -286,9 +290,10 @@ fn read(layers: &Layers, findings: &RefCell<Findings>) -> Config {
     let store = read_store(&mut top);
     let (sync, instance) = hubs::read_sync(&mut top);
     let budget = hubs::read_budget(&mut top);
+    let limits = limits::read(&mut top);
     let log = read_log(&mut top);
     top.finish();
-    Config { server, store, providers, sync, named_hubs, instance, budget, log }
+    Config { server, store, providers, sync, named_hubs, instance, budget, limits, log }
 }
 
 fn read_server(top: &mut Section<'_>, providers: &BTreeMap<String, ProviderConfig>) -> ServerConfig {
@@ -311,6 +316,7 @@ fn read_server(top: &mut Section<'_>, providers: &BTreeMap<String, ProviderConfi
         workers: table.integer("workers", 0, 0..=256) as usize,
         cors_origins: table.list("cors_origins", defaults.cors_origins, urls::origin),
         public_models: table.boolean("public_models", defaults.public_models),
+        trusted_proxies: table.list("trusted_proxies", defaults.trusted_proxies, limits::proxy),
     };
     let admin_token = table.secret("admin_token", |text| {
         let usable = text.bytes().all(|b| b.is_ascii_graphic());

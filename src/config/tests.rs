@@ -256,7 +256,8 @@ fn unknown_keys_name_the_nearest() {
         ("[providers.ollama.status.429]\nx = \"1s\"", "known here are cooldown, treat_as"),
         ("[providers.ollama]\nttl = \"5m\"", "did you mean providers.ollama.cache.ttl?"),
         ("[budget]\nlocal = \"1GB\"", "known here are egress"),
-        ("[limits]", "known here are budget, hubs, log, providers, server, store, sync"),
+        ("[limits]\ntimezone = 1", "did you mean limits.time_zone?"),
+        ("[xyz]", "known here are budget, hubs, limits, log, providers, server, store, sync"),
         ("[monitor]", "is not a known setting"),
         ("\"a b\".c = 1", "\"a b\" (config.toml:1) is not a known setting"),
     ] {
@@ -624,4 +625,34 @@ proptest! {
         let variable = |path: &[String]| format!("KEYTIDE_{}", path.join("__").to_uppercase());
         let _ = load("", &[(&variable(&path), &value), (&variable(&other), "5s"), ("DATABASE_URL", &value)]);
     }
+}
+
+#[test]
+fn days_have_a_zone_and_proxies_are_networks() {
+    let zone = |text: &str| good(&format!("[limits]\ntime_zone = \"{text}\"")).limits.time_zone;
+    for (text, name) in
+        [("Asia/Shanghai", "Asia/Shanghai"), ("europe/berlin", "Europe/Berlin"), (" UTC ", "UTC")]
+    {
+        assert_eq!(zone(text), name);
+    }
+    for (text, near) in [
+        ("Asia/Shangai", "did you mean \"Asia/Shanghai\"?"),
+        ("Shanghai", "did you mean \"Asia/Shanghai\"?"),
+        ("America/Berlin", "did you mean \"Europe/Berlin\"?"),
+        ("New York", "did you mean \"America/New_York\"?"),
+        ("+08:00", "must be the name of a time zone"),
+        ("", "must be the name of a time zone"),
+        ("../../etc/passwd", "must be the name of a time zone"),
+        ("Mars/Olympus", "must be the name of a time zone"),
+    ] {
+        let problem = one_problem(&format!("[limits]\ntime_zone = \"{text}\""));
+        assert!(
+            problem.starts_with("limits.time_zone (config.toml:2)") && problem.contains(near),
+            "{problem}"
+        );
+    }
+    let proxies = good("[server]\ntrusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\", \"::1\"]");
+    assert_eq!(proxies.server.gateway.trusted_proxies.len(), 3);
+    let problem = one_problem("[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy.example\"]");
+    assert!(problem.contains("must be an address or a network"), "{problem}");
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{metrics::AttemptEnd, provider::Provider};
 use crate::{
+    guard::{Caller, Refusal},
     ledger::{Ending, Entry, Kind, ModelRef, Ticket},
-    model::{Effect, Timestamp, TokenId},
+    model::{Effect, Timestamp},
     pool::Lease,
     upstream::scan::Tokens,
 };
@@ -28,6 +29,9 @@ impl Closing {
     pub const REQUEST_FAULT: Self =
         Self { effect: Effect::None, attempt: Kind::Other, request: Kind::Failure };
 
+    /// The caller went away, or was sent away: nothing is known of the key.
+    pub const LEFT: Self = Self { effect: Effect::None, attempt: Kind::Other, request: Kind::Other };
+
     pub const fn failure(effect: Effect) -> Self {
         Self { effect, attempt: Kind::Failure, request: Kind::Failure }
     }
@@ -38,7 +42,7 @@ impl Closing {
 pub struct Call {
     provider: Arc<Provider>,
     core: usize,
-    token: TokenId,
+    caller: Caller,
     model: ModelRef,
     /// A name that has no row yet: it gets one if the provider answers for it.
     new_model: Option<Box<str>>,
@@ -51,18 +55,23 @@ impl Call {
     pub fn open(
         provider: Arc<Provider>,
         core: usize,
-        token: TokenId,
+        caller: Caller,
         model: &str,
         started: Timestamp,
     ) -> Self {
         let known = provider.ledger.models.find(model);
         let new_model = (known == ModelRef::OTHER).then(|| model.into());
         provider.metrics.request_started();
-        Self { provider, core, token, model: known, new_model, lease: None, started, closed: false }
+        Self { provider, core, caller, model: known, new_model, lease: None, started, closed: false }
     }
 
     pub fn provider(&self) -> &Arc<Provider> {
         &self.provider
+    }
+
+    /// See [`Caller::revoked`].
+    pub fn revoked(&self) -> Option<Refusal> {
+        self.caller.revoked()
     }
 
     pub fn begin_attempt(&mut self, lease: Lease) {
@@ -116,9 +125,10 @@ impl Call {
             self.model = ledger.models.learn(&name);
         }
         self.provider.metrics.request_ended(closing.request, now.since(self.started));
+        self.caller.spend(tokens.prompt.saturating_add(tokens.completion), now);
         let ending = Ending {
             model: self.model,
-            token: self.token,
+            token: self.caller.token(),
             kind: closing.request,
             prompt_tokens: tokens.prompt,
             completion_tokens: tokens.completion,
@@ -130,9 +140,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.closed {
-            // Nothing is known of the key: the caller left before the provider was done.
-            let closing = Closing { effect: Effect::None, attempt: Kind::Other, request: Kind::Other };
-            self.record(closing, Tokens::default(), self.provider.clock.now());
+            self.record(Closing::LEFT, Tokens::default(), self.provider.clock.now());
         }
     }
 }

@@ -56,7 +56,11 @@ impl Cors {
         }
         answer.insert(
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("x-request-id, retry-after, x-keytide-cache"),
+            HeaderValue::from_static(
+                "x-request-id, retry-after, x-keytide-cache, x-ratelimit-limit-requests, \
+                 x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
+                 x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens",
+            ),
         );
     }
 }

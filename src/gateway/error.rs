@@ -3,14 +3,17 @@
 //! The texts are for callers: they name no key, no address and no inner error. What the log says is written
 //! where the failure happened.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::body::Body;
-use crate::model::{
-    Timestamp,
-    error_body::{ErrorBody, shorten},
+use super::{body::Body, rates};
+use crate::{
+    guard::{Exceeded, Of, Refusal, Whose},
+    model::{
+        Timestamp,
+        error_body::{ErrorBody, LimitDetail, shorten},
+    },
 };
 
 /// An answer that keytide gives itself, in OpenAI's shape.
@@ -24,8 +27,8 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
     /// For 405: what is allowed.
     pub allow: Option<&'static str>,
-    /// For 429: the limit per minute that was reached.
-    pub limit: Option<u32>,
+    /// For 429: the limit of ours that was reached, and when.
+    pub exceeded: Option<Box<(Exceeded, Timestamp)>>,
 }
 
 impl ApiError {
@@ -37,7 +40,7 @@ impl ApiError {
             param: None,
             retry_after: None,
             allow: None,
-            limit: None,
+            exceeded: None,
         }
     }
 
@@ -88,13 +91,53 @@ impl ApiError {
         .param("model")
     }
 
-    pub fn too_many_requests(limit: u32, reset: Timestamp, now: Timestamp) -> Self {
-        let error = Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            format!("This token may send {limit} requests per minute: wait and try again."),
-        );
-        Self { limit: Some(limit), ..error.retry_at(reset, now) }
+    pub fn user_disabled() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "user_disabled",
+            "The user of this token is disabled: ask the operator.",
+        )
+    }
+
+    pub fn refused(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unknown => Self::bad_token(),
+            Refusal::Expired => Self::expired_token(),
+            Refusal::UserDisabled => Self::user_disabled(),
+        }
+    }
+
+    pub fn address_not_allowed(address: IpAddr) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "address_not_allowed",
+            format!("This token may not be used from {address}: ask the operator to allow it."),
+        )
+    }
+
+    pub fn too_many_requests(exceeded: Exceeded, now: Timestamp) -> Self {
+        let Exceeded(gauge) = exceeded;
+        let who = match gauge.whose {
+            Whose::Token => "This token",
+            Whose::User => "The user of this token",
+        };
+        let limit = gauge.limit;
+        let (code, message) = match gauge.of {
+            Of::Minute => (
+                "rate_limit_exceeded",
+                format!("{who} may send {limit} requests per minute: wait and try again."),
+            ),
+            Of::DayRequests => (
+                "daily_requests_exceeded",
+                format!("{who} may send {limit} requests per day, and has: again from {}.", gauge.reset),
+            ),
+            Of::DayTokens => (
+                "daily_tokens_exceeded",
+                format!("{who} may use {limit} tokens per day, and has: again from {}.", gauge.reset),
+            ),
+        };
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+        Self { exceeded: Some(Box::new((exceeded, now))), ..error.retry_at(gauge.reset, now) }
     }
 
     pub fn unknown_path() -> Self {
@@ -184,7 +227,12 @@ impl ApiError {
 
     /// The body alone: `{"error":{…}}`.
     pub fn json(&self) -> String {
-        let body = ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param);
+        let limit = self.exceeded.as_ref().map(|exceeded| {
+            let gauge = exceeded.0.0;
+            LimitDetail { limit: gauge.limit, remaining: gauge.remaining, reset: gauge.reset }
+        });
+        let body =
+            ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param).with_limit(limit);
         serde_json::to_string(&body).unwrap_or_default()
     }
 
@@ -202,15 +250,8 @@ impl ApiError {
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if let Some(limit) = self.limit {
-            // The names that OpenAI's client libraries and their users know.
-            headers.insert("x-ratelimit-limit-requests", HeaderValue::from(limit));
-            headers.insert("x-ratelimit-remaining-requests", HeaderValue::from_static("0"));
-            if let Some(seconds) = self.retry_after
-                && let Ok(value) = HeaderValue::from_str(&format!("{seconds}s"))
-            {
-                headers.insert("x-ratelimit-reset-requests", value);
-            }
+        if let Some((exceeded, now)) = self.exceeded.as_deref() {
+            rates::refuse(exceeded, *now, headers);
         }
         response
     }
@@ -219,6 +260,7 @@ impl ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Gauge;
 
     #[test]
     fn errors_have_openai_s_shape() {
@@ -232,9 +274,41 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up() {
-        let error = ApiError::too_many_requests(5, Timestamp(1_001), Timestamp(0));
+        let error = ApiError::too_many_requests(exceeded(Of::Minute, 1_001), Timestamp(0));
         assert_eq!(error.response().headers()["retry-after"], "2");
         assert_eq!(error.response().headers()["x-ratelimit-reset-requests"], "2s");
+    }
+
+    fn exceeded(of: Of, reset: i64) -> Exceeded {
+        let whose = Whose::User;
+        Exceeded(Gauge { of, whose, limit: 5, remaining: 0, reset: Timestamp(reset) })
+    }
+
+    #[test]
+    fn limits_are_told_in_the_body_too() {
+        for (of, code, kind) in [
+            (Of::Minute, "rate_limit_exceeded", "requests"),
+            (Of::DayRequests, "daily_requests_exceeded", "requests"),
+            (Of::DayTokens, "daily_tokens_exceeded", "tokens"),
+        ] {
+            let error = ApiError::too_many_requests(exceeded(of, 3_723_000), Timestamp(0));
+            let value: serde_json::Value = serde_json::from_str(&error.json()).unwrap();
+            let told = &value["error"];
+            assert_eq!((&told["code"], &told["type"]), (&code.into(), &"rate_limit_error".into()));
+            assert_eq!((&told["limit"], &told["remaining"]), (&5.into(), &0.into()));
+            assert_eq!(told["reset"], "1970-01-01T01:02:03Z");
+            let response = error.response();
+            let header = |name: &str| response.headers()[&format!("x-ratelimit-{name}-{kind}")].clone();
+            assert_eq!(
+                (header("limit"), header("remaining"), header("reset")),
+                ("5".parse().unwrap(), "0".parse().unwrap(), "1h2m3s".parse().unwrap())
+            );
+            // Nobody waits until tomorrow.
+            let again = response.headers().get("x-should-retry").map(|value| value.to_str().unwrap());
+            assert_eq!(again, (of != Of::Minute).then_some("false"));
+        }
+        let plain = ApiError::bad_token().json();
+        assert!(!plain.contains("limit") && !plain.contains("reset"), "{plain}");
     }
 
     #[test]

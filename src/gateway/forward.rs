@@ -18,13 +18,14 @@ use super::{
     relay::{Relay, Start},
     request::Asked,
     route::Api,
+    usage,
     verdict::{
         LastError, broken_answer, closing_of_error, effect_of, is_rate_limited, last_error, no_key,
         of_body_error, of_client_error, unreachable_provider,
     },
 };
 use crate::{
-    guard::Token,
+    guard::Caller,
     ledger::{CommitWatch, Kind},
     model::{Effect, KeyId, Timestamp},
     pool::Ask,
@@ -43,7 +44,7 @@ pub const MAX_ATTEMPTS: usize = 10;
 pub struct Forward<'a> {
     pub core: usize,
     pub provider: &'a Arc<Provider>,
-    pub token: &'a Token,
+    pub caller: &'a Caller,
     pub api: Api,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
@@ -56,7 +57,8 @@ pub struct Forward<'a> {
 impl Forward<'_> {
     pub async fn run(self) -> Response<Body> {
         let provider = self.provider;
-        let mut call = Call::open(provider.clone(), self.core, self.token.id, &self.asked.model, self.now);
+        let mut call =
+            Call::open(provider.clone(), self.core, self.caller.clone(), &self.asked.model, self.now);
         let cache_key = match &provider.answers {
             Some(_) if !self.asked.stream => Some(AnswerCache::key(self.api, self.query, &self.asked.body)),
             _ => None,
@@ -92,7 +94,7 @@ impl Forward<'_> {
         let mut last = None;
         for attempt in 0..attempts {
             let now = provider.clock.now();
-            let ask = Ask { exclude: &tried[..attempt], caller: self.token.id.0 as u64 };
+            let ask = Ask { exclude: &tried[..attempt], caller: self.caller.token().0 as u64 };
             let lease = match provider.pool.pick(&ask, now) {
                 Ok(lease) => lease,
                 Err(none) => {
@@ -218,6 +220,9 @@ impl Forward<'_> {
                 if error.is_some() {
                     body = redactor.clean_error(&mut parts.headers, body);
                 }
+                if self.asked.hides_usage && framing == Some(Framing::Sse) && !gzip {
+                    body = usage::without(body);
+                }
                 let mut answer = answer_head(&parts);
                 if let (Some(answers), Some(key)) = (&provider.answers, cache_key)
                     && closing == Closing::SUCCESS
@@ -241,6 +246,7 @@ impl Forward<'_> {
                     redactor: redactor.clone(),
                     is_error: false,
                     framing: framing.filter(|_| !gzip),
+                    hides_usage: self.asked.hides_usage,
                     api: self.api,
                     closing: Closing::SUCCESS,
                     call,
@@ -286,6 +292,7 @@ impl Forward<'_> {
                         redactor: redactor.clone(),
                         is_error: true,
                         framing: None,
+                        hides_usage: false,
                         api: self.api,
                         closing: Closing::REQUEST_FAULT,
                         call,

@@ -14,16 +14,19 @@ mod io;
 pub mod metrics;
 pub mod models;
 pub mod options;
+mod origin;
 mod peek;
 mod provider;
+mod rates;
 mod redact;
 mod relay;
 mod request;
 pub mod route;
 pub mod serve;
+mod usage;
 mod verdict;
 
-use std::sync::Arc;
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
@@ -45,14 +48,15 @@ pub use route::RESERVED;
 use route::{Endpoint, Route};
 
 use crate::{
-    guard::{Admission, Refusal, Token},
+    guard::{Caller, Take, Users},
     ledger::CommitWatch,
-    model::{Clock, Timestamp},
+    model::{Clock, Networks, Timestamp},
 };
 
 /// What the data plane's cores share.
 pub struct Gateway {
     live: Arc<ArcSwap<Live>>,
+    users: Arc<Users>,
     operator: axum::Router,
     control: tokio::runtime::Handle,
     strict: Option<CommitWatch>,
@@ -64,12 +68,16 @@ pub struct Live {
     pub providers: Providers,
     options: Options,
     cors: Cors,
+    trusted_proxies: Networks,
 }
 
 impl Live {
     pub fn new(providers: Providers, options: Options) -> Self {
         let cors = Cors::new(&options.cors_origins);
-        Self { providers, options, cors }
+        let proxies: Vec<Box<str>> =
+            options.trusted_proxies.iter().map(|text| text.as_str().into()).collect();
+        let trusted_proxies = Networks::of(&proxies);
+        Self { providers, options, cors, trusted_proxies }
     }
 }
 
@@ -82,12 +90,13 @@ impl Gateway {
     /// `strict` every answer ends only after the commit that counts it.
     pub fn new(
         live: Arc<ArcSwap<Live>>,
+        users: Arc<Users>,
         operator: axum::Router,
         control: tokio::runtime::Handle,
         strict: Option<CommitWatch>,
         clock: Clock,
     ) -> Self {
-        Self { live, operator, control, strict, clock }
+        Self { live, users, operator, control, strict, clock }
     }
 
     pub fn live(&self) -> Arc<Live> {
@@ -99,17 +108,17 @@ impl Gateway {
         self.live.store(Arc::new(live));
     }
 
-    /// Answers one request that came in on `core`.
-    pub async fn handle(&self, core: usize, request: Request<Incoming>) -> Response<Body> {
+    /// Answers one request that came in on `core`, over a connection from `peer`.
+    pub async fn handle(&self, core: usize, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let is_bare_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let (parts, body) = request.into_parts();
         let mut response = match Route::of(parts.uri.path()) {
             Route::Operator => self.operate(Request::from_parts(parts, body)).await,
             Route::Client { provider, endpoint } => {
-                self.serve_browser(core, (provider, Some(endpoint)), &parts, body).await
+                self.serve_browser(core, peer, (provider, Some(endpoint)), &parts, body).await
             }
             Route::UnknownClientPath { provider } => {
-                self.serve_browser(core, (provider, None), &parts, body).await
+                self.serve_browser(core, peer, (provider, None), &parts, body).await
             }
         };
         response.headers_mut().insert("x-request-id", request_id());
@@ -124,6 +133,7 @@ impl Gateway {
     async fn serve_browser(
         &self,
         core: usize,
+        peer: IpAddr,
         asked: Asking<'_>,
         parts: &Parts,
         mut body: Incoming,
@@ -132,7 +142,7 @@ impl Gateway {
         if let Some(response) = live.cors.preflight(parts) {
             return response;
         }
-        let mut response = match self.serve_client(core, &live, asked, parts, &mut body).await {
+        let mut response = match self.serve_client(core, peer, &live, asked, parts, &mut body).await {
             Ok(response) => response,
             Err(error) => {
                 // After a 408 nothing more comes.
@@ -149,6 +159,7 @@ impl Gateway {
     async fn serve_client(
         &self,
         core: usize,
+        peer: IpAddr,
         live: &Live,
         (name, endpoint): Asking<'_>,
         parts: &Parts,
@@ -174,19 +185,34 @@ impl Gateway {
             return Err(refused(ApiError::not_native(provider.name())));
         }
         let now = self.clock.now();
-        let is_list = !matches!(endpoint, Endpoint::Forward(_));
-        let token = match self.admit(provider, &parts.headers, now) {
-            Ok(token) => Some(token),
-            Err(error) if is_list && live.options.public_models && error.code == "missing_token" => None,
+        let take = match endpoint {
+            Endpoint::Forward(_) => Take::Request,
+            _ => Take::List,
+        };
+        let caller = match self.caller(provider, &parts.headers, now) {
+            Ok(caller) => caller,
+            Err(error)
+                if take == Take::List && live.options.public_models && error.code == "missing_token" =>
+            {
+                return list(provider, core, endpoint, None).await;
+            }
             Err(error) => return Err(refused(error)),
         };
-        let api = match endpoint {
-            Endpoint::Models => return models::answer(provider, core, List::OpenAi, token.as_deref()).await,
-            Endpoint::Tags => return models::answer(provider, core, List::Tags, token.as_deref()).await,
-            Endpoint::Model(id) => return models::answer_one(provider, core, id, token.as_deref()).await,
-            Endpoint::Forward(api) => api,
+        if caller.restricts_addresses() {
+            let address = origin::address(peer, &parts.headers, &live.trusted_proxies);
+            if !caller.allows_address(address) {
+                return Err(refused(ApiError::address_not_allowed(address)));
+            }
+        }
+        let permit = caller
+            .admit(take, now)
+            .map_err(|exceeded| refused(ApiError::too_many_requests(exceeded, now)))?;
+        let Endpoint::Forward(api) = endpoint else {
+            let gauges = permit.keep();
+            let mut answer = list(provider, core, endpoint, Some(&caller)).await?;
+            rates::tell(&gauges, now, answer.headers_mut());
+            return Ok(answer);
         };
-        let token = token.ok_or_else(ApiError::no_token)?;
         if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(refused(ApiError::encoded_body()));
         }
@@ -194,18 +220,20 @@ impl Gateway {
             read_body(body, live.options.max_body, live.options.body_timeout).await.map_err(refused)?;
         // By the name that the caller uses, alias or not.
         let mut forbidden = None;
-        let asked = Asked::read(api, body, |model| {
-            forbidden = (!token.record.allows_model(model)).then(|| ApiError::model_not_allowed(model));
+        let asked = Asked::read(api, body, caller.counts_tokens(), |model| {
+            forbidden = (!caller.allows_model(model)).then(|| ApiError::model_not_allowed(model));
             provider.resolve(model)
         })
         .map_err(refused)?;
         if let Some(error) = forbidden {
             return Err(refused(error));
         }
+        // From here on the request is in the books, however it ends.
+        let gauges = permit.keep();
         let forward = Forward {
             core,
             provider,
-            token: &token,
+            caller: &caller,
             api,
             query: parts.uri.query(),
             headers: &parts.headers,
@@ -213,25 +241,16 @@ impl Gateway {
             strict: self.strict.clone(),
             now,
         };
-        Ok(forward.run().await)
+        let mut answer = while_welcome(&caller, forward.run()).await?;
+        rates::tell(&gauges, now, answer.headers_mut());
+        Ok(answer)
     }
 
-    /// Who is it, and may they send one more?
-    fn admit(
-        &self,
-        provider: &Provider,
-        headers: &HeaderMap,
-        now: Timestamp,
-    ) -> Result<Arc<Token>, ApiError> {
+    /// Who is it?
+    fn caller(&self, provider: &Provider, headers: &HeaderMap, now: Timestamp) -> Result<Caller, ApiError> {
         let text = token_of(headers).ok_or_else(ApiError::no_token)?;
-        let token = provider.tokens.find(text, now).map_err(|refusal| match refusal {
-            Refusal::Unknown => ApiError::bad_token(),
-            Refusal::Expired => ApiError::expired_token(),
-        })?;
-        match token.admit(now) {
-            Admission::Granted => Ok(token),
-            Admission::Exceeded { limit, reset } => Err(ApiError::too_many_requests(limit, reset, now)),
-        }
+        let token = provider.tokens.find(text, now).map_err(ApiError::refused)?;
+        self.users.caller(token).map_err(ApiError::refused)
     }
 
     /// On the operator's runtime, so that a long list or import never holds up a core.
@@ -252,6 +271,35 @@ impl Gateway {
                 .response()
             }
         }
+    }
+}
+
+/// How often whoever waits for an answer, or gets one, is looked up: the answers of those who are revoked end as soon.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Waits for the answer as long as its caller may have it. What is given up counts as if the caller had left.
+async fn while_welcome<T>(caller: &Caller, answer: impl Future<Output = T>) -> Result<T, ApiError> {
+    let mut answer = pin!(answer);
+    loop {
+        match tokio::time::timeout(LOOK_EVERY, answer.as_mut()).await {
+            Ok(answer) => return Ok(answer),
+            Err(_) => caller.revoked().map_or(Ok(()), |refusal| Err(ApiError::refused(refusal)))?,
+        }
+    }
+}
+
+/// The models that a caller may use; without a caller, all.
+async fn list(
+    provider: &Provider,
+    core: usize,
+    endpoint: Endpoint<'_>,
+    caller: Option<&Caller>,
+) -> Result<Response<Body>, ApiError> {
+    match endpoint {
+        Endpoint::Models => models::answer(provider, core, List::OpenAi, caller).await,
+        Endpoint::Tags => models::answer(provider, core, List::Tags, caller).await,
+        Endpoint::Model(id) => models::answer_one(provider, core, id, caller).await,
+        Endpoint::Forward(_) => Err(ApiError::unknown_path()),
     }
 }
 

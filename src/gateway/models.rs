@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{ApiError, body::Body, peek::read_error_body, provider::Provider, verdict::effect_of};
 use crate::{
-    guard::Token,
+    guard::Caller,
     model::{Effect, KeyId, Timestamp},
     pool::{Ask, Lease},
     upstream::{client::request_headers, outcome::Treat},
@@ -59,14 +59,14 @@ impl List {
     }
 }
 
-/// The answer to a request for a list; `token` narrows it to what the caller may use.
+/// The answer to a request for a list; `caller` narrows it to what the caller may use.
 pub async fn answer(
     provider: &Provider,
     core: usize,
     list: List,
-    token: Option<&Token>,
+    caller: Option<&Caller>,
 ) -> Result<Response<Body>, ApiError> {
-    let entries = entries(provider, core, list, token).await?;
+    let entries = entries(provider, core, list, caller).await?;
     Ok(json_response(&match list {
         List::OpenAi => json!({"object": "list", "data": entries}),
         List::Tags => json!({"models": entries}),
@@ -78,10 +78,10 @@ pub async fn answer_one(
     provider: &Provider,
     core: usize,
     encoded: &str,
-    token: Option<&Token>,
+    caller: Option<&Caller>,
 ) -> Result<Response<Body>, ApiError> {
     let id = percent_encoding::percent_decode_str(encoded).decode_utf8_lossy();
-    let found = entries(provider, core, List::OpenAi, token)
+    let found = entries(provider, core, List::OpenAi, caller)
         .await?
         .into_iter()
         .find(|entry| entry["id"].as_str() == Some(&*id));
@@ -106,7 +106,7 @@ async fn entries(
     provider: &Provider,
     core: usize,
     list: List,
-    token: Option<&Token>,
+    caller: Option<&Caller>,
 ) -> Result<Vec<Value>, ApiError> {
     let mut entries = match fetched(provider, core, list).await {
         Ok(entries) => Vec::clone(&*entries),
@@ -129,8 +129,8 @@ async fn entries(
             entries.push(entry(list, alias, like, provider.name()));
         }
     }
-    if let Some(token) = token {
-        entries.retain(|entry| entry[field].as_str().is_some_and(|name| token.record.allows_model(name)));
+    if let Some(caller) = caller {
+        entries.retain(|entry| entry[field].as_str().is_some_and(|name| caller.allows_model(name)));
     }
     Ok(entries)
 }

@@ -27,6 +27,8 @@ pub struct Options {
     pub cors_origins: Vec<String>,
     /// Whether the model lists are shown without a token.
     pub public_models: bool,
+    /// Networks of proxies that are believed what `X-Forwarded-For` says.
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             workers: 0,
             cors_origins: vec!["*".to_owned()],
             public_models: false,
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -14,17 +14,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tracing::warn;
 
 use super::{
+    ApiError, LOOK_EVERY,
     body::BodyError,
     call::{Call, Closing},
     peek::concat,
     redact::Redactor,
     route::Api,
+    usage,
     verdict::closing_of_error,
 };
 use crate::{
@@ -42,6 +45,8 @@ pub struct Relay {
     redactor: Redactor,
     is_error: bool,
     framing: Option<Framing>,
+    /// See [`Asked::hides_usage`](super::request::Asked::hides_usage).
+    hides_usage: bool,
     api: Api,
     /// How the request is counted if nothing in the body says otherwise.
     closing: Closing,
@@ -52,7 +57,10 @@ pub struct Relay {
     held_bytes: usize,
     /// Part of an unfinished event has gone out, since it was too long to hold.
     torn: bool,
-    idle: Pin<Box<Sleep>>,
+    /// When the provider has been silent for too long.
+    silent_at: Instant,
+    /// Never later than `silent_at`.
+    look: Pin<Box<Sleep>>,
     idle_timeout: Duration,
     strict: Option<CommitWatch>,
     commit: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
@@ -72,6 +80,7 @@ pub struct Start {
     /// The whole body is an error's text: the key is masked in it, so its length must not be declared.
     pub is_error: bool,
     pub framing: Option<Framing>,
+    pub hides_usage: bool,
     pub api: Api,
     pub closing: Closing,
     pub call: Call,
@@ -91,6 +100,7 @@ impl Relay {
             redactor,
             is_error,
             framing,
+            hides_usage,
             api,
             closing,
             call,
@@ -98,12 +108,14 @@ impl Relay {
             strict,
             length,
         } = start;
+        let now = Instant::now();
         let mut relay = Self {
             upstream,
             inspector,
             redactor,
             is_error,
             framing,
+            hides_usage: hides_usage && framing == Some(Framing::Sse),
             api,
             closing,
             call,
@@ -111,7 +123,8 @@ impl Relay {
             held: Vec::new(),
             held_bytes: 0,
             torn: false,
-            idle: Box::pin(tokio::time::sleep(idle_timeout)),
+            silent_at: now + idle_timeout,
+            look: Box::pin(tokio::time::sleep_until(now + idle_timeout.min(LOOK_EVERY))),
             idle_timeout,
             strict,
             commit: None,
@@ -147,10 +160,16 @@ impl Relay {
             if self.ended {
                 return Poll::Ready(None);
             }
+            if let Some(error) = self.cut_if_revoked() {
+                return Poll::Ready(Some(Err(error)));
+            }
+            if self.ended {
+                continue;
+            }
             match Pin::new(&mut self.upstream).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(bytes) = frame.into_data() else { continue };
-                    self.idle.as_mut().reset(Instant::now() + self.idle_timeout);
+                    self.silent_at = Instant::now() + self.idle_timeout;
                     if let Some(inspector) = &mut self.inspector {
                         inspector.feed(&bytes);
                     }
@@ -168,7 +187,12 @@ impl Relay {
                     }
                 }
                 Poll::Pending => {
-                    ready!(self.idle.as_mut().poll(cx));
+                    ready!(self.look.as_mut().poll(cx));
+                    let now = Instant::now();
+                    if now < self.silent_at {
+                        self.look.as_mut().reset(self.silent_at.min(now + LOOK_EVERY));
+                        continue;
+                    }
                     if let Some(error) = self.break_off("nothing came within idle_timeout") {
                         return Poll::Ready(Some(Err(error)));
                     }
@@ -195,12 +219,15 @@ impl Relay {
             _ => Some(bytes.len()),
         };
         if let Some(boundary) = boundary {
-            self.release_held();
-            self.torn = false;
             let whole = bytes.split_to(boundary);
-            if !whole.is_empty() {
-                self.ready.push_back(whole);
+            if self.hides_usage && !self.torn {
+                self.held.push(whole);
+                self.hide_usage();
+            } else {
+                self.release_held();
+                self.ready.extend(Some(whole).filter(|whole| !whole.is_empty()));
             }
+            self.torn = false;
         }
         if bytes.is_empty() {
             return;
@@ -232,6 +259,13 @@ impl Relay {
             (b'\n' | b'\r', [b'\n' | b'\r', ..]) => Some(1),
             _ => None,
         }
+    }
+
+    /// Passes whole events on, but for the one that the caller has not asked for.
+    fn hide_usage(&mut self) {
+        let events = usage::without(concat(std::mem::take(&mut self.held).into()));
+        self.held_bytes = 0;
+        self.ready.extend(Some(events).filter(|events| !events.is_empty()));
     }
 
     fn release_held(&mut self) {
@@ -278,6 +312,9 @@ impl Relay {
 
     fn end(&mut self) {
         self.ended = true;
+        if self.hides_usage && !self.torn {
+            self.hide_usage();
+        }
         self.release_held();
         if let Some(inspector) = &mut self.inspector {
             inspector.finish();
@@ -297,10 +334,23 @@ impl Relay {
         }
         warn!(provider = self.call.provider().name(), "an answer broke off: {why}");
         self.close(Closing::failure(Effect::Server { cooldown: None }));
+        self.end_with(&ApiError::new(StatusCode::BAD_GATEWAY, "upstream_broken", BROKEN))
+    }
+
+    /// A caller that is no longer one gets no more of an answer; the upstream call is cancelled with it.
+    fn cut_if_revoked(&mut self) -> Option<BodyError> {
+        let refusal = self.call.revoked().filter(|_| !self.call.is_closed())?;
+        self.ended = true;
+        self.close(Closing::LEFT);
+        self.end_with(&ApiError::refused(refusal))
+    }
+
+    /// Tells the caller why nothing more comes, in an event where the answer is made of events.
+    fn end_with(&mut self, error: &ApiError) -> Option<BodyError> {
         let event = match self.framing {
-            Some(Framing::Sse) if !self.torn => sse_error(self.api),
-            Some(Framing::Ndjson) if !self.torn => ndjson_error(),
-            _ => return Some(Box::new(io::Error::other("the provider broke off its answer"))),
+            Some(Framing::Sse) if !self.torn => sse_error(self.api, error),
+            Some(Framing::Ndjson) if !self.torn => ndjson_error(error),
+            _ => return Some(Box::new(io::Error::other(error.message.clone()))),
         };
         self.held.clear();
         self.ready.push_back(event);
@@ -310,25 +360,20 @@ impl Relay {
 
 const BROKEN: &str = "The provider broke off its answer.";
 
-fn sse_error(api: Api) -> Bytes {
-    let (message, code) = (BROKEN, "upstream_broken");
+fn sse_error(api: Api, error: &ApiError) -> Bytes {
     let event = match api {
         Api::Messages => {
-            let error = serde_json::json!({"type": "api_error", "message": message});
+            let kind = if error.status.is_server_error() { "api_error" } else { "authentication_error" };
+            let error = serde_json::json!({"type": kind, "message": error.message});
             format!("event: error\ndata: {}\n\n", serde_json::json!({"type": "error", "error": error}))
         }
-        _ => {
-            let error = serde_json::json!({
-                "message": message, "type": "server_error", "code": code, "param": null
-            });
-            format!("data: {}\n\n", serde_json::json!({"error": error}))
-        }
+        _ => format!("data: {}\n\n", error.json()),
     };
     event.into()
 }
 
-fn ndjson_error() -> Bytes {
-    format!("{}\n", serde_json::json!({"error": BROKEN})).into()
+fn ndjson_error(error: &ApiError) -> Bytes {
+    format!("{}\n", serde_json::json!({"error": error.message})).into()
 }
 
 /// Where the last blank line ends: LF LF, CR LF CR LF or CR CR.
@@ -371,11 +416,14 @@ mod tests {
     #[test]
     fn error_events_are_json() {
         for api in [Api::ChatCompletions, Api::Messages] {
-            let event = String::from_utf8(sse_error(api).to_vec()).unwrap();
+            let error = ApiError::new(StatusCode::BAD_GATEWAY, "upstream_broken", BROKEN);
+            let event = String::from_utf8(sse_error(api, &error).to_vec()).unwrap();
             let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
             let value: serde_json::Value = serde_json::from_str(data).unwrap();
             assert_eq!(value["error"]["message"], BROKEN);
         }
-        assert!(serde_json::from_slice::<serde_json::Value>(&ndjson_error()).is_ok());
+        assert!(
+            serde_json::from_slice::<serde_json::Value>(&ndjson_error(&ApiError::user_disabled())).is_ok()
+        );
     }
 }

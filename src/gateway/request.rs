@@ -1,6 +1,6 @@
 //! What keytide has to know of a caller's request, and the only thing it may change in it.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, ops::Range, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version, header, request::Parts};
@@ -14,7 +14,7 @@ use serde::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, route::Api};
+use super::{ApiError, route::Api, usage};
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
 ///
@@ -85,6 +85,8 @@ pub async fn discard_body(parts: &Parts, body: &mut Incoming) {
 pub struct Asked {
     pub model: Box<str>,
     pub stream: bool,
+    /// The stream is asked to tell what it used, which the caller has not asked for.
+    pub hides_usage: bool,
     /// As it goes to the provider.
     pub body: Bytes,
 }
@@ -96,6 +98,9 @@ struct Peek<'a> {
     /// Ollama's older name for `model`.
     name: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
+    stream_options: Option<&'a RawValue>,
+    /// They are there more than once, in whatever letters.
+    repeats_options: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -103,6 +108,8 @@ enum Field {
     Model,
     Name,
     Stream,
+    StreamOptions,
+    LikeStreamOptions,
     /// The same in other letters than small ones.
     LikeModel,
     LikeName,
@@ -124,8 +131,10 @@ impl<'de> Deserialize<'de> for Field {
                     "model" => Field::Model,
                     "name" => Field::Name,
                     "stream" => Field::Stream,
+                    "stream_options" => Field::StreamOptions,
                     _ if name.eq_ignore_ascii_case("model") => Field::LikeModel,
                     _ if name.eq_ignore_ascii_case("name") => Field::LikeName,
+                    _ if name.eq_ignore_ascii_case("stream_options") => Field::LikeStreamOptions,
                     _ => Field::Other,
                 })
             }
@@ -152,6 +161,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
                         Field::Model => (&mut peek.model, "model"),
                         Field::Name => (&mut peek.name, "name"),
                         Field::Stream => (&mut peek.stream, "stream"),
+                        Field::StreamOptions => {
+                            // Only where it matters to us is it an error: see `Asked::read`.
+                            let before = peek.stream_options.replace(map.next_value()?);
+                            peek.repeats_options |= before.is_some();
+                            continue;
+                        }
+                        Field::LikeStreamOptions => {
+                            peek.repeats_options = true;
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
                         Field::LikeModel | Field::LikeName | Field::Other => {
                             like_model |= matches!(field, Field::LikeModel);
                             like_name |= matches!(field, Field::LikeName);
@@ -176,13 +196,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
 }
 
 impl Asked {
-    /// `resolve` gives the provider's name for an alias.
+    /// `resolve` gives the provider's name for an alias; with `counts_tokens` the answer has to tell what it used.
     ///
     /// # Errors
     /// 400 that names what is wrong, and where.
     pub fn read<'o>(
         api: Api,
         body: Bytes,
+        counts_tokens: bool,
         resolve: impl FnOnce(&str) -> Option<&'o str>,
     ) -> Result<Self, ApiError> {
         if body.is_empty() {
@@ -217,24 +238,60 @@ impl Asked {
         if model.trim().is_empty() {
             return Err(ApiError::bad_request("missing_model", "\"model\" is empty.").param("model"));
         }
-        match resolve(&model).filter(|target| *target != model) {
-            None => {
-                let model = Box::from(&*model);
-                Ok(Self { model, stream, body })
-            }
-            Some(target) => {
-                // The raw value is a slice of the body: everything around it stays as the caller wrote it.
-                let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
-                let end = start + raw.get().len();
-                let quoted = serde_json::to_string(target).unwrap_or_default();
-                let mut changed = BytesMut::with_capacity(body.len() + quoted.len());
-                changed.extend_from_slice(&body[..start]);
-                changed.extend_from_slice(quoted.as_bytes());
-                changed.extend_from_slice(&body[end..]);
-                Ok(Self { model: target.into(), stream, body: changed.freeze() })
-            }
+        let target = resolve(&model).filter(|target| *target != model);
+        // Other APIs' streams tell it by themselves.
+        let asks_usage = counts_tokens && stream && matches!(api, Api::ChatCompletions | Api::Completions);
+        let options = if asks_usage { asking_usage(&peek)? } else { None };
+        let hides_usage = options.is_some();
+        // What stands around a change stays as the caller wrote it.
+        let mut changes = Vec::new();
+        if let Some(target) = target {
+            changes.push((place(text, raw), serde_json::to_string(target).unwrap_or_default()));
         }
+        if let Some(options) = options {
+            changes.push(match peek.stream_options {
+                Some(before) => (place(text, before), options),
+                None => {
+                    let begin = text.find('{').map_or(0, |at| at + 1);
+                    (begin..begin, format!("\"stream_options\":{options},"))
+                }
+            });
+        }
+        let model = target.map_or_else(|| Box::from(&*model), Box::from);
+        let body = if changes.is_empty() { body } else { changed(text, changes) };
+        Ok(Self { model, stream, hides_usage, body })
     }
+}
+
+fn asking_usage(peek: &Peek<'_>) -> Result<Option<String>, ApiError> {
+    if peek.repeats_options {
+        return Err(ApiError::bad_request(
+            "invalid_json",
+            "The body is not valid JSON: \"stream_options\" is there twice, or in capital letters.",
+        )
+        .param("stream_options"));
+    }
+    usage::asking(peek.stream_options)
+}
+
+/// Where in `text` a value stands that is a slice of it.
+fn place(text: &str, raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+    start..start + raw.get().len()
+}
+
+fn changed(text: &str, mut changes: Vec<(Range<usize>, String)>) -> Bytes {
+    changes.sort_unstable_by_key(|(at, _)| at.start);
+    let more: usize = changes.iter().map(|(_, new)| new.len()).sum();
+    let mut all = BytesMut::with_capacity(text.len() + more);
+    let mut from = 0;
+    for (at, new) in changes {
+        all.extend_from_slice(&text.as_bytes()[from..at.start]);
+        all.extend_from_slice(new.as_bytes());
+        from = at.end;
+    }
+    all.extend_from_slice(&text.as_bytes()[from..]);
+    all.freeze()
 }
 
 fn read_string(raw: &RawValue) -> Result<Cow<'_, str>, ApiError> {
@@ -289,74 +346,5 @@ pub fn check_head(parts: &Parts) -> Result<(), ApiError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: &[u8]) -> Result<Asked, ApiError> {
-        Asked::read(Api::ChatCompletions, Bytes::copy_from_slice(body), |_| None)
-    }
-
-    #[test]
-    fn reads_model_and_stream_and_passes_the_body_untouched() {
-        let body = br#" { "stream" : true, "model":"m\u0041\"x", "x": [1, {"model": 7}] } "#;
-        let asked = read(body).unwrap();
-        assert_eq!((&*asked.model, asked.stream), ("mA\"x", true));
-        assert_eq!(&asked.body[..], body);
-        let asked = Asked::read(Api::OllamaChat, br#"{"model":"m"}"#.as_slice().into(), |_| None).unwrap();
-        assert!(asked.stream, "Ollama's own API streams unless told otherwise");
-        assert!(!read(br#"{"model":"m","stream":null}"#).unwrap().stream);
-    }
-
-    #[test]
-    fn an_alias_changes_the_model_and_nothing_else() {
-        let body = br#"{ "a": "model", "model" : "fast" , "b":1}"#;
-        let asked = Asked::read(Api::ChatCompletions, body.as_slice().into(), |name| {
-            (name == "fast").then_some("vendor/\"q\"")
-        })
-        .unwrap();
-        assert_eq!(&asked.body[..], br#"{ "a": "model", "model" : "vendor/\"q\"" , "b":1}"#);
-        assert_eq!(&*asked.model, "vendor/\"q\"");
-    }
-
-    #[test]
-    fn bad_bodies_are_told_what_is_wrong() {
-        for (body, code) in [
-            (b"".as_slice(), "invalid_json"),
-            (b"{", "invalid_json"),
-            (b"[\"m\"]", "invalid_json"),
-            (b"\"model\"", "invalid_json"),
-            (b"{\"model\":\"m\"} x", "invalid_json"),
-            (b"{\"model\":\"m\",\"model\":\"n\"}", "invalid_json"),
-            (b"{\"model\":\"m\",\"Model\":\"n\"}", "invalid_json"),
-            (b"{\"name\":\"m\",\"Model\":\"n\"}", "invalid_json"),
-            (b"{\"NAME\":\"m\",\"name\":\"n\"}", "invalid_json"),
-            (b"{\"Model\":\"m\"}", "missing_model"),
-            (b"{\"x\":\"\xff\"}", "invalid_utf8"),
-            (b"{}", "missing_model"),
-            (b"{\"model\":null}", "missing_model"),
-            (b"{\"model\":\" \"}", "missing_model"),
-            (b"{\"model\":7}", "invalid_type"),
-            (b"{\"model\":{\"a\":1}}", "invalid_type"),
-            (b"{\"model\":\"m\",\"stream\":\"yes\"}", "invalid_type"),
-        ] {
-            let error = read(body).unwrap_err();
-            assert_eq!((error.code, error.status.as_u16()), (code, 400), "{body:?}");
-        }
-        // Deep nesting is read without recursion.
-        let deep = format!("{{\"model\":\"m\",\"x\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(read(deep.as_bytes()).is_ok());
-    }
-
-    #[test]
-    fn tokens_come_in_either_header() {
-        let with = |name: &'static str, value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, value.parse().unwrap());
-            token_of(&headers).map(str::to_owned)
-        };
-        assert_eq!(with("authorization", "bearer  sk-a ").as_deref(), Some("sk-a"));
-        assert_eq!(with("x-api-key", "sk-a").as_deref(), Some("sk-a"));
-        assert_eq!(with("authorization", "Basic abc"), None);
-        assert_eq!(with("authorization", "Bearer "), None);
-    }
-}
+#[path = "request_tests.rs"]
+mod tests;

@@ -204,6 +204,11 @@ async fn work(
                 continue;
             }
         };
+        let Ok(peer) = stream.peer_addr().map(|peer| peer.ip()) else {
+            // It is closed already.
+            load.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        };
         let activity = Arc::new(Activity::default());
         let io = TimedIo::new(stream, activity.clone(), &options);
         let service = {
@@ -213,7 +218,7 @@ async fn work(
                 let (gateway, activity) = (gateway.clone(), activity.clone());
                 async move {
                     let mut answer = Started { activity: Some(activity) };
-                    let mut response = gateway.handle(core, request).await;
+                    let mut response = gateway.handle(core, peer, request).await;
                     if let Some(activity) = answer.activity.take() {
                         response.body_mut().attach(activity);
                     }

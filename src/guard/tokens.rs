@@ -2,19 +2,24 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use sha2::{Digest, Sha256};
 
-use crate::model::{Timestamp, TokenId, TokenRecord, Window};
+use super::{
+    day::{Day, Days},
+    meter::{Meter, Used},
+};
+use crate::model::{Networks, Timestamp, TokenId, TokenRecord};
 
-/// A token in force, with what it has used of its limits.
+/// A token in force, with what was used of its limits.
 #[derive(Debug)]
 pub struct Token {
     pub id: TokenId,
     pub record: TokenRecord,
-    minute: Mutex<Window>,
+    pub(super) addresses: Networks,
+    pub(super) meter: Arc<Meter>,
 }
 
 /// Why a token does not open the door.
@@ -22,13 +27,7 @@ pub struct Token {
 pub enum Refusal {
     Unknown,
     Expired,
-}
-
-/// What a token's limit says of one more request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    Granted,
-    Exceeded { limit: u32, reset: Timestamp },
+    UserDisabled,
 }
 
 /// Looked up by the digest of what the caller sent, so that the time a lookup takes tells nothing about the
@@ -39,24 +38,29 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Puts a token in force; one of the same text is replaced and keeps its window.
+    /// Puts a token in force; one of the same text is replaced, and what was used stays used.
     pub fn insert(&self, provider: &str, record: TokenRecord) -> TokenId {
         let id = record.id(provider);
         let digest = digest(record.secret.expose());
         let mut tokens = self.by_digest.write().unwrap_or_else(PoisonError::into_inner);
-        let minute = tokens
-            .get(&digest)
-            .map(|token| *token.minute.lock().unwrap_or_else(PoisonError::into_inner))
-            .unwrap_or_default();
-        tokens.insert(digest, Arc::new(Token { id, record, minute: Mutex::new(minute) }));
+        let meter = tokens.get(&digest).map(|token| token.meter.clone()).unwrap_or_default();
+        let addresses = Networks::of(&record.limits.allowed_addresses);
+        tokens.insert(digest, Arc::new(Token { id, record, addresses, meter }));
         id
     }
 
-    /// Takes a token out of force.
+    /// Takes a token out of force. Its streams end within a second.
     pub fn remove(&self, id: TokenId) -> Option<TokenRecord> {
         let mut tokens = self.by_digest.write().unwrap_or_else(PoisonError::into_inner);
         let digest = *tokens.iter().find(|(_, token)| token.id == id)?.0;
-        tokens.remove(&digest).map(|token| token.record.clone())
+        let removed = tokens.remove(&digest)?;
+        removed.meter.set_gone(true);
+        Some(removed.record.clone())
+    }
+
+    pub fn get(&self, id: TokenId) -> Option<Arc<Token>> {
+        let tokens = self.by_digest.read().unwrap_or_else(PoisonError::into_inner);
+        tokens.values().find(|token| token.id == id).cloned()
     }
 
     /// All tokens, oldest first.
@@ -86,18 +90,26 @@ impl Tokens {
         }
         Ok(token.clone())
     }
+
+    /// Sets what a token had used on a day, as the books know it. Says nothing of tokens that are not there.
+    pub fn seed(&self, id: TokenId, day: Day, used: Used) {
+        if let Some(token) = self.get(id) {
+            token.meter.seed(day, used);
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn shift(&self, id: TokenId, day: Day, by: Used) {
+        if let Some(token) = self.get(id) {
+            token.meter.shift(day, by);
+        }
+    }
 }
 
 impl Token {
-    /// Takes one place of the token's limit per minute.
-    pub fn admit(&self, now: Timestamp) -> Admission {
-        let Some(limit) = self.record.requests_per_minute else {
-            return Admission::Granted;
-        };
-        match self.minute.lock().unwrap_or_else(PoisonError::into_inner).take(limit, now) {
-            Ok(_) => Admission::Granted,
-            Err(reset) => Admission::Exceeded { limit, reset },
-        }
+    /// The day that `now` is in, and what was used on it.
+    pub fn used(&self, now: Timestamp, days: &Days) -> (Day, Used) {
+        self.meter.used(now, days)
     }
 }
 
@@ -108,7 +120,7 @@ fn digest(text: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Secret;
+    use crate::model::{Limits, Secret};
 
     fn record(text: &str) -> TokenRecord {
         TokenRecord {
@@ -116,8 +128,8 @@ mod tests {
             name: "test".into(),
             created_at: Timestamp(0),
             expires_at: None,
-            allowed_models: Vec::new(),
-            requests_per_minute: None,
+            user: None,
+            limits: Limits::default(),
         }
     }
 
@@ -133,31 +145,5 @@ mod tests {
         assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired);
         assert!(tokens.remove(id).is_some() && tokens.remove(id).is_none());
         assert_eq!(tokens.find("sk-a", NOW).unwrap_err(), Refusal::Unknown);
-    }
-
-    #[test]
-    fn never_one_request_too_many() {
-        let tokens = Tokens::default();
-        tokens.insert("p", TokenRecord { requests_per_minute: Some(100), ..record("sk-a") });
-        let token = tokens.find("sk-a", NOW).unwrap();
-        let granted: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| (0..50).filter(|_| token.admit(NOW) == Admission::Granted).count()))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        assert_eq!(granted, 100);
-        assert_eq!(token.admit(NOW), Admission::Exceeded { limit: 100, reset: Timestamp(61_000) });
-        // A change of the token does not hand out the minute anew.
-        tokens.insert("p", TokenRecord { requests_per_minute: Some(100), ..record("sk-a") });
-        assert_ne!(tokens.find("sk-a", NOW).unwrap().admit(NOW), Admission::Granted);
-    }
-
-    #[test]
-    fn allowed_models() {
-        let all = record("x");
-        let some = TokenRecord { allowed_models: vec!["llama3".into(), "gpt-*".into()], ..record("x") };
-        assert!(all.allows_model("anything") && some.allows_model("llama3") && some.allows_model("gpt-4"));
-        assert!(!some.allows_model("llama3:70b") && !some.allows_model("claude"));
     }
 }

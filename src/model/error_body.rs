@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use super::Timestamp;
+
 /// `{"error":{"message","type","code","param"}}`
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ErrorBody<'a> {
@@ -16,15 +18,30 @@ struct Detail<'a> {
     r#type: &'static str,
     code: &'a str,
     param: Option<&'a str>,
+    #[serde(flatten)]
+    limit: Option<LimitDetail>,
+}
+
+/// What a 429 for a limit of ours says besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LimitDetail {
+    pub limit: u64,
+    pub remaining: u64,
+    pub reset: Timestamp,
 }
 
 impl<'a> ErrorBody<'a> {
     pub fn new(status: u16, code: &'a str, message: &'a str, param: Option<&'a str>) -> Self {
-        Self { error: Detail { message, r#type: kind(status), code, param } }
+        Self { error: Detail { message, r#type: kind(status), code, param, limit: None } }
+    }
+
+    pub fn with_limit(mut self, limit: Option<LimitDetail>) -> Self {
+        self.error.limit = limit;
+        self
     }
 }
 
-fn kind(status: u16) -> &'static str {
+pub(crate) fn kind(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",
         403 => "permission_error",

@@ -16,18 +16,20 @@ fn derive(kind: &str, provider: &str, secret: &str) -> u128 {
 }
 
 macro_rules! id_type {
-    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+    ($(#[$doc:meta])* $name:ident $(, $kind:literal)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "IdText", into = "IdText")]
         pub struct $name(pub u128);
 
-        impl $name {
+        $(impl $name {
             /// The id of `secret` at `provider`: the same wherever and whenever it is computed.
             pub fn derive(provider: &str, secret: &str) -> Self {
                 Self(derive($kind, provider, secret))
             }
+        })?
 
+        impl $name {
             /// The first eight hex digits: enough to tell entries apart in a log line.
             pub fn short(self) -> String {
                 format!("{:08x}", (self.0 >> 96) as u32)
@@ -81,6 +83,11 @@ id_type!(
     /// Names a client token in logs, URLs and statistics.
     TokenId,
     "token"
+);
+
+id_type!(
+    /// A user's, random.
+    UserId
 );
 
 #[cfg(test)]

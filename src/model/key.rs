@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Health, KeyId, Secret, Timestamp, secret};
+use super::{Health, KeyId, Secret, Timestamp, UserId, secret};
 
 /// What people set. Automatic escalation never touches these fields: it lives in [`Health`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct KeyRecord {
     pub weight: u16,
     pub enabled: bool,
     pub disabled_until: Option<Timestamp>,
+    /// The user who shares it, if it is anybody's.
+    pub owner: Option<UserId>,
 }
 
 impl KeyRecord {
@@ -36,6 +38,7 @@ impl KeyRecord {
             weight: 1,
             enabled: true,
             disabled_until: None,
+            owner: None,
         }
     }
 

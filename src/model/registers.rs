@@ -1,8 +1,8 @@
-//! The versions of what people set: each field of a key or a token is its own last-writer-wins register.
+//! The versions of what people set: each field of a key, a token or a user is its own last-writer-wins register.
 
 use serde::{Deserialize, Serialize};
 
-use super::Version;
+use super::{LimitVersions, Version};
 
 /// Of a [`KeyRecord`](super::KeyRecord).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,7 @@ pub struct KeyVersions {
     pub weight: Version,
     pub enabled: Version,
     pub disabled_until: Version,
+    pub owner: Version,
 }
 
 impl KeyVersions {
@@ -28,12 +29,21 @@ impl KeyVersions {
             weight: version,
             enabled: version,
             disabled_until: version,
+            owner: version,
         }
     }
 
+    pub fn each_mut(&mut self) -> [&mut Version; 8] {
+        let Self { added, username, note, expires_at, weight, enabled, disabled_until, owner } = self;
+        [added, username, note, expires_at, weight, enabled, disabled_until, owner]
+    }
+
+    pub fn each(mut self) -> [Version; 8] {
+        self.each_mut().map(|version| *version)
+    }
+
     pub fn latest(&self) -> Version {
-        let Self { added, username, note, expires_at, weight, enabled, disabled_until } = *self;
-        added.max(username).max(note).max(expires_at).max(weight).max(enabled).max(disabled_until)
+        self.each().into_iter().fold(self.added, Version::max)
     }
 }
 
@@ -43,23 +53,58 @@ pub struct TokenVersions {
     pub added: Version,
     pub name: Version,
     pub expires_at: Version,
-    pub allowed_models: Version,
-    pub requests_per_minute: Version,
+    pub user: Version,
+    pub limits: LimitVersions,
 }
 
 impl TokenVersions {
     pub fn all(version: Version) -> Self {
-        Self {
-            added: version,
-            name: version,
-            expires_at: version,
-            allowed_models: version,
-            requests_per_minute: version,
-        }
+        let limits = LimitVersions::all(version);
+        Self { added: version, name: version, expires_at: version, user: version, limits }
+    }
+
+    pub fn each_mut(&mut self) -> [&mut Version; 9] {
+        let Self { added, name, expires_at, user, limits } = self;
+        let [minute, requests, tokens, models, addresses] = limits.each_mut();
+        [added, name, expires_at, user, minute, requests, tokens, models, addresses]
+    }
+
+    pub fn each(mut self) -> [Version; 9] {
+        self.each_mut().map(|version| *version)
     }
 
     pub fn latest(&self) -> Version {
-        let Self { added, name, expires_at, allowed_models, requests_per_minute } = *self;
-        added.max(name).max(expires_at).max(allowed_models).max(requests_per_minute)
+        self.each().into_iter().fold(self.added, Version::max)
+    }
+}
+
+/// Of a [`UserRecord`](super::UserRecord).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserVersions {
+    pub added: Version,
+    pub name: Version,
+    pub note: Version,
+    pub enabled: Version,
+    pub limits: LimitVersions,
+}
+
+impl UserVersions {
+    pub fn all(version: Version) -> Self {
+        let limits = LimitVersions::all(version);
+        Self { added: version, name: version, note: version, enabled: version, limits }
+    }
+
+    pub fn each_mut(&mut self) -> [&mut Version; 9] {
+        let Self { added, name, note, enabled, limits } = self;
+        let [minute, requests, tokens, models, addresses] = limits.each_mut();
+        [added, name, note, enabled, minute, requests, tokens, models, addresses]
+    }
+
+    pub fn each(mut self) -> [Version; 9] {
+        self.each_mut().map(|version| *version)
+    }
+
+    pub fn latest(&self) -> Version {
+        self.each().into_iter().fold(self.added, Version::max)
     }
 }

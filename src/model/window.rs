@@ -32,6 +32,26 @@ impl Window {
         Ok(limit - self.used)
     }
 
+    /// How many places are left at `now`.
+    pub fn left(&self, limit: u32, now: Timestamp) -> u32 {
+        match self.opened {
+            Some(_) if now < self.reset(now) => limit.saturating_sub(self.used),
+            _ => limit,
+        }
+    }
+
+    /// When it began, if anything was counted in it.
+    pub fn opened(&self) -> Option<Timestamp> {
+        self.opened
+    }
+
+    /// Frees a place that was taken in the window that began at `opened`.
+    pub fn give_back(&mut self, opened: Option<Timestamp>) {
+        if self.opened == opened {
+            self.used = self.used.saturating_sub(1);
+        }
+    }
+
     /// When the current window ends. A clock set back by more than a window ends it at once.
     pub fn reset(&self, now: Timestamp) -> Timestamp {
         match self.opened {
@@ -53,6 +73,18 @@ mod tests {
         assert_eq!(window.take(2, Timestamp(6_000)), Ok(0));
         assert_eq!(window.take(2, Timestamp(64_999)), Err(Timestamp(65_000)));
         assert_eq!(window.take(2, Timestamp(65_000)), Ok(1));
+    }
+
+    #[test]
+    fn a_place_is_given_back_to_its_own_window_alone() {
+        let mut window = Window::default();
+        assert_eq!((window.take(2, Timestamp(0)), window.left(2, Timestamp(0))), (Ok(1), 1));
+        let opened = window.opened();
+        window.give_back(opened);
+        assert_eq!(window.left(2, Timestamp(1)), 2);
+        assert_eq!(window.take(2, Timestamp(60_000)), Ok(1));
+        window.give_back(opened);
+        assert_eq!((window.left(2, Timestamp(60_000)), window.left(2, Timestamp(120_000))), (1, 2));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use lease::Lease;
 pub use options::{CooldownScope, Options, Scheme, Strategy};
 
-use crate::model::{Health, KeyId, KeyRecord, Secret, Stamps, Status, Timestamp};
+use crate::model::{Health, KeyId, KeyRecord, Secret, Stamps, Status, Timestamp, UserId};
 use slots::Inner;
 
 pub struct Pool {
@@ -107,6 +107,7 @@ pub struct KeyView {
     pub weight: u16,
     pub enabled: bool,
     pub disabled_until: Option<Timestamp>,
+    pub owner: Option<UserId>,
     pub status: Status,
     pub health: Health,
     pub in_flight: u32,

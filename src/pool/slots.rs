@@ -13,7 +13,9 @@ use super::{
     options::{CooldownScope, Options, Scheme},
     pick::Choices,
 };
-use crate::model::{Cause, Health, KeyId, KeyRecord, Stamps, Status, Timestamp, Window, key::account_of};
+use crate::model::{
+    Cause, Health, KeyId, KeyRecord, Stamps, Status, Timestamp, UserId, Window, key::account_of,
+};
 
 /// What a pick and a release touch: one cache line per key.
 #[repr(align(64))]
@@ -35,6 +37,8 @@ struct Cold {
     created_at: Timestamp,
     expires_at: Option<Timestamp>,
     disabled_until: Option<Timestamp>,
+    /// Apart, since few keys have one.
+    owner: Option<Box<UserId>>,
     health: Health,
     /// `Inner::tick` when the health last changed, and when it was last cleared.
     changed: u64,
@@ -231,6 +235,7 @@ impl Inner {
             created_at: record.created_at,
             expires_at: record.expires_at,
             disabled_until: record.disabled_until,
+            owner: record.owner.map(Box::new),
             health,
             changed: 0,
             reset: 0,
@@ -296,6 +301,7 @@ impl Inner {
         cold.created_at = record.created_at;
         cold.expires_at = record.expires_at;
         cold.disabled_until = record.disabled_until;
+        cold.owner = record.owner.map(Box::new);
         cold.enabled = record.enabled;
         if record.weight != weight_before && cold.state == State::Ready {
             self.choices.leave(slot);

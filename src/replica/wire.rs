@@ -72,6 +72,7 @@ pub struct Greeting {
 pub enum GoneKind {
     Key,
     Token,
+    User,
     /// Only the statistics, by another program's DELETE: they start again from nothing.
     KeyStats,
     Model,
@@ -124,7 +125,7 @@ impl Rows {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GoneRow {
     pub t: GoneKind,
-    /// Of a key or a token: the first 16 bytes of the SHA-256 of its text, in hex. Of a model: its name. Of the
+    /// Of a key or a token: the first 16 bytes of the SHA-256 of its text, in hex. Of a user: its id. Of a model: its name. Of the
     /// global row: `global`.
     pub id: String,
     /// Of the deletion: what was added before it is gone.
@@ -175,6 +176,11 @@ pub struct KeyRow {
     pub d: Option<i64>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub dv: Option<Version>,
+    /// Owner: the user who shares it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ow: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub owv: Option<Version>,
     /// Absent: clean since it was added.
     #[serde(default, skip_serializing_if = "is_default")]
     pub h: Option<HealthRow>,
@@ -235,6 +241,26 @@ pub struct TokenRow {
     pub r: Option<u32>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub rv: Option<Version>,
+    /// Its user.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub us: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub usv: Option<Version>,
+    /// Requests per day.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rd: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rdv: Option<Version>,
+    /// Tokens per day.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub td: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tdv: Option<Version>,
+    /// Allowed addresses; absent or empty: all.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ad: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub adv: Option<Version>,
 }
 
 /// Success, failure, other: increments when pushed, totals when pulled.

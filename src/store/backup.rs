@@ -14,7 +14,8 @@ use super::{
     offline,
     tables::{
         BATCHES, DIGESTS, DIRTY, GONE, HEALTH, HOURS, INFLIGHT, JOURNAL, KEY_USAGE, KEY_VERSIONS, KEYS, META,
-        MODELS, NOTES, OPEN, REPLICATED, SEEN, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS,
+        MODELS, NOTES, OPEN, REPLICATED, SEEN, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS,
+        USERS,
     },
 };
 
@@ -42,6 +43,9 @@ pub(super) fn write(
         let txn = database.begin_write()?;
         copy.table(&txn, META)?;
         for table in [KEYS, KEY_VERSIONS, HEALTH, KEY_USAGE, TOKENS, TOKEN_VERSIONS, TOKEN_USAGE] {
+            copy.table(&txn, table)?;
+        }
+        for table in [USERS, USER_VERSIONS] {
             copy.table(&txn, table)?;
         }
         for table in [GONE, DIGESTS, DIRTY] {

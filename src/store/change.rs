@@ -3,13 +3,14 @@
 use redb::WriteTransaction;
 
 use super::{
-    desk::{Desk, digest, health_since},
+    desk::{Desk, digest, health_since, user_digest},
     error::Fault,
     kept::Undo,
-    shelf::{Dirty, Gone, KeyEntry, Row, TokenEntry},
+    shelf::{CORE, Dirty, Gone, KeyEntry, Row, TokenEntry, UserEntry},
 };
 use crate::model::{
-    Health, KeyId, KeyRecord, KeyVersions, Secret, TokenId, TokenRecord, TokenVersions, Version,
+    Health, KeyId, KeyRecord, KeyVersions, Secret, TokenId, TokenRecord, TokenVersions, UserId, UserRecord,
+    UserVersions, Version,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +41,14 @@ pub enum Change {
         provider: Box<str>,
         id: TokenId,
     },
+    PutUser {
+        id: UserId,
+        record: UserRecord,
+    },
+    /// Removes the user. Tokens stay, and are refused as long as their user is not there.
+    DeleteUser {
+        id: UserId,
+    },
 }
 
 impl Change {
@@ -51,6 +60,7 @@ impl Change {
             }
             Self::PutToken { provider, record } => (provider, Row::Token(record.id(provider))),
             Self::DeleteToken { provider, id } => (provider, Row::Token(*id)),
+            Self::PutUser { id, .. } | Self::DeleteUser { id } => (CORE, Row::User(*id)),
         }
     }
 
@@ -85,6 +95,14 @@ pub(super) fn apply(
             }
             (Row::Token(id), Change::PutToken { record, .. }) => {
                 put_token(&mut desk, provider, id, record, version)?;
+            }
+            (Row::User(id), Change::PutUser { record, .. }) => put_user(&mut desk, id, record, version)?,
+            (Row::User(id), _) => {
+                if desk.remove_user(id)? {
+                    let gone = Gone { version, digest: user_digest(id), text: None };
+                    desk.set_gone(provider, row, Some(&gone))?;
+                    desk.mark(provider, row, |dirty| *dirty = Dirty { gone: true, ..Dirty::default() })?;
+                }
             }
             (Row::Token(id), _) => {
                 if let Some(record) = desk.remove_token(provider, id)? {
@@ -143,6 +161,22 @@ fn put_token(
     put(desk, provider, Row::Token(id), is_new)
 }
 
+fn put_user(desk: &mut Desk<'_>, id: UserId, record: &UserRecord, version: Version) -> Result<(), Fault> {
+    let (versions, is_new) = match desk.user(id)? {
+        Some(before) => {
+            let mut versions = before.versions;
+            stamp_user(&mut versions, &before.record, record, version);
+            if (&before.record, before.versions) == (record, versions) {
+                return Ok(());
+            }
+            (versions, false)
+        }
+        None => (UserVersions::all(version), true),
+    };
+    desk.put_user(id, &UserEntry { record: record.clone(), versions })?;
+    put(desk, CORE, Row::User(id), is_new)
+}
+
 /// Whoever adds it again has decided so later than it was deleted.
 fn put(desk: &mut Desk<'_>, provider: &str, row: Row, is_new: bool) -> Result<(), Fault> {
     if is_new {
@@ -180,6 +214,7 @@ fn stamp_key(versions: &mut KeyVersions, before: &KeyRecord, now: &KeyRecord, ve
     let switched = (before.enabled, before.disabled_until) != (now.enabled, now.disabled_until);
     stamp(&mut versions.enabled, switched);
     stamp(&mut versions.disabled_until, switched);
+    stamp(&mut versions.owner, before.owner != now.owner);
 }
 
 fn stamp_token(versions: &mut TokenVersions, before: &TokenRecord, now: &TokenRecord, version: Version) {
@@ -190,6 +225,18 @@ fn stamp_token(versions: &mut TokenVersions, before: &TokenRecord, now: &TokenRe
     };
     stamp(&mut versions.name, before.name != now.name);
     stamp(&mut versions.expires_at, before.expires_at != now.expires_at);
-    stamp(&mut versions.allowed_models, before.allowed_models != now.allowed_models);
-    stamp(&mut versions.requests_per_minute, before.requests_per_minute != now.requests_per_minute);
+    stamp(&mut versions.user, before.user != now.user);
+    versions.limits.stamp(&before.limits, &now.limits, version);
+}
+
+fn stamp_user(versions: &mut UserVersions, before: &UserRecord, now: &UserRecord, version: Version) {
+    let stamp = |field: &mut Version, differs: bool| {
+        if differs {
+            *field = version;
+        }
+    };
+    stamp(&mut versions.name, before.name != now.name);
+    stamp(&mut versions.note, before.note != now.note);
+    stamp(&mut versions.enabled, before.enabled != now.enabled);
+    versions.limits.stamp(&before.limits, &now.limits, version);
 }

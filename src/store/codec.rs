@@ -11,7 +11,8 @@ use super::{
     shelf::{Dirty, Inflight},
 };
 use crate::model::{
-    Delta, Health, KeyRecord, KeyUsage, KeyVersions, Tally, TokenRecord, TokenVersions, Usage, Version,
+    Delta, Health, KeyRecord, KeyUsage, KeyVersions, Tally, TokenRecord, TokenVersions, Usage, UserRecord,
+    UserVersions, Version,
 };
 
 /// A mangled length may not ask for more memory than this; the largest journal entry stays far below.
@@ -49,8 +50,8 @@ fn unknown(version: u8) -> Error {
 macro_rules! first_version {
     ($($record:ty),*) => {$(impl Record for $record { const VERSION: u8 = 1; })*};
 }
-first_version!(KeyRecord, KeyUsage, TokenRecord, Usage, Dirty, GoneRecord, Inflight, Tally);
-first_version!(Packed<KeyVersions>, Packed<TokenVersions>);
+first_version!(KeyUsage, Usage, Dirty, GoneRecord, Inflight, Tally);
+first_version!(UserRecord, Packed<UserVersions>);
 
 /// The versions of a row's fields. Most rows were never changed since they were added, and there are many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,30 +79,34 @@ macro_rules! packed {
         }
     )*};
 }
-packed!(KeyVersions, TokenVersions);
+packed!(KeyVersions, TokenVersions, UserVersions);
 
-impl Record for Health {
-    /// 2: an epoch where 1 had the time of the last reset.
-    const VERSION: u8 = 2;
+macro_rules! second_version {
+    ($($(#[$doc:meta])* $record:ty: $older:ty),* $(,)?) => {$(
+        impl Record for $record {
+            $(#[$doc])*
+            const VERSION: u8 = 2;
 
-    fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
-        match version {
-            1 => decode_body::<older::Health>(body).map(Into::into),
-            _ => Err(unknown(version)),
+            fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
+                match version {
+                    1 => decode_body::<$older>(body).map(Into::into),
+                    _ => Err(unknown(version)),
+                }
+            }
         }
-    }
+    )*};
 }
-
-impl Record for Delta {
+second_version! {
+    /// 2: with an owner.
+    KeyRecord: older::KeyRecord,
+    Packed<KeyVersions>: Packed<older::KeyVersions>,
+    /// 2: with a user and daily limits.
+    TokenRecord: older::TokenRecord,
+    Packed<TokenVersions>: Packed<older::TokenVersions>,
+    /// 2: an epoch where 1 had the time of the last reset.
+    Health: older::Health,
     /// 2: with healths of version 2.
-    const VERSION: u8 = 2;
-
-    fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
-        match version {
-            1 => decode_body::<older::Delta>(body).map(Into::into),
-            _ => Err(unknown(version)),
-        }
-    }
+    Delta: older::Delta,
 }
 
 /// Layouts that are read and no longer written.
@@ -110,7 +115,119 @@ mod older {
 
     use serde::Deserialize;
 
-    use crate::model::{self, Cause, Hour, KeyId, KeyUsage, Timestamp, TokenId, Usage, Version};
+    use super::Packed;
+    use crate::model::{
+        self, Cause, Hour, KeyId, KeyUsage, LimitVersions, Limits, Secret, Timestamp, TokenId, Usage,
+        Version, secret,
+    };
+
+    #[derive(Deserialize)]
+    pub(super) struct KeyRecord {
+        #[serde(with = "secret::exposed")]
+        secret: Secret,
+        username: Option<Box<str>>,
+        note: Option<Box<str>>,
+        created_at: Timestamp,
+        expires_at: Option<Timestamp>,
+        weight: u16,
+        enabled: bool,
+        disabled_until: Option<Timestamp>,
+    }
+
+    impl From<KeyRecord> for model::KeyRecord {
+        fn from(older: KeyRecord) -> Self {
+            Self {
+                secret: older.secret,
+                username: older.username,
+                note: older.note,
+                created_at: older.created_at,
+                expires_at: older.expires_at,
+                weight: older.weight,
+                enabled: older.enabled,
+                disabled_until: older.disabled_until,
+                owner: None,
+            }
+        }
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct TokenRecord {
+        #[serde(with = "secret::exposed")]
+        secret: Secret,
+        name: Box<str>,
+        created_at: Timestamp,
+        expires_at: Option<Timestamp>,
+        allowed_models: Vec<Box<str>>,
+        requests_per_minute: Option<u32>,
+    }
+
+    impl From<TokenRecord> for model::TokenRecord {
+        fn from(older: TokenRecord) -> Self {
+            let TokenRecord { secret, name, created_at, expires_at, allowed_models, requests_per_minute } =
+                older;
+            let limits = Limits { allowed_models, requests_per_minute, ..Limits::default() };
+            Self { secret, name, created_at, expires_at, user: None, limits }
+        }
+    }
+
+    // A field that was not there is as old as its row.
+
+    #[derive(Clone, Copy, serde::Serialize, Deserialize)]
+    pub(super) struct KeyVersions {
+        added: Version,
+        username: Version,
+        note: Version,
+        expires_at: Version,
+        weight: Version,
+        enabled: Version,
+        disabled_until: Version,
+    }
+
+    impl From<Packed<KeyVersions>> for Packed<model::KeyVersions> {
+        fn from(older: Packed<KeyVersions>) -> Self {
+            match older {
+                Packed::Same(version) => Self::Same(version),
+                Packed::Each(older) => Self::Each(model::KeyVersions {
+                    added: older.added,
+                    username: older.username,
+                    note: older.note,
+                    expires_at: older.expires_at,
+                    weight: older.weight,
+                    enabled: older.enabled,
+                    disabled_until: older.disabled_until,
+                    owner: older.added,
+                }),
+            }
+        }
+    }
+
+    #[derive(Clone, Copy, serde::Serialize, Deserialize)]
+    pub(super) struct TokenVersions {
+        added: Version,
+        name: Version,
+        expires_at: Version,
+        allowed_models: Version,
+        requests_per_minute: Version,
+    }
+
+    impl From<Packed<TokenVersions>> for Packed<model::TokenVersions> {
+        fn from(older: Packed<TokenVersions>) -> Self {
+            match older {
+                Packed::Same(version) => Self::Same(version),
+                Packed::Each(older) => Self::Each(model::TokenVersions {
+                    added: older.added,
+                    name: older.name,
+                    expires_at: older.expires_at,
+                    user: older.added,
+                    limits: LimitVersions {
+                        allowed_models: older.allowed_models,
+                        requests_per_minute: older.requests_per_minute,
+                        ..LimitVersions::all(older.added)
+                    },
+                }),
+            }
+        }
+    }
 
     #[derive(Deserialize)]
     pub(super) struct Health {

@@ -12,15 +12,16 @@ use super::{
     error::Fault,
     kept::{Kept, Undo},
     load::place,
-    shelf::{Dirty, Gone, KeyEntry, Row, TokenEntry},
+    shelf::{Dirty, Gone, KeyEntry, Row, TokenEntry, UserEntry},
     tables::{
         BATCHES, CounterKey, DIGESTS, DIRTY, GONE, HEALTH, HOURS, INFLIGHT, Id, KEY_USAGE, KEY_VERSIONS,
         KEYS, META, MODELS, NOTES, OPEN, REPLICATED, RowKey, SEEN, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS,
-        TOTALS, read, row_at,
+        TOTALS, USER_VERSIONS, USERS, read, row_at,
     },
 };
 use crate::model::{
-    Health, KeyId, KeyRecord, KeyVersions, Secret, TokenId, TokenRecord, TokenVersions, Version, secret,
+    Health, KeyId, KeyRecord, KeyVersions, Secret, TokenId, TokenRecord, TokenVersions, UserId, Version,
+    secret,
 };
 
 pub(super) struct Desk<'txn> {
@@ -32,6 +33,8 @@ pub(super) struct Desk<'txn> {
     pub(super) tokens: Kept<'txn, Id>,
     pub(super) token_versions: Kept<'txn, Id>,
     pub(super) token_usage: Kept<'txn, Id>,
+    pub(super) users: Kept<'txn, u128>,
+    pub(super) user_versions: Kept<'txn, u128>,
     pub(super) models: Kept<'txn, (&'static str, &'static str)>,
     pub(super) hours: Kept<'txn, (&'static str, u32, &'static str)>,
     pub(super) totals: Kept<'txn, &'static str>,
@@ -56,7 +59,8 @@ impl<'txn> Desk<'txn> {
         }
         desk!(
             meta: META, keys: KEYS, key_versions: KEY_VERSIONS, healths: HEALTH, key_usage: KEY_USAGE,
-            tokens: TOKENS, token_versions: TOKEN_VERSIONS, token_usage: TOKEN_USAGE, models: MODELS,
+            tokens: TOKENS, token_versions: TOKEN_VERSIONS, token_usage: TOKEN_USAGE, users: USERS,
+            user_versions: USER_VERSIONS, models: MODELS,
             hours: HOURS, totals: TOTALS, gone: GONE, replicated: REPLICATED, digests: DIGESTS, dirty: DIRTY,
             open: OPEN, inflight: INFLIGHT, seen: SEEN, batches: BATCHES, notes: NOTES,
         )
@@ -78,6 +82,8 @@ impl<'txn> Desk<'txn> {
             tokens,
             token_versions,
             token_usage,
+            users,
+            user_versions,
             models,
             hours,
             totals,
@@ -232,7 +238,33 @@ impl<'txn> Desk<'txn> {
         Ok(Some(record))
     }
 
-    // --- both ---
+    // --- users ---
+
+    pub(super) fn user(&self, id: UserId) -> Result<Option<UserEntry>, Fault> {
+        let Some(value) = self.users.get(id.0)? else { return Ok(None) };
+        let record = read(value.value(), || user_place("user", id))?;
+        let versions = match self.user_versions.get(id.0)? {
+            Some(value) => read_packed(value.value(), || user_place("versions of user", id))?,
+            None => {
+                let why = codec::Error::Broken("a user without versions".to_owned());
+                return Err(Fault::Row(why, user_place("user", id)));
+            }
+        };
+        Ok(Some(UserEntry { record, versions }))
+    }
+
+    pub(super) fn put_user(&mut self, id: UserId, entry: &UserEntry) -> Result<(), Fault> {
+        self.users.put(id.0, &codec::encode(&entry.record))?;
+        self.user_versions.put(id.0, &codec::encode(&Packed::from(entry.versions)))
+    }
+
+    /// Returns whether it was there.
+    pub(super) fn remove_user(&mut self, id: UserId) -> Result<bool, Fault> {
+        self.user_versions.remove(id.0)?;
+        Ok(self.users.remove(id.0)?.is_some())
+    }
+
+    // --- all of them ---
 
     pub(super) fn gone(&self, provider: &str, row: Row) -> Result<Option<Gone>, Fault> {
         let found: Option<GoneRecord> = optional(self.gone.get(row_at(provider, row))?, "a deletion")?;
@@ -266,6 +298,7 @@ impl<'txn> Desk<'txn> {
         let there = match row {
             Row::Key(_) => self.keys.has((provider, id))?,
             Row::Token(_) => self.tokens.has((provider, id))?,
+            Row::User(_) => self.users.has(id)?,
         };
         if !there && !self.gone.has((provider, kind, id))? {
             self.digests.remove((provider, kind, u128::from_be_bytes(digest)))?;
@@ -329,6 +362,15 @@ impl From<GoneRecord> for Gone {
 /// Kinds of digests: as in [`row_at`].
 pub(super) const KEY: u8 = 0;
 pub(super) const TOKEN: u8 = 1;
+
+/// What names a deletion of a user, whose id is no secret.
+pub(super) fn user_digest(id: UserId) -> [u8; 16] {
+    id.0.to_be_bytes()
+}
+
+pub(super) fn user_place(what: &str, id: UserId) -> String {
+    format!("{what} {id}")
+}
 
 /// What the hub calls a deleted key or token: the first 16 bytes of the SHA-256 of its text.
 pub(super) fn digest(secret: &Secret) -> [u8; 16] {

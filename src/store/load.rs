@@ -6,17 +6,17 @@ use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable};
 use uuid::Uuid;
 
 use super::{
-    desk::{GoneRecord, health_since, read_packed},
+    desk::{GoneRecord, health_since, read_packed, user_place},
     error::{Fault, guarded},
     shelf::Gone,
     tables::{
         self, GONE, HEALTH, HOURS, Id, KEY_USAGE, KEY_VERSIONS, KEYS, MODELS, TOKEN_USAGE, TOKEN_VERSIONS,
-        TOKENS, TOTALS,
+        TOKENS, TOTALS, USER_VERSIONS, USERS,
     },
 };
 use crate::model::{
-    Health, Hour, KeyId, KeyRecord, KeyUsage, KeyVersions, TokenId, TokenRecord, TokenVersions, Usage,
-    Version,
+    Health, Hour, KeyId, KeyRecord, KeyUsage, KeyVersions, TokenId, TokenRecord, TokenVersions, Usage, User,
+    UserId, UserVersions, Version,
 };
 
 /// What the store held when it was opened, with nothing left in the journal.
@@ -24,6 +24,8 @@ use crate::model::{
 pub struct Contents {
     pub instance: Uuid,
     pub providers: HashMap<Box<str>, ProviderContents>,
+    /// In the order of their ids.
+    pub users: Vec<User>,
     /// The latest of all versions: what [`Store::stamps`](super::Store::stamps) begin after.
     pub last_version: Version,
 }
@@ -101,13 +103,25 @@ pub(super) fn contents(txn: &ReadTransaction, instance: Uuid) -> Result<Contents
         let versions: TokenVersions = read_packed(value.value(), || place("versions of token", name, id))?;
         last_version = last_version.max(versions.latest());
     }
+    let mut users = Vec::new();
+    for row in txn.open_table(USERS)?.iter()? {
+        let (id, value) = row?;
+        let id = UserId(id.value());
+        users.push((id, tables::read(value.value(), || user_place("user", id))?));
+    }
+    for row in txn.open_table(USER_VERSIONS)?.iter()? {
+        let (id, value) = row?;
+        let place = || user_place("versions of user", UserId(id.value()));
+        let versions: UserVersions = read_packed(value.value(), place)?;
+        last_version = last_version.max(versions.latest());
+    }
     for row in txn.open_table(GONE)?.iter()? {
         let (at, value) = row?;
         let (name, _, id) = at.value();
         let gone: GoneRecord = tables::read(value.value(), || place("deletion of", name, id))?;
         last_version = last_version.max(Gone::from(gone).version);
     }
-    Ok(Contents { instance, providers, last_version })
+    Ok(Contents { instance, providers, users, last_version })
 }
 
 fn key_usage(txn: &ReadTransaction) -> Result<HashMap<Box<str>, HashMap<KeyId, KeyUsage>>, Fault> {

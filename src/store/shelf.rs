@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::model::{
     CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Tally, TokenId, TokenRecord, TokenVersions,
-    Version,
+    UserId, UserRecord, UserVersions, Version,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -28,11 +28,22 @@ pub struct TokenEntry {
     pub versions: TokenVersions,
 }
 
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserEntry {
+    pub record: UserRecord,
+    pub versions: UserVersions,
+}
+
+/// Stands where the provider does, of rows that belong to none: users, and what is counted by day. No provider may be
+/// called so.
+pub const CORE: &str = "core";
+
 /// A row whose state the hub has not been told yet, or that is to be told again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Row {
     Key(KeyId),
     Token(TokenId),
+    User(UserId),
 }
 
 /// What of it. Kept by whoever changes a row: an add sets `added` and `changed` and ends `gone`, a delete leaves

@@ -8,7 +8,7 @@ use super::{
     error::Fault,
     shelf::Row,
 };
-use crate::model::{CounterId, Hour, KeyId, Timestamp, TokenId};
+use crate::model::{CounterId, Hour, KeyId, Timestamp, TokenId, UserId};
 
 /// Provider and id.
 pub(super) type Id = (&'static str, u128);
@@ -30,6 +30,9 @@ pub(super) const KEY_USAGE: Of<Id> = TableDefinition::new("key_usage");
 pub(super) const TOKENS: Of<Id> = TableDefinition::new("tokens");
 pub(super) const TOKEN_VERSIONS: Of<Id> = TableDefinition::new("token_versions");
 pub(super) const TOKEN_USAGE: Of<Id> = TableDefinition::new("token_usage");
+/// Belong to no provider.
+pub(super) const USERS: Of<u128> = TableDefinition::new("users");
+pub(super) const USER_VERSIONS: Of<u128> = TableDefinition::new("user_versions");
 pub(super) const MODELS: Of<(&str, &str)> = TableDefinition::new("models");
 pub(super) const HOURS: Of<(&str, u32, &str)> = TableDefinition::new("hours");
 pub(super) const TOTALS: Of<&str> = TableDefinition::new("totals");
@@ -56,6 +59,7 @@ pub(super) fn row_at(provider: &str, row: Row) -> (&str, u8, u128) {
     match row {
         Row::Key(id) => (provider, 0, id.0),
         Row::Token(id) => (provider, 1, id.0),
+        Row::User(id) => (provider, 2, id.0),
     }
 }
 
@@ -63,6 +67,7 @@ pub(super) fn row_of(kind: u8, id: u128) -> Option<Row> {
     match kind {
         0 => Some(Row::Key(KeyId(id))),
         1 => Some(Row::Token(TokenId(id))),
+        2 => Some(Row::User(UserId(id))),
         _ => None,
     }
 }
@@ -95,7 +100,8 @@ pub(super) fn counter_of(kind: u8, number: u128, name: &str) -> Option<CounterId
 /// The layout of the file as a whole; a record's own layout has its own version in `codec`.
 ///
 /// 2: the tables of replication. Whoever does not know them would lose what is open.
-pub(super) const FORMAT: u8 = 2;
+/// 3: users.
+pub(super) const FORMAT: u8 = 3;
 const MAGIC: &[u8] = b"keytide";
 
 /// Who the file belongs to.
@@ -126,6 +132,9 @@ pub(super) fn create(txn: &WriteTransaction, identity: &Identity) -> Result<(), 
 /// Makes a file of any older format one of this format.
 pub(super) fn migrate(txn: &WriteTransaction) -> Result<(), Fault> {
     for table in [KEY_VERSIONS, TOKEN_VERSIONS] {
+        txn.open_table(table)?;
+    }
+    for table in [USERS, USER_VERSIONS] {
         txn.open_table(table)?;
     }
     for table in [GONE, DIGESTS, DIRTY] {

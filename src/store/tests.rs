@@ -12,8 +12,8 @@ use std::{path::Path, time::Duration};
 
 use super::{offline, *};
 use crate::model::{
-    Cause, Counts, Health, Hour, KeyId, KeyRecord, KeyUsage, ProviderDelta, Secret, Timestamp, TokenRecord,
-    Usage,
+    Cause, Counts, Health, Hour, KeyId, KeyRecord, KeyUsage, Limits, ProviderDelta, Secret, Timestamp,
+    TokenRecord, Usage, UserId,
 };
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -36,8 +36,12 @@ fn token() -> TokenRecord {
         name: "somebody".into(),
         created_at: NOW,
         expires_at: Some(Timestamp::MAX),
-        allowed_models: vec!["llama*".into()],
-        requests_per_minute: Some(7),
+        user: Some(UserId(9)),
+        limits: Limits {
+            allowed_models: vec!["llama*".into()],
+            requests_per_minute: Some(7),
+            ..Limits::default()
+        },
     }
 }
 
@@ -428,4 +432,21 @@ async fn at_a_hundred_thousand_keys() {
     let contents = load::contents(&txn, identity.instance).unwrap();
     println!("rows: {:?}", start.elapsed());
     assert_eq!(provider(&contents).keys.len(), 100_000);
+}
+
+#[tokio::test]
+async fn a_backup_has_every_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir.path().join("data"));
+    let copy = dir.path().join("copy.redb");
+    store.backup(copy.clone(), |_| ()).await.unwrap();
+    let file = store.file().to_owned();
+    store.close().await.unwrap();
+    let names = |file: &Path| {
+        let database = redb::Database::open(file).unwrap();
+        let txn = redb::ReadableDatabase::begin_read(&database).unwrap();
+        let names = txn.list_tables().unwrap().map(|table| redb::TableHandle::name(&table).to_owned());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(names(&copy), names(&file));
 }

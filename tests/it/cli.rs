@@ -69,6 +69,21 @@ fn key(id: &str, status: &str) -> Value {
     })
 }
 
+/// A user, if the query finds them.
+fn user(id: &str, name: &str, query: &str) -> Option<Value> {
+    let wanted = query.split('&').find_map(|pair| pair.strip_prefix("search=")).unwrap_or_default();
+    let wanted = wanted.to_lowercase();
+    (id.starts_with(&wanted) || name.to_lowercase().contains(&wanted)).then(|| {
+        json!({
+            "id": id, "name": name, "note": null, "enabled": name != "bob", "created_at": "2026-01-01T00:00:00Z",
+            "requests_per_minute": null, "requests_per_day": 1000, "tokens_per_day": null, "allowed_models": [],
+            "allowed_addresses": ["10.0.0.0/8"], "requests_today": 12, "tokens_today": 3456,
+            "day_ends_at": "2026-11-23T00:00:00Z",
+            "tokens": [{"provider": "ollama", "id": THREE, "name": "app"}]
+        })
+    })
+}
+
 fn error(status: StatusCode, code: &str, message: &str) -> Response {
     let body =
         json!({"error": {"message": message, "type": "invalid_request_error", "code": code, "param": null}});
@@ -131,6 +146,19 @@ async fn answer(
                 json!({"summary": {"checked": 2, "ok": 1, "failed": 1}}),
             ];
             return lines.map(|line| format!("{line}\n")).concat().into_response();
+        }
+        ("GET", "/admin/users") => {
+            let users = [user(ONE, "Ann", query), user(TWO, "Bob", query), user(THREE, "bob", query)];
+            let users: Vec<Value> = users.into_iter().flatten().collect();
+            json!({"page": 1, "pageSize": 50, "total": users.len(), "pages": 1, "users": users})
+        }
+        ("POST", "/admin/users") => json!({"id": ONE, "name": sent["name"], "enabled": true}),
+        ("GET" | "PATCH", "/admin/users/97665549-effe-5e34-a023-53e3b2c34a6d") => {
+            user(ONE, "Ann", "").unwrap()
+        }
+        ("DELETE", "/admin/users/97665549-effe-5e34-a023-53e3b2c34a6d") => json!({"deleted": 1}),
+        ("PATCH", "/admin/tokens/0123abcd-effe-5e34-a023-53e3b2c34a6d") => {
+            json!({"id": THREE, "token": "sk-a…zzzz", "name": "app"})
         }
         ("GET", "/admin/tokens") => {
             json!({"provider": "ollama", "tokens": [{"id": THREE, "token": "sk-a…zzzz", "name": "app"}]})
@@ -344,6 +372,76 @@ fn a_new_token_stands_alone_on_stdout() {
         "name": "ci", "allowed_models": ["a", "b"], "requests_per_minute": 5, "expires_at": "2030-01-01T00:00:00Z"
     });
     assert_eq!(server.last().2, body);
+}
+
+#[test]
+fn users_are_meant_by_name_or_id() {
+    let server = Server::start();
+    let ran = server.run("users list");
+    assert_eq!((ran.code, ran.err.trim()), (0, "3 users"), "{ran:?}");
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines[0], "ID        NAME  STATUS    TOKENS  REQUESTS TODAY  TOKENS TODAY");
+    assert_eq!(lines[1], "97665549  Ann   active         1      12 / 1,000         3,456");
+    server.run("users list --search x --disabled --sort tokens_today --order desc --json");
+    let asked = "/admin/users?search=x&enabled=false&sort=tokens_today&order=desc&page=1&pageSize=50";
+    assert_eq!(server.last().1, asked);
+
+    let ran =
+        server.run("users create Ann --note first --rpm 60 --requests-per-day 1000 --address 10.0.0.0/8");
+    assert_eq!(ran.out, format!("created Ann ({ONE})\n"));
+    let body = json!({"name": "Ann", "note": "first", "requests_per_minute": 60, "requests_per_day": 1000,
+        "allowed_addresses": ["10.0.0.0/8"]});
+    assert_eq!(server.last().2, body);
+    let ran =
+        server.run("users limits ann --requests-per-minute none --tokens-per-day 5 --model a --any-address");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let body = json!({"requests_per_minute": null, "tokens_per_day": 5, "allowed_models": ["a"],
+        "allowed_addresses": null});
+    assert_eq!((server.last().0, server.last().2), (Method::PATCH, body));
+    let ran = server.run("users show 97665549-effe-5e34-a023-53e3b2c34a6d");
+    assert!(ran.out.contains("requests today       12 / 1,000\n"), "{}", ran.out);
+    assert!(ran.out.contains("token                0123abcd of ollama, app\n"), "{}", ran.out);
+    assert_eq!(server.run("users disable Ann ann").out, "Ann disabled\n");
+    assert_eq!(server.last().2, json!({"enabled": false}));
+    assert_eq!(server.run("users enable Ann").out, "Ann enabled\n");
+    assert_eq!(server.run("users delete Ann").out, "1 user deleted\n");
+
+    for (line, says, code) in [
+        ("users show bob", "several users are called bob", 1),
+        ("users show 97665549", "the ids of several users begin with 97665549", 1),
+        ("users show nobody", "no user is called nobody", 1),
+        ("users delete Ann 11111111-1111-4111-8111-111111111111", "no user is called", 1),
+        ("users limits Ann", "no limit is named", 2),
+        ("tokens limits 0123abcd", "no limit is named", 2),
+    ] {
+        let ran = server.run(line);
+        assert!(ran.code == code && ran.err.contains(says), "{line}: {ran:?}");
+        assert_ne!(server.last().0, Method::DELETE);
+    }
+    for bad in [
+        "users create x --rpm 0",
+        "users limits Ann --tokens-per-day -1",
+        "users limits Ann --model a --any-model",
+    ] {
+        assert_eq!(server.run(bad).code, 2, "{bad}");
+    }
+}
+
+#[test]
+fn tokens_and_keys_belong_to_users() {
+    let server = Server::start();
+    server.run("tokens create --name ci --user ANN --requests-per-day 7 --tokens-per-day 8 --address ::1 --provider x");
+    let body = json!({"name": "ci", "user": ONE, "requests_per_day": 7, "tokens_per_day": 8,
+        "allowed_addresses": ["::1"]});
+    assert_eq!((server.last().1.as_str(), server.last().2), ("/admin/tokens?provider=x", body));
+    assert_eq!(server.run("tokens limits 0123abcd --user none --rpm 5").out, "token \"app\" changed\n");
+    assert_eq!(server.last().2, json!({"user": null, "requests_per_minute": 5}));
+    assert_eq!(server.run("tokens create --name ci --user nobody").code, 1);
+    assert_eq!(server.last().0, Method::GET);
+    server.run_with("keys add - --owner Ann", "sk-from-stdin\n");
+    assert_eq!(server.last().2, json!({"key": "sk-from-stdin", "owner": ONE}));
+    server.run_with("keys import - --owner Ann", "sk-1\nsk-2\n");
+    assert_eq!(server.last().1, format!("/admin/api-keys/import?format=text&owner={ONE}"));
 }
 
 #[test]

@@ -95,7 +95,7 @@ async fn a_stop_cuts_and_counts_what_does_not_end() {
     drop(dir);
 }
 
-fn loaded(toml: &str) -> Loaded {
+pub fn loaded(toml: &str) -> Loaded {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");
     std::fs::write(&file, toml).unwrap();

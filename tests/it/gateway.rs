@@ -110,8 +110,10 @@ async fn refusals_have_their_status_and_stay_out_of_the_books() {
     let keytide =
         Setup::new(&upstream, "[providers.third]\nbase_url = \"http://127.0.0.1:9\"\nenabled = false\n")
             .keys("ollama", &["good-key-0123456789abcdef"])
-            .token("ollama", "sk-narrow-0123456789", |token| token.allowed_models = vec!["other-*".into()])
-            .token("ollama", "sk-once-0123456789", |token| token.requests_per_minute = Some(1))
+            .token("ollama", "sk-narrow-0123456789", |token| {
+                token.limits.allowed_models = vec!["other-*".into()]
+            })
+            .token("ollama", "sk-once-0123456789", |token| token.limits.requests_per_minute = Some(1))
             .token("ollama", "sk-old-0123456789", |token| {
                 token.expires_at = Some(keytide::model::Timestamp(1))
             })

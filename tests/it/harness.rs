@@ -7,7 +7,7 @@ use keytide::{
     config::{Config, Overrides},
     demo::upstream::{Upstream, UpstreamOptions},
     ledger::ProviderBooks,
-    model::{Clock, KeyRecord, Secret, Timestamp, TokenRecord},
+    model::{Clock, KeyRecord, Limits, Secret, Timestamp, TokenRecord, UserId, UserRecord},
     store::{self, Change, Store},
 };
 use reqwest::Client;
@@ -24,11 +24,13 @@ pub fn client() -> Client {
 }
 
 /// What a test server starts with.
+#[derive(Clone)]
 pub struct Setup {
     pub config: Config,
     pub clock: Clock,
     keys: Vec<(Box<str>, KeyRecord)>,
     tokens: Vec<(Box<str>, TokenRecord)>,
+    users: Vec<(UserId, UserRecord)>,
 }
 
 /// A configuration as a file would give it.
@@ -55,7 +57,7 @@ impl Setup {
     }
 
     pub fn with(config: Config) -> Self {
-        let setup = Self { config, clock: Clock::System, keys: vec![], tokens: vec![] };
+        let setup = Self { config, clock: Clock::System, keys: vec![], tokens: vec![], users: vec![] };
         setup.token("ollama", TOKEN, |_| {})
     }
 
@@ -76,22 +78,36 @@ impl Setup {
             name: "test".into(),
             created_at: Timestamp(0),
             expires_at: None,
-            allowed_models: Vec::new(),
-            requests_per_minute: None,
+            user: None,
+            limits: Limits::default(),
         };
         change(&mut record);
         self.tokens.push((provider.into(), record));
         self
     }
 
-    /// Puts keys and tokens into the data folder, as an earlier run would have left them.
+    pub fn user(mut self, id: u128, change: impl FnOnce(&mut UserRecord)) -> Self {
+        let mut record = UserRecord {
+            name: format!("user {id}").into(),
+            note: None,
+            created_at: Timestamp(0),
+            enabled: true,
+            limits: Limits::default(),
+        };
+        change(&mut record);
+        self.users.push((UserId(id), record));
+        self
+    }
+
+    /// Puts keys, tokens and users into the data folder, as an earlier run would have left them.
     pub async fn fill(&self, dir: &Path) {
         let (store, _) = Store::open(&store::Options::new(dir), Timestamp(0)).unwrap();
         let keys = self.keys.iter().cloned();
         let tokens = self.tokens.iter().cloned();
         let changes = keys
             .map(|(provider, record)| Change::PutKey { provider, record })
-            .chain(tokens.map(|(provider, record)| Change::PutToken { provider, record }));
+            .chain(tokens.map(|(provider, record)| Change::PutToken { provider, record }))
+            .chain(self.users.iter().cloned().map(|(id, record)| Change::PutUser { id, record }));
         store.change(changes.collect()).await.unwrap();
         store.close().await.unwrap();
     }
@@ -126,6 +142,16 @@ impl Keytide {
 
     pub async fn get(&self, path: &str) -> reqwest::Response {
         self.client.get(format!("{}{path}", self.url)).bearer_auth(TOKEN).send().await.unwrap()
+    }
+
+    /// A change by an operator.
+    pub async fn admin(&self, method: &str, path: &str, body: &Value) -> Value {
+        let method = method.parse().unwrap();
+        let token = self.app.admin_token().secret.expose();
+        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
+        let answer = request.json(body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+        answer.json().await.unwrap()
     }
 
     /// What the books hold of a provider, with everything counted so far.

@@ -53,7 +53,7 @@ async fn a_token_s_limit_is_exact() {
     let upstream = upstream().await;
     let keytide = setup(&upstream, |_| {})
         .keys("ollama", &KEYS)
-        .token("ollama", "sk-limited-0123456789", |token| token.requests_per_minute = Some(50))
+        .token("ollama", "sk-limited-0123456789", |token| token.limits.requests_per_minute = Some(50))
         .start()
         .await;
     for minute in 1..=2 {
@@ -134,7 +134,7 @@ async fn only_allowed_models_are_served() {
     let keytide = setup
         .keys("ollama", &KEYS)
         .token("ollama", "sk-narrow-0123456789", |token| {
-            token.allowed_models = vec!["demo-small".into(), "fast".into(), "tide-*".into()];
+            token.limits.allowed_models = vec!["demo-small".into(), "fast".into(), "tide-*".into()];
         })
         .start()
         .await;

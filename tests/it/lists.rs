@@ -61,7 +61,7 @@ async fn lists_hold_what_the_provider_and_the_operator_name() {
     let upstream = upstream().await;
     let keytide = setup(&upstream, NAMES)
         .token("ollama", "sk-narrow-0123456789", |token| {
-            token.allowed_models = vec!["fast".into(), "demo-s*".into()];
+            token.limits.allowed_models = vec!["fast".into(), "demo-s*".into()];
         })
         .start()
         .await;
@@ -306,7 +306,9 @@ async fn equal_requests_are_answered_from_memory_where_configured() {
     let cache = "cache.enabled = true\ncache.ttl = \"60s\"\ncache.max_size = \"1MB\"\naliases.fast = \"demo-large\"\n";
     let keytide = setup(&upstream, cache)
         .token("ollama", "sk-other-0123456789", |_| {})
-        .token("ollama", "sk-narrow-0123456789", |token| token.allowed_models = vec!["demo-large".into()])
+        .token("ollama", "sk-narrow-0123456789", |token| {
+            token.limits.allowed_models = vec!["demo-large".into()]
+        })
         .start()
         .await;
     let first = keytide.post(CHAT, &chat(false)).await;

@@ -23,3 +23,4 @@ mod sdk;
 mod signals;
 mod transport;
 mod upstream;
+mod users;

@@ -19,6 +19,7 @@ pub struct Scripted {
 /// A request that waits for its answer.
 pub struct Asked {
     socket: TcpStream,
+    pub body: String,
 }
 
 impl Scripted {
@@ -70,7 +71,8 @@ async fn read_request(mut socket: TcpStream) -> Option<Asked> {
             return None;
         }
     }
-    Some(Asked { socket })
+    let body = String::from_utf8_lossy(&read[head_end..]).into_owned();
+    Some(Asked { socket, body })
 }
 
 impl Asked {

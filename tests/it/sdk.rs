@@ -69,8 +69,11 @@ impl World {
             );
         }
         let mut setup = Setup::new(&upstream, &extra)
-            .token("ollama", "sk-narrow-0123456789", |token| token.allowed_models = vec!["other-*".into()])
-            .token("ollama", "sk-once-0123456789", |token| token.requests_per_minute = Some(1))
+            .token("ollama", "sk-narrow-0123456789", |token| {
+                token.limits.allowed_models = vec!["other-*".into()]
+            })
+            .token("ollama", "sk-once-0123456789", |token| token.limits.requests_per_minute = Some(1))
+            .token("ollama", "sk-daily-0123456789", |token| token.limits.requests_per_day = Some(1))
             .token("ollama", "sk-old-0123456789", |token| token.expires_at = Some(Timestamp(1)));
         setup.config.server.gateway.max_body = 1_000_000;
         for name in providers() {
@@ -249,6 +252,10 @@ async fn openai_for_python() {
             "refused": "RateLimitError 429 rate_limit_exceeded, again after 1 s",
             "retried": "stop",
         },
+        "daily": {
+            "first": ["1", "0"], "code": "daily_requests_exceeded", "kind": "rate_limit_error", "limit": 1,
+            "remaining": "0", "reset": true, "retry_after": true,
+        },
         "broken": "APIError upstream_broken after 3",
         "broken_responses": "APIError upstream_broken after 3",
         "broken_whole": "InternalServerError 502 upstream_broken",
@@ -258,7 +265,7 @@ async fn openai_for_python() {
     assert_eq!(seen, expected, "{seen:#}");
     world
         .agree(&[
-            ("ollama", counts(18, 6, 0)),
+            ("ollama", counts(19, 6, 0)),
             ("openrouter", counts(18, 1, 0)),
             ("limited", counts(0, 1, 0)),
             ("retrying", counts(1, 1, 0)),

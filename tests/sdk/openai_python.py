@@ -206,6 +206,26 @@ def rate_limits():
     return {"refused": refused, "retried": retried}
 
 
+def daily():
+    """A limit by the day: the library tells it from others, and does not try again for nothing."""
+    client = at(token="sk-daily-0123456789", retries=5)
+    first = client.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES).headers
+    try:
+        chat(client)
+    except openai.RateLimitError as problem:
+        headers = problem.response.headers
+        return {
+            "first": [first[f"x-ratelimit-{name}-requests"] for name in ("limit", "remaining")],
+            "code": problem.code,
+            "kind": problem.type,
+            "limit": problem.body["limit"],
+            "remaining": headers["x-ratelimit-remaining-requests"],
+            "reset": headers["x-ratelimit-reset-requests"].endswith("s"),
+            "retry_after": int(headers["retry-after"]) > 0,
+        }
+    return "no error"
+
+
 def leaves_early():
     with at("stalling") as client:
         stream = chat(client, stream=True)
@@ -231,6 +251,7 @@ def main():
             "async": asyncio.run(asynchronous()),
             "errors": errors(),
             "rate_limits": rate_limits(),
+            "daily": daily(),
             "broken": breaks(lambda: chat(broken, stream=True)),
             "broken_responses": breaks(lambda: responses_at(broken)),
             "broken_whole": error(lambda: chat(broken)),

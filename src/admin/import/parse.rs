@@ -147,7 +147,7 @@ fn json(body: &[u8]) -> Result<Parsed, ApiError> {
     Ok(Parsed { rows, provider: document.provider.clone() })
 }
 
-const COLUMNS: [&str; 5] = ["key", "username", "expires_at", "note", "weight"];
+const COLUMNS: [&str; 6] = ["key", "username", "expires_at", "note", "weight", "owner"];
 
 /// Read line by line, so that one stray quote spoils one line and not the rest of the file. No field of ours
 /// can hold a line break anyway.
@@ -199,7 +199,7 @@ fn header(cells: &[String]) -> Result<Vec<&'static str>, String> {
                 let place = columns.len() + 1;
                 return Err(format!(
                     "The CSV header's column {place} is unknown: the columns are key, username, expires_at, \
-                     note and weight, of which only key is needed."
+                     note, weight and owner, of which only key is needed."
                 ));
             }
         }
@@ -247,6 +247,10 @@ fn csv_row(columns: &[&str], cells: Vec<String>) -> Content {
             "expires_at" => match cell.parse() {
                 Ok(at) => row.expires_at = Some(at),
                 Err(why) => wrong = Some(format!("expires_at is {why}")),
+            },
+            "owner" => match cell.parse() {
+                Ok(owner) => row.owner = Some(owner),
+                Err(_) => wrong = Some("owner must be a user's id, which is a UUID".to_owned()),
             },
             _ => match cell.parse() {
                 Ok(weight) => row.weight = Some(weight),

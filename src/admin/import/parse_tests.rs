@@ -85,6 +85,7 @@ fn csv_without_a_header() {
         expires_at: Some("2030-01-01".parse().unwrap()),
         note: Some("say \"hi\"".to_owned()),
         weight: Some(7),
+        owner: None,
     };
     assert_eq!(found, [(1, Content::Key(one)), (2, key("sk-key-two"))]);
 }
@@ -177,22 +178,27 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read(texts in proptest::collection::vec("[ -~]{0,20}", 2), weight in 1u16..=1000) {
+    fn what_is_written_is_read(texts in proptest::collection::vec("[ -~]{0,20}", 2), weight in 1u16..=1000,
+        owner: Option<u128>,
+    ) {
+        let owner = owner.map(crate::model::UserId);
         let trimmed = |text: &String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let record = KeyRecord {
             username: trimmed(&texts[0]).map(Into::into),
             note: trimmed(&texts[1]).map(Into::into),
             weight,
+            owner,
             ..KeyRecord::new(crate::model::Secret::new("sk-key-one"), Timestamp(0))
         };
         let line = super::super::super::export::csv_line(&record);
-        let found = rows(Format::Csv, format!("key,username,expires_at,note,weight\n{line}"));
+        let found = rows(Format::Csv, format!("key,username,expires_at,note,weight,owner\n{line}"));
         let expected = KeyRow {
             key: "sk-key-one".to_owned(),
             username: trimmed(&texts[0]),
             expires_at: None,
             note: trimmed(&texts[1]),
             weight: Some(weight),
+            owner,
         };
         prop_assert_eq!(found, vec![(2, Content::Key(expected))]);
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::guard;
 
 #[tokio::test]
 async fn a_token_is_made_listed_and_revoked() {
@@ -49,6 +50,12 @@ async fn tokens_have_bounds() {
         json!({"name": "a\nb"}),
         json!({"name": "x", "requests_per_minute": 0}),
         json!({"name": "x", "requests_per_minute": 1_000_001}),
+        json!({"name": "x", "requests_per_minute": -1}),
+        json!({"name": "x", "requests_per_day": 0}),
+        json!({"name": "x", "requests_per_day": 1.5}),
+        json!({"name": "x", "tokens_per_day": 1e30}),
+        json!({"name": "x", "allowed_addresses": ["10.0.0.0/33"]}),
+        json!({"name": "x", "allowed_addresses": ["example.com"]}),
         json!({"name": "x", "expires_at": "2020-01-01"}),
         json!({"name": "x", "allowed_models": [""]}),
         json!({"name": "x", "allowed_models": vec!["m"; 257]}),
@@ -59,10 +66,66 @@ async fn tokens_have_bounds() {
         let reply = world.json("POST", "/admin/tokens", body.clone()).await;
         assert_eq!(reply.error(), (400, "invalid_token_settings".to_owned()), "{body}");
     }
-    for body in [json!({}), json!({"name": 1}), json!({"name": "x", "user": "y"})] {
+    for body in [
+        json!({}),
+        json!({"name": 1}),
+        json!({"name": "x", "user": "y"}),
+        json!({"name": "x", "requests_per_day": "9"}),
+    ] {
         let reply = world.json("POST", "/admin/tokens", body.clone()).await;
         assert_eq!(reply.error(), (400, "invalid_body".to_owned()), "{body}");
     }
     assert_eq!(world.json("DELETE", "/admin/tokens", json!({})).await.error().0, 400);
     assert_eq!(world.get("/admin/tokens?provider=gamma").await.error().0, 404);
+}
+
+#[tokio::test]
+async fn a_token_is_changed_in_all_but_its_text() {
+    let world = World::new();
+    let ann = world.json("POST", "/admin/users", json!({"name": "Ann"})).await.json()["id"].clone();
+    let body = json!({"name": "app", "user": ann, "requests_per_day": 1000, "tokens_per_day": 1_000_000,
+        "allowed_addresses": ["10.1.2.3/8", "10.0.0.0/8"], "token": "sk-own-0123456789abcdef"});
+    let made = world.json("POST", "/admin/tokens", body).await.json();
+    assert_eq!((&made["user"], &made["requests_per_day"]), (&ann, &json!(1000)));
+    assert_eq!(
+        (&made["tokens_per_day"], &made["allowed_addresses"]),
+        (&json!(1_000_000), &json!(["10.0.0.0/8"]))
+    );
+    let find =
+        |world: &World| world.state.provider(None).unwrap().tokens.find("sk-own-0123456789abcdef", START);
+    let caller = world.state.users.caller(find(&world).unwrap()).unwrap();
+    caller.admit(guard::Take::Request, START).unwrap().keep();
+    caller.spend(70, START);
+
+    let path = format!("/admin/tokens/{}", made["id"].as_str().unwrap());
+    let body = json!({"name": " other ", "requests_per_minute": 5, "tokens_per_day": null, "user": null,
+        "expires_at": "2040-01-01", "allowed_addresses": []});
+    let edited = world.json("PATCH", &path, body).await.json();
+    assert_eq!((&edited["name"], &edited["requests_per_minute"]), (&json!("other"), &json!(5)));
+    assert_eq!((&edited["tokens_per_day"], &edited["user"]), (&Value::Null, &Value::Null));
+    assert_eq!((&edited["requests_per_day"], &edited["allowed_addresses"]), (&json!(1000), &json!([])));
+    assert_eq!((&edited["requests_today"], &edited["tokens_today"]), (&json!(1), &json!(70)), "not anew");
+    assert!(!edited.to_string().contains("sk-own-0123456789"), "it is not shown again");
+    let world = world.restart().await;
+    let record = find(&world).unwrap().record.clone();
+    assert_eq!((record.user, record.limits.requests_per_day), (None, Some(1000)), "it was durable");
+
+    let nobody = uuid::Uuid::nil().to_string();
+    for (body, code) in [
+        (json!({"user": nobody}), "unknown_user"),
+        (json!({"user": "Ann"}), "invalid_body"),
+        (json!({"token": "sk-another-0123456789"}), "invalid_body"),
+        (json!({"name": null, "colour": 1}), "invalid_body"),
+        (json!({"name": ""}), "invalid_token_settings"),
+        (json!({"requests_per_day": 0}), "invalid_token_settings"),
+        (json!({"requests_per_minute": 4_294_967_297u64}), "invalid_token_settings"),
+    ] {
+        let reply = world.json("PATCH", &path, body.clone()).await;
+        assert_eq!(reply.error(), (400, code.to_owned()), "{body}");
+    }
+    let reply = world.json("POST", "/admin/tokens", json!({"name": "x", "user": nobody})).await;
+    assert_eq!(reply.error(), (400, "unknown_user".to_owned()));
+    let other = format!("{path}?provider=beta");
+    assert_eq!(world.json("PATCH", &other, json!({})).await.error(), (404, "unknown_token".to_owned()));
+    assert_eq!(find(&world).unwrap().record, record, "what was refused has changed nothing");
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::model::Timestamp;
+use crate::model::{Timestamp, UserId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -25,6 +25,9 @@ pub struct ImportQuery {
     /// Instead of the Content-Type.
     #[param(inline)]
     pub format: Option<Format>,
+    /// The id of the user who shares the keys that name nobody.
+    #[param(value_type = Option<String>)]
+    pub owner: Option<UserId>,
 }
 
 /// The JSON form of an import; the fields beside `keys` hold for keys that do not say otherwise.
@@ -66,6 +69,10 @@ pub struct KeyRow {
     pub note: Option<String>,
     #[serde(default)]
     pub weight: Option<u16>,
+    /// The id of the user who shares it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub owner: Option<UserId>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]

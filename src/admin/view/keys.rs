@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    model::{Cause, Health, KeyId, KeyUsage, Status, Timestamp},
+    model::{Cause, Health, KeyId, KeyUsage, Status, Timestamp, UserId},
     pool::KeyView,
 };
 
@@ -60,6 +60,9 @@ pub struct Key {
     pub enabled: bool,
     pub needs_verification: bool,
     pub weight: u16,
+    /// The user who shares it.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub owner: Option<UserId>,
     pub consecutive_failures: u32,
     pub in_flight: u32,
     pub stats: KeyStats,
@@ -81,6 +84,7 @@ impl Key {
             enabled: key.enabled,
             needs_verification: key.health.needs_verification,
             weight: key.weight,
+            owner: key.owner,
             consecutive_failures: key.health.consecutive_failures,
             in_flight: key.in_flight,
             stats: KeyStats::new(usage),
@@ -218,6 +222,10 @@ pub struct AddKey {
     /// 1 to 1000.
     #[serde(default)]
     pub weight: Option<u16>,
+    /// The id of the user who shares it.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub owner: Option<UserId>,
 }
 
 /// Absent fields stay as they are; null clears.
@@ -237,9 +245,14 @@ pub struct EditKey {
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u16>)]
     pub weight: Option<Option<u16>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub owner: Option<Option<UserId>>,
 }
 
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::{Timestamp, TokenId};
+use super::{keys::present, users::Amount};
+use crate::model::{Timestamp, TokenId, UserId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Token {
@@ -19,7 +20,18 @@ pub struct Token {
     pub expired: bool,
     /// Empty means all; a trailing `*` matches any ending.
     pub allowed_models: Vec<String>,
+    /// Whose it is; their limits hold as well.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub user: Option<UserId>,
     pub requests_per_minute: Option<u32>,
+    pub requests_per_day: Option<u64>,
+    /// Prompt and completion tokens together.
+    pub tokens_per_day: Option<u64>,
+    /// Empty means all; networks in CIDR notation.
+    pub allowed_addresses: Vec<String>,
+    /// Of the day under way, in the time zone of `[limits]`.
+    pub requests_today: u64,
+    pub tokens_today: u64,
     pub request_count: u64,
     pub success_count: u64,
     pub failure_count: u64,
@@ -46,12 +58,57 @@ pub struct AddToken {
     pub expires_at: Option<Timestamp>,
     #[serde(default)]
     pub allowed_models: Option<Vec<String>>,
+    /// The id of the user whose it is.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub user: Option<UserId>,
     /// 1 to 1,000,000.
     #[serde(default)]
-    pub requests_per_minute: Option<u32>,
+    #[schema(value_type = Option<u32>)]
+    pub requests_per_minute: Option<Amount>,
+    /// 1 to 1,000,000,000.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub requests_per_day: Option<Amount>,
+    /// 1 to 1,000,000,000,000.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub tokens_per_day: Option<Amount>,
+    /// Addresses, and networks in CIDR notation.
+    #[serde(default)]
+    pub allowed_addresses: Option<Vec<String>>,
     /// An own value of 16 to 256 visible ASCII characters; a random one is made when absent.
     #[serde(default)]
     pub token: Option<String>,
+}
+
+/// Absent fields stay as they are; null clears.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EditToken {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Option<Timestamp>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub user: Option<Option<UserId>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
+    pub requests_per_minute: Option<Option<Amount>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub requests_per_day: Option<Option<Amount>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub tokens_per_day: Option<Option<Amount>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub allowed_models: Option<Option<Vec<String>>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub allowed_addresses: Option<Option<Vec<String>>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -11,6 +11,7 @@ use crate::{
         remote::secret,
         show,
         table::plain,
+        users,
         view::Key,
     },
     model::{Secret, Timestamp},
@@ -41,10 +42,17 @@ pub(super) struct Args {
     /// Its share of the requests beside other keys, 1 to 1000, for the strategy "weighted"
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     weight: Option<u16>,
+    /// The user who shares it, by name or id
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
 }
 
 pub(super) async fn run(args: Args, client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {
     let key = read_key(&args.key, io)?;
+    let owner = match &args.owner {
+        Some(owner) => Some(users::find(owner, client).await?),
+        None => None,
+    };
     let mut body = Map::new();
     body.insert("key".to_owned(), key.expose().into());
     let mut put = |name: &str, value: Option<Value>| {
@@ -56,6 +64,7 @@ pub(super) async fn run(args: Args, client: &Client, json: bool, io: &mut Io) ->
     put("note", args.note.map(Value::from));
     put("expires_at", args.expires_at.map(|at| at.to_string().into()));
     put("weight", args.weight.map(Value::from));
+    put("owner", owner.map(Value::from));
     let reply: Reply<Key> = client.post("admin/api-keys", &Value::Object(body)).await?;
     if json {
         return io.line(&reply.text);

@@ -14,6 +14,7 @@ use crate::cli::{
     io::{Io, Unit},
     show,
     table::{Align, Table},
+    users,
     view::{Imported, KeyPage, Line},
 };
 
@@ -27,7 +28,7 @@ const LARGE: usize = 256 << 10;
 #[command(after_help = "\
 Examples:
   keytide keys import keys.txt --provider ollama          one key a line
-  keytide keys import keys.csv --dry-run                  key,username,expires_at,note,weight
+  keytide keys import keys.csv --dry-run                  key,username,expires_at,note,weight,owner
   pass show pool | keytide keys import - --username alice@example.com
 
 JSON, NDJSON, CSV and plain lines are told apart by the file's name or content.
@@ -45,6 +46,9 @@ pub(super) struct Args {
     /// The upstream account of keys that do not name one
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
+    /// The user who shares the keys that name nobody, by name or id
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -118,6 +122,11 @@ pub(super) async fn run(args: &Args, client: &Client, json: bool, io: &mut Io) -
     if args.dry_run {
         query.push(("dry_run", "true"));
     }
+    let owner = match &args.owner {
+        Some(owner) => Some(users::find(owner, client).await?),
+        None => None,
+    };
+    query.extend(owner.as_deref().map(|owner| ("owner", owner)));
     let request = client
         .request(Method::POST, "admin/api-keys/import", &query)
         .header(header::CONTENT_TYPE, content_type);
@@ -230,7 +239,7 @@ fn ndjson_line(line: &str, username: &str) -> String {
 }
 
 fn csv_lines(text: &str, username: &str) -> Result<Vec<String>, Error> {
-    const COLUMNS: [&str; 5] = ["key", "username", "expires_at", "note", "weight"];
+    const COLUMNS: [&str; 6] = ["key", "username", "expires_at", "note", "weight", "owner"];
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)

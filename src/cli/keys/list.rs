@@ -151,6 +151,7 @@ fn print(keys: &[Key], io: &mut Io) -> Result<(), Error> {
         ("REQUESTS", Align::Right),
         ("SUCCESS", Align::Right),
         ("LAST USED", Align::Left),
+        ("OWNER", Align::Left),
         ("NOTE", Align::Left),
     ]);
     let now = Clock::System.now();
@@ -165,6 +166,7 @@ fn print(keys: &[Key], io: &mut Io) -> Result<(), Error> {
             (show::count(stats.total_requests), Colour::None),
             (show::percent(stats.success_rate, stats.total_requests), Colour::None),
             (show::ago(stats.last_used, now), Colour::None),
+            (key.owner.as_deref().map(short).unwrap_or_default(), Colour::None),
             (key.note.clone().unwrap_or_default(), Colour::None),
         ]);
     }

@@ -61,6 +61,7 @@ impl Inner {
             weight: cold.weight,
             enabled: cold.enabled,
             disabled_until: cold.disabled_until,
+            owner: cold.owner.as_deref().copied(),
             status: self.state(slot, now).0.status(),
             health: cold.health.clone(),
             in_flight: hot.in_flight,
@@ -78,6 +79,7 @@ impl Inner {
             weight: cold.weight,
             enabled: cold.enabled,
             disabled_until: cold.disabled_until,
+            owner: cold.owner.as_deref().copied(),
         }
     }
 

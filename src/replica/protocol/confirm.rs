@@ -191,17 +191,8 @@ impl Stream<'_> {
         if broken!(ClockIsNotRestamped) {
             return Ok(());
         }
-        let versions = &mut entry.versions;
-        for version in [
-            &mut versions.added,
-            &mut versions.username,
-            &mut versions.note,
-            &mut versions.expires_at,
-            &mut versions.weight,
-            &mut versions.enabled,
-            &mut versions.disabled_until,
-            &mut entry.health.epoch,
-        ] {
+        let fields = entry.versions.each_mut().into_iter();
+        for version in fields.chain([&mut entry.health.epoch]) {
             if *version > most {
                 *version = now;
             }
@@ -219,14 +210,7 @@ impl Stream<'_> {
         let id = TokenId::derive(self.provider, row.k.expose());
         let Some(mut entry) = self.shelf.token(self.provider, id)? else { return Ok(()) };
         let (now, most) = self.anew();
-        let versions = &mut entry.versions;
-        for version in [
-            &mut versions.added,
-            &mut versions.name,
-            &mut versions.expires_at,
-            &mut versions.allowed_models,
-            &mut versions.requests_per_minute,
-        ] {
+        for version in entry.versions.each_mut() {
             if *version > most {
                 *version = now;
             }

@@ -136,6 +136,8 @@ impl Stream<'_> {
                     return Ok(self.seal_token(&entry, dirty.added, draft));
                 }
             }
+            // Of no provider's stream.
+            Row::User(_) => {}
         }
         let gone = if dirty.gone { self.shelf.gone(self.provider, row)? } else { None };
         Ok(gone.is_none_or(|gone| draft.push(|rows| &mut rows.gone, text::gone_row(row, &gone))))

@@ -2,7 +2,9 @@
 
 use super::{Effect, Result, document::Walk, stream::Stream, text};
 use crate::{
-    model::{CounterId, KeyId, KeyRecord, Tally, Timestamp, TokenId, TokenRecord, Version},
+    model::{
+        CounterId, KeyId, KeyRecord, LimitVersions, Limits, Tally, Timestamp, TokenId, TokenRecord, Version,
+    },
     replica::wire::{GoneKind, GoneRow, KeyRow, Rows, TokenRow},
     store::shelf::{Dirty, Gone, KeyEntry, Row, Seen, TokenEntry},
 };
@@ -36,6 +38,7 @@ pub fn merge_key(here: &mut KeyEntry, there: KeyEntry) -> bool {
     take(&mut r.expires_at, &mut v.expires_at, record.expires_at, versions.expires_at, &mut ahead);
     take(&mut r.weight, &mut v.weight, record.weight, versions.weight, &mut ahead);
     take(&mut r.enabled, &mut v.enabled, record.enabled, versions.enabled, &mut ahead);
+    take(&mut r.owner, &mut v.owner, record.owner, versions.owner, &mut ahead);
     let until = record.disabled_until;
     take(&mut r.disabled_until, &mut v.disabled_until, until, versions.disabled_until, &mut ahead);
     let added = v.added;
@@ -58,16 +61,18 @@ pub fn merge_token(here: &mut TokenEntry, there: TokenEntry) -> bool {
     take(&mut r.created_at, &mut v.added, record.created_at, versions.added, &mut ahead);
     take(&mut r.name, &mut v.name, record.name, versions.name, &mut ahead);
     take(&mut r.expires_at, &mut v.expires_at, record.expires_at, versions.expires_at, &mut ahead);
-    let models = record.allowed_models;
-    take(&mut r.allowed_models, &mut v.allowed_models, models, versions.allowed_models, &mut ahead);
-    let limit = record.requests_per_minute;
-    take(
-        &mut r.requests_per_minute,
-        &mut v.requests_per_minute,
-        limit,
-        versions.requests_per_minute,
-        &mut ahead,
-    );
+    take(&mut r.user, &mut v.user, record.user, versions.user, &mut ahead);
+    ahead | merge_limits(&mut r.limits, &mut v.limits, record.limits, versions.limits)
+}
+
+fn merge_limits(r: &mut Limits, v: &mut LimitVersions, there: Limits, versions: LimitVersions) -> bool {
+    let mut ahead = false;
+    macro_rules! take_each {
+        ($($field:ident),*) => {
+            $(take(&mut r.$field, &mut v.$field, there.$field, versions.$field, &mut ahead);)*
+        };
+    }
+    take_each!(requests_per_minute, requests_per_day, tokens_per_day, allowed_models, allowed_addresses);
     ahead
 }
 
@@ -95,6 +100,8 @@ impl Stream<'_> {
             let counter = match row {
                 Row::Key(id) => CounterId::Key(id),
                 Row::Token(id) => CounterId::Token(id),
+                // Of no provider's stream.
+                Row::User(_) => continue,
             };
             let wanted = self.shelf.dirty_row(self.provider, row)?.is_some()
                 || self.shelf.open(self.provider, &counter)?.is_some()
@@ -116,7 +123,7 @@ impl Stream<'_> {
                     let brief = Gone { text: None, ..gone };
                     self.shelf.set_gone(self.provider, row, Some(brief))?;
                 }
-                Row::Token(_) => {}
+                Row::Token(_) | Row::User(_) => {}
             }
         }
         Ok(next)
@@ -159,17 +166,7 @@ impl Stream<'_> {
         }
         let id = KeyId::derive(self.provider, secret);
         let there = text::key_entry(row, self.shift);
-        let versions = &there.versions;
-        for version in [
-            versions.added,
-            versions.username,
-            versions.note,
-            versions.expires_at,
-            versions.weight,
-            versions.enabled,
-            versions.disabled_until,
-            there.health.epoch,
-        ] {
+        for version in there.versions.each().into_iter().chain([there.health.epoch]) {
             self.observe(version);
         }
         self.is_there(Row::Key(id))?;
@@ -202,14 +199,7 @@ impl Stream<'_> {
         }
         let id = TokenId::derive(self.provider, secret);
         let there = text::token_entry(row, self.shift);
-        let versions = &there.versions;
-        for version in [
-            versions.added,
-            versions.name,
-            versions.expires_at,
-            versions.allowed_models,
-            versions.requests_per_minute,
-        ] {
+        for version in there.versions.each() {
             self.observe(version);
         }
         self.is_there(Row::Token(id))?;
@@ -244,13 +234,14 @@ impl Stream<'_> {
         let id = match row.t {
             GoneKind::Model => CounterId::Model(row.id.as_str().into()),
             GoneKind::Global => CounterId::Total,
+            GoneKind::User => return Ok(()),
             GoneKind::KeyStats => {
                 let key = digest.map(|digest| self.shelf.key_by_digest(self.provider, digest)).transpose()?;
                 let Some(Some(id)) = key else { return Ok(()) };
                 CounterId::Key(id)
             }
             GoneKind::Key | GoneKind::Token => match self.gone_here(row)? {
-                None => return Ok(()),
+                None | Some(Row::User(_)) => return Ok(()),
                 Some(Row::Key(id)) => {
                     match self.shelf.key(self.provider, id)? {
                         Some(entry) if entry.versions.added > row.v => {

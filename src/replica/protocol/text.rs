@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        Cause, Health, KeyRecord, KeyVersions, Secret, Tally, Timestamp, TokenRecord, TokenVersions, Version,
+        Cause, Health, KeyRecord, KeyVersions, LimitVersions, Limits, Secret, Tally, Timestamp, TokenRecord,
+        TokenVersions, UserId, Version,
     },
     replica::wire::{GoneKind, GoneRow, HealthRow, KeyRow, KeyStatsRow, Rows, Sums, TokenRow},
     store::shelf::{Gone, KeyEntry, Row, TokenEntry},
@@ -87,6 +88,8 @@ pub fn key_row(entry: &KeyEntry, add: bool, shift: Shift) -> KeyRow {
         ev: stamp(versions.enabled, added),
         d: shift.out(record.disabled_until),
         dv: stamp(versions.disabled_until, added),
+        ow: record.owner.map(user_out),
+        owv: stamp(versions.owner, added),
         h: health_row(&entry.health, added, shift),
     }
 }
@@ -152,6 +155,7 @@ pub fn key_entry(row: &KeyRow, shift: Shift) -> KeyEntry {
             weight: row.w.unwrap_or(1).clamp(1, KeyRecord::MAX_WEIGHT),
             enabled: row.e.unwrap_or(true),
             disabled_until: shift.home(row.d),
+            owner: row.ow.map(user_home),
         },
         versions: KeyVersions {
             added: row.a,
@@ -161,6 +165,7 @@ pub fn key_entry(row: &KeyRow, shift: Shift) -> KeyEntry {
             weight: age(row.wv),
             enabled: age(row.ev),
             disabled_until: age(row.dv),
+            owner: age(row.owv),
         },
         health: health(row.h.as_ref(), row.a, shift),
     }
@@ -169,7 +174,7 @@ pub fn key_entry(row: &KeyRow, shift: Shift) -> KeyEntry {
 pub fn token_row(entry: &TokenEntry, add: bool, shift: Shift) -> TokenRow {
     let (record, versions) = (&entry.record, &entry.versions);
     let added = versions.added;
-    let models = || record.allowed_models.iter().map(|model| model.to_string()).collect();
+    let limits = &record.limits;
     TokenRow {
         k: record.secret.clone(),
         a: added,
@@ -179,33 +184,69 @@ pub fn token_row(entry: &TokenEntry, add: bool, shift: Shift) -> TokenRow {
         nv: stamp(versions.name, added),
         x: shift.out(record.expires_at),
         xv: stamp(versions.expires_at, added),
-        m: (!record.allowed_models.is_empty()).then(models),
-        mv: stamp(versions.allowed_models, added),
-        r: record.requests_per_minute,
-        rv: stamp(versions.requests_per_minute, added),
+        m: texts_out(&limits.allowed_models),
+        mv: stamp(versions.limits.allowed_models, added),
+        r: limits.requests_per_minute,
+        rv: stamp(versions.limits.requests_per_minute, added),
+        us: record.user.map(user_out),
+        usv: stamp(versions.user, added),
+        rd: limits.requests_per_day,
+        rdv: stamp(versions.limits.requests_per_day, added),
+        td: limits.tokens_per_day,
+        tdv: stamp(versions.limits.tokens_per_day, added),
+        ad: texts_out(&limits.allowed_addresses),
+        adv: stamp(versions.limits.allowed_addresses, added),
     }
 }
 
 pub fn token_entry(row: &TokenRow, shift: Shift) -> TokenEntry {
     let age = |version: Option<Version>| version.unwrap_or(row.a).max(row.a);
-    let models = row.m.iter().flatten().take(TokenRecord::MAX_ALLOWED_MODELS);
     TokenEntry {
         record: TokenRecord {
             secret: row.k.clone(),
             name: cut(row.n.as_deref(), TokenRecord::MAX_NAME_LEN).unwrap_or_default(),
             created_at: shift.home(Some(row.c)).unwrap_or_default(),
             expires_at: shift.home(row.x),
-            allowed_models: models.map(|model| model.as_str().into()).collect(),
-            requests_per_minute: row.r,
+            user: row.us.map(user_home),
+            limits: Limits {
+                requests_per_minute: row.r,
+                requests_per_day: row.rd,
+                tokens_per_day: row.td,
+                allowed_models: texts_home(row.m.as_deref(), Limits::MAX_MODELS),
+                allowed_addresses: texts_home(row.ad.as_deref(), Limits::MAX_ADDRESSES),
+            },
         },
         versions: TokenVersions {
             added: row.a,
             name: age(row.nv),
             expires_at: age(row.xv),
-            allowed_models: age(row.mv),
-            requests_per_minute: age(row.rv),
+            user: age(row.usv),
+            limits: LimitVersions {
+                requests_per_minute: age(row.rv),
+                requests_per_day: age(row.rdv),
+                tokens_per_day: age(row.tdv),
+                allowed_models: age(row.mv),
+                allowed_addresses: age(row.adv),
+            },
         },
     }
+}
+
+fn user_out(id: UserId) -> Uuid {
+    Uuid::from_u128(id.0)
+}
+
+fn user_home(id: Uuid) -> UserId {
+    UserId(id.as_u128())
+}
+
+/// An empty list is none.
+fn texts_out(list: &[Box<str>]) -> Option<Vec<String>> {
+    (!list.is_empty()).then(|| list.iter().map(|text| text.to_string()).collect())
+}
+
+fn texts_home(list: Option<&[String]>, most: usize) -> Vec<Box<str>> {
+    list.unwrap_or_default().iter().take(most).map(|text| text.as_str().into()).collect()
 }
 
 /// Another program may have written more than we would have taken.
@@ -217,7 +258,11 @@ fn cut(text: Option<&str>, chars: usize) -> Option<Box<str>> {
 }
 
 pub fn gone_row(row: Row, gone: &Gone) -> GoneRow {
-    let t = if matches!(row, Row::Key(_)) { GoneKind::Key } else { GoneKind::Token };
+    let t = match row {
+        Row::Key(_) => GoneKind::Key,
+        Row::Token(_) => GoneKind::Token,
+        Row::User(_) => GoneKind::User,
+    };
     GoneRow { t, id: hex(&gone.digest), v: gone.version }
 }
 

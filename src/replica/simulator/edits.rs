@@ -162,8 +162,8 @@ pub fn decide(
             (record.name, versions.name) = (format!("name {value}").into(), version);
         }),
         _ => local::edit_token(shelf, provider, token_id, stamps, now, |record, versions, version| {
-            record.requests_per_minute = flag.then_some(value);
-            versions.requests_per_minute = version;
+            record.limits.requests_per_minute = flag.then_some(value);
+            versions.limits.requests_per_minute = version;
         }),
     }
     it.shelf.commit();

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     model::{
-        CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Stamps, Tally, Timestamp, TokenId,
+        CounterId, Health, KeyId, KeyRecord, KeyVersions, Limits, Secret, Stamps, Tally, Timestamp, TokenId,
         TokenRecord, TokenVersions, Version,
     },
     store::shelf::{Dirty, Gone, KeyEntry, Row, Shelf, TokenEntry},
@@ -129,8 +129,8 @@ pub fn add_token(
         name: "a token".into(),
         created_at: now,
         expires_at: None,
-        allowed_models: Vec::new(),
-        requests_per_minute: None,
+        user: None,
+        limits: Limits::default(),
     };
     let entry = TokenEntry { record, versions: TokenVersions::all(stamps.next(now)) };
     shelf.put_token(provider, id, &entry).unwrap();
@@ -186,25 +186,10 @@ pub fn forget_hours(shelf: &mut MemoryShelf, provider: &str, now: i64) {
 pub fn last_version(shelf: &MemoryShelf, provider: &str) -> Version {
     let mut last = Version::ZERO;
     for (_, entry) in shelf.keys(provider, None, usize::MAX).unwrap() {
-        let v = entry.versions;
-        for version in [
-            v.added,
-            v.username,
-            v.note,
-            v.expires_at,
-            v.weight,
-            v.enabled,
-            v.disabled_until,
-            entry.health.epoch,
-        ] {
-            last = last.max(version);
-        }
+        last = last.max(entry.versions.latest()).max(entry.health.epoch);
     }
     for (_, entry) in shelf.tokens(provider, None, usize::MAX).unwrap() {
-        let v = entry.versions;
-        for version in [v.added, v.name, v.expires_at, v.allowed_models, v.requests_per_minute] {
-            last = last.max(version);
-        }
+        last = last.max(entry.versions.latest());
     }
     for (_, gone) in shelf.all_gone(provider, None, usize::MAX).unwrap() {
         last = last.max(gone.version);

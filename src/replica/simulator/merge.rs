@@ -29,6 +29,7 @@ pub fn merge_key(here: &mut KeyEntry, there: KeyEntry) {
         take(&mut r.expires_at, &mut v.expires_at, record.expires_at, versions.expires_at);
         take(&mut r.weight, &mut v.weight, record.weight, versions.weight);
         take(&mut r.enabled, &mut v.enabled, record.enabled, versions.enabled);
+        take(&mut r.owner, &mut v.owner, record.owner, versions.owner);
         take(&mut r.disabled_until, &mut v.disabled_until, record.disabled_until, versions.disabled_until);
     }
     let added = here.versions.added;
@@ -52,7 +53,18 @@ pub fn merge_token(here: &mut TokenEntry, there: TokenEntry) {
     take(&mut r.created_at, &mut v.added, record.created_at, versions.added);
     take(&mut r.name, &mut v.name, record.name, versions.name);
     take(&mut r.expires_at, &mut v.expires_at, record.expires_at, versions.expires_at);
-    take(&mut r.allowed_models, &mut v.allowed_models, record.allowed_models, versions.allowed_models);
-    let limit = record.requests_per_minute;
+    take(&mut r.user, &mut v.user, record.user, versions.user);
+    let (r, v, limits, versions) = (&mut r.limits, &mut v.limits, record.limits, versions.limits);
+    take(&mut r.allowed_models, &mut v.allowed_models, limits.allowed_models, versions.allowed_models);
+    let limit = limits.requests_per_minute;
     take(&mut r.requests_per_minute, &mut v.requests_per_minute, limit, versions.requests_per_minute);
+    take(
+        &mut r.requests_per_day,
+        &mut v.requests_per_day,
+        limits.requests_per_day,
+        versions.requests_per_day,
+    );
+    take(&mut r.tokens_per_day, &mut v.tokens_per_day, limits.tokens_per_day, versions.tokens_per_day);
+    let addresses = limits.allowed_addresses;
+    take(&mut r.allowed_addresses, &mut v.allowed_addresses, addresses, versions.allowed_addresses);
 }

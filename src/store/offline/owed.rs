@@ -11,7 +11,7 @@ use crate::{
         load::place,
         shelf::{Dirty, Inflight, Row},
         tables::{
-            self, CounterKey, DIGESTS, DIRTY, GONE, INFLIGHT, KEY_VERSIONS, KEYS, OPEN, Of, TOKENS,
+            self, CounterKey, DIGESTS, DIRTY, GONE, INFLIGHT, KEY_VERSIONS, KEYS, OPEN, Of, TOKENS, USERS,
             counter_of, row_of,
         },
     },
@@ -38,10 +38,12 @@ fn versions(txn: &ReadTransaction, problems: &mut Vec<String>) -> Result<(), Fau
 }
 
 fn rows(txn: &ReadTransaction, problems: &mut Vec<String>) -> Result<(), Fault> {
+    let users = txn.open_table(USERS)?;
     let (keys, tokens, gone) = (txn.open_table(KEYS)?, txn.open_table(TOKENS)?, txn.open_table(GONE)?);
     let exists = |provider: &str, row: Row| match row {
         Row::Key(id) => Ok::<_, Fault>(keys.get((provider, id.0))?.is_some()),
         Row::Token(id) => Ok(tokens.get((provider, id.0))?.is_some()),
+        Row::User(id) => Ok(users.get(id.0)?.is_some()),
     };
     let known = |(provider, kind, id): (&str, u8, u128), problems: &mut Vec<String>, what: &str| {
         let row = row_of(kind, id);

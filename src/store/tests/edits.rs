@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::{
-    model::{CounterId, KeyVersions, Tally, TokenId, Version},
+    model::{CounterId, KeyVersions, Tally, TokenId, UserRecord, Version},
     store::{
         desk::digest,
-        shelf::{Dirty, Inflight, KeyEntry, Row, Seen, Shelf},
+        shelf::{CORE, Dirty, Inflight, KeyEntry, Row, Seen, Shelf},
     },
 };
 
@@ -430,4 +430,30 @@ async fn edits_beside_a_hundred_thousand_keys() {
     store.edit(|shelf| shelf.open_len(P)).await.unwrap();
     timed("a fold of 1,000 keys, with what is open", start);
     store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn users_are_kept_and_their_fields_have_versions_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let user = |name: &str| UserRecord {
+        name: name.into(),
+        note: None,
+        created_at: NOW,
+        enabled: true,
+        limits: Limits::default(),
+    };
+    let put = |record: UserRecord| vec![Change::PutUser { id: UserId(1), record }];
+    store.change(put(user("a"))).await.unwrap();
+    let limits = Limits { tokens_per_day: Some(5), ..Limits::default() };
+    store.change(put(UserRecord { limits: limits.clone(), ..user("a") })).await.unwrap();
+    store.change(vec![Change::PutUser { id: UserId(2), record: user("b") }]).await.unwrap();
+    store.change(vec![Change::DeleteUser { id: UserId(2) }]).await.unwrap();
+    let last = store.change(put(UserRecord { limits: limits.clone(), ..user("c") })).await.unwrap();
+    store.close().await.unwrap();
+    let (store, contents) = open(dir.path());
+    assert_eq!(contents.users, [(UserId(1), UserRecord { limits, ..user("c") })]);
+    assert_eq!(contents.last_version, last);
+    let gone = store.edit(|shelf| shelf.gone(CORE, Row::User(UserId(2)))).await.unwrap().unwrap();
+    assert!(gone.is_deletion() && gone.text.is_none());
 }

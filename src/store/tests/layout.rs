@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    model::{KeyVersions, Tally, TokenVersions, Version},
+    model::{KeyVersions, LimitVersions, Tally, TokenVersions, UserRecord, UserVersions, Version},
     store::{
         codec::{self, Packed, Record},
         desk::GoneRecord,
@@ -40,8 +40,12 @@ fn layouts() {
         weight: 2,
         enabled: true,
         disabled_until: Some(Timestamp(-1)),
+        owner: None,
     };
-    pinned(&key_record, "0104736b2d31010175000201fb580202010101");
+    read(&key_record, "0104736b2d31010175000201fb580202010101");
+    pinned(&key_record, "0204736b2d31010175000201fb58020201010100");
+    let owned = KeyRecord { owner: Some(UserId(7)), ..key_record };
+    pinned(&owned, "0204736b2d31010175000201fb580202010101011000000000000000000000000000000007");
     let health = Health {
         failed_until: Some(Timestamp(5)),
         cause: Cause::Server,
@@ -66,10 +70,34 @@ fn layouts() {
         name: "n".into(),
         created_at: Timestamp(1),
         expires_at: None,
-        allowed_models: vec!["a*".into(), "b".into()],
-        requests_per_minute: Some(60),
+        user: None,
+        limits: Limits {
+            allowed_models: vec!["a*".into(), "b".into()],
+            requests_per_minute: Some(60),
+            ..Limits::default()
+        },
     };
-    pinned(&token, "010174016e02000202612a0162013c");
+    read(&token, "010174016e02000202612a0162013c");
+    pinned(&token, "020174016e020000013c00000202612a016200");
+    let limits = Limits {
+        requests_per_day: Some(300),
+        tokens_per_day: Some(70_000),
+        allowed_addresses: vec!["::1".into()],
+        ..token.limits
+    };
+    let token = TokenRecord { user: Some(UserId(7)), limits, ..token };
+    pinned(
+        &token,
+        "020174016e0200011000000000000000000000000000000007013c01fb2c0101fc701101000202612a016201033a3a31",
+    );
+    let user = UserRecord {
+        name: "n".into(),
+        note: Some("o".into()),
+        created_at: Timestamp(1),
+        enabled: true,
+        limits: Limits { requests_per_minute: Some(60), ..Limits::default() },
+    };
+    pinned(&user, "01016e01016f0201013c00000000");
     let usage = Usage { counts, prompt_tokens: 70_000, completion_tokens: 4, last_used: Some(Timestamp(9)) };
     pinned(&usage, "010102fb2c01fc70110100040112");
     let mut of = ProviderDelta::default();
@@ -92,12 +120,20 @@ fn layouts() {
 fn layouts_of_replication() {
     let v = |n: i64| Version(n);
     let same = KeyVersions::all(v(1));
-    pinned(&Packed::from(same), "010002");
+    read(&Packed::from(same), "010002");
+    pinned(&Packed::from(same), "020002");
     let each = KeyVersions { weight: v(1 << 60), disabled_until: v(300), ..same };
-    pinned(&Packed::from(each), "010102020202fd000000000000002002fb5802");
+    read(&Packed::from(each), "010102020202fd000000000000002002fb5802");
+    pinned(&Packed::from(each), "020102020202fd000000000000002002fb580202");
     let same = TokenVersions::all(v(1));
+    read(&Packed::from(same), "010002");
+    pinned(&Packed::from(same), "020002");
+    let each = TokenVersions { limits: LimitVersions { allowed_models: v(300), ..same.limits }, ..same };
+    read(&Packed::from(each), "0101020202fb580202");
+    pinned(&Packed::from(each), "020102020202020202fb580202");
+    let same = UserVersions::all(v(1));
     pinned(&Packed::from(same), "010002");
-    pinned(&Packed::from(TokenVersions { allowed_models: v(300), ..same }), "0101020202fb580202");
+    pinned(&Packed::from(UserVersions { note: v(300), ..same }), "01010202fb5802020202020202");
     let gone = Gone { version: v(300), digest: *b"0123456789abcdef", text: None };
     pinned(&GoneRecord::from(&gone), "01fb58023031323334353637383961626364656600");
     let gone = Gone { text: Some(Secret::new("sk-1")), ..gone };
@@ -143,12 +179,13 @@ proptest::proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
         let mut bytes = bytes;
-        bytes.insert(0, 1);
+        bytes.insert(0, 1 + (bytes.len() % 2) as u8);
         let _ = codec::decode::<Delta>(&bytes);
         let _ = codec::decode::<KeyRecord>(&bytes);
         let _ = codec::decode::<TokenRecord>(&bytes);
         let _ = codec::decode::<Health>(&bytes);
         let _ = codec::decode::<Packed<KeyVersions>>(&bytes);
+        let _ = codec::decode::<UserRecord>(&bytes);
         let _ = codec::decode::<GoneRecord>(&bytes);
         let _ = codec::decode::<Inflight>(&bytes);
     }

@@ -85,7 +85,7 @@ async fn a_file_from_before_replication_opens_with_everything_in_it() {
     let gone = store.edit(move |shelf| shelf.gone(P, Row::Key(id))).await.unwrap();
     assert!(gone.is_some_and(|gone| gone.version > at));
     store.close().await.unwrap();
-    assert_eq!(format(dir.path()), [2]);
+    assert_eq!(format(dir.path()), [tables::FORMAT]);
     assert!(offline::check(dir.path()).unwrap().is_sound());
 }
 

@@ -145,11 +145,13 @@ async fn a_newer_file_is_named_as_such() {
         }
         txn.commit().unwrap();
     };
-    edit(3, None);
-    assert_eq!(refused_untouched(dir.path()), Error::Newer { file: file.clone(), found: 3, known: 2 });
-    edit(2, Some(9));
+    let (format, newer) = (tables::FORMAT, u32::from(tables::FORMAT) + 1);
+    edit(format + 1, None);
+    let refusal = Error::Newer { file: file.clone(), found: newer, known: newer - 1 };
+    assert_eq!(refused_untouched(dir.path()), refusal);
+    edit(format, Some(9));
     assert_eq!(refused(dir.path()), Error::Newer { file: file.clone(), found: 9, known: 1 });
-    edit(2, Some(1));
+    edit(format, Some(1));
     assert!(matches!(refused(dir.path()), Error::Corrupt { .. }));
 }
 

@@ -1,0 +1,135 @@
+//! Who stands behind a request: a token, and its user if it has one. Whatever both allow is allowed.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    day::Days,
+    gauge::{Exceeded, Gauges, Whose},
+    meter::{Meter, Take, Taken},
+    tokens::{Refusal, Token},
+    users::User,
+};
+use crate::model::{Limits, Timestamp, TokenId};
+
+#[derive(Clone, Debug)]
+pub struct Caller {
+    token: Arc<Token>,
+    user: Option<Arc<User>>,
+    days: Days,
+}
+
+/// A place within all limits. Dropped without [`Permit::keep`], it is given back.
+#[derive(Debug)]
+pub struct Permit<'a> {
+    caller: &'a Caller,
+    token: Taken,
+    user: Option<Taken>,
+    is_kept: bool,
+    /// What is left.
+    pub gauges: Gauges,
+}
+
+impl Caller {
+    pub(super) fn new(token: Arc<Token>, user: Option<Arc<User>>, days: Days) -> Self {
+        Self { token, user, days }
+    }
+
+    pub fn token(&self) -> TokenId {
+        self.token.id
+    }
+
+    /// The token's, then the user's.
+    fn limits(&self) -> impl Iterator<Item = &Limits> {
+        let of_user = self.user.as_ref().map(|user| &user.record.limits);
+        std::iter::once(&self.token.record.limits).chain(of_user)
+    }
+
+    pub fn allows_model(&self, model: &str) -> bool {
+        self.limits().all(|limits| limits.allows_model(model))
+    }
+
+    /// Whether it matters where the request comes from.
+    pub fn restricts_addresses(&self) -> bool {
+        self.token.addresses.restrict() || self.user.as_ref().is_some_and(|user| user.addresses.restrict())
+    }
+
+    pub fn allows_address(&self, address: IpAddr) -> bool {
+        self.token.addresses.allow(address)
+            && self.user.as_ref().is_none_or(|user| user.addresses.allow(address))
+    }
+
+    /// Whether the tokens of its answers have to be known.
+    pub fn counts_tokens(&self) -> bool {
+        self.limits().any(|limits| limits.tokens_per_day.is_some())
+    }
+
+    /// Takes a place within the limits of both, or none at all.
+    ///
+    /// # Errors
+    /// The limit that leaves no room.
+    pub fn admit(&self, take: Take, now: Timestamp) -> Result<Permit<'_>, Exceeded> {
+        let days = &self.days;
+        // Always in this order: tokens of one user wait for each other, and never in a circle.
+        let mut token = self.token.meter.lock();
+        let of_token = token.check(&self.token.record.limits, take, now, days)?;
+        let Some(user) = &self.user else {
+            let taken = token.take(take, now, days);
+            return Ok(self.permit(taken, None, of_token));
+        };
+        let mut meter = user.meter.lock();
+        let of_user = meter
+            .check(&user.record.limits, take, now, days)
+            .map_err(|exceeded| exceeded.whose(Whose::User))?
+            .whose(Whose::User);
+        let (of_both, taken) = (of_token.with(of_user), token.take(take, now, days));
+        Ok(self.permit(taken, Some(meter.take(take, now, days)), of_both))
+    }
+
+    fn permit(&self, token: Taken, user: Option<Taken>, gauges: Gauges) -> Permit<'_> {
+        Permit { caller: self, token, user, is_kept: false, gauges }
+    }
+
+    /// Counts what an answer has used, on the day of its end.
+    pub fn spend(&self, tokens: u64, now: Timestamp) {
+        if tokens > 0 {
+            self.meters().for_each(|meter| meter.spend(tokens, now, &self.days));
+        }
+    }
+
+    fn meters(&self) -> impl Iterator<Item = &Meter> {
+        std::iter::once(&*self.token.meter).chain(self.user.as_ref().map(|user| &*user.meter))
+    }
+
+    /// Why an answer under way has to end: the token was revoked, or its user disabled or deleted. Cheap enough to be
+    /// asked with every piece of an answer.
+    pub fn revoked(&self) -> Option<Refusal> {
+        if self.token.meter.is_gone() {
+            return Some(Refusal::Unknown);
+        }
+        self.user.as_ref().filter(|user| user.meter.is_gone()).map(|_| Refusal::UserDisabled)
+    }
+}
+
+impl Permit<'_> {
+    /// The request is in the books from now on, however it ends.
+    pub fn keep(mut self) -> Gauges {
+        self.is_kept = true;
+        self.gauges
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        self.caller.token.meter.give_back(self.token);
+        if let (Some(user), Some(taken)) = (&self.caller.user, self.user) {
+            user.meter.give_back(taken);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "caller_tests.rs"]
+mod tests;

@@ -1,0 +1,109 @@
+//! The users in force, of all providers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use super::{
+    caller::Caller,
+    day::{Day, Days},
+    meter::{Meter, Used},
+    tokens::{Refusal, Token},
+};
+use crate::model::{Networks, Timestamp, UserId, UserRecord};
+
+/// A user, with what was used of the limits.
+#[derive(Debug)]
+pub struct User {
+    pub id: UserId,
+    pub record: UserRecord,
+    pub(super) addresses: Networks,
+    pub(super) meter: Arc<Meter>,
+}
+
+#[derive(Debug, Default)]
+pub struct Users {
+    by_id: RwLock<HashMap<UserId, Arc<User>>>,
+    days: Days,
+}
+
+impl Users {
+    pub fn new(days: Days) -> Self {
+        Self { by_id: RwLock::default(), days }
+    }
+
+    /// Puts a user in force, or what is said of one: what was used stays used. Streams of one who is disabled end within
+    /// a second.
+    pub fn insert(&self, id: UserId, record: UserRecord) {
+        let mut users = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        let meter = users.get(&id).map(|user| user.meter.clone()).unwrap_or_default();
+        meter.set_gone(!record.enabled);
+        let addresses = Networks::of(&record.limits.allowed_addresses);
+        users.insert(id, Arc::new(User { id, record, addresses, meter }));
+    }
+
+    /// Takes a user out of force, and with it the tokens: they are refused, and their streams end within a second.
+    pub fn remove(&self, id: UserId) -> Option<Arc<User>> {
+        let removed = self.by_id.write().unwrap_or_else(PoisonError::into_inner).remove(&id)?;
+        removed.meter.set_gone(true);
+        Some(removed)
+    }
+
+    pub fn get(&self, id: UserId) -> Option<Arc<User>> {
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// All users, oldest first.
+    pub fn list(&self) -> Vec<Arc<User>> {
+        let mut list: Vec<_> =
+            self.by_id.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        list.sort_unstable_by_key(|user| (user.record.created_at, user.id));
+        list
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn days(&self) -> &Days {
+        &self.days
+    }
+
+    /// Who stands behind a request with this token.
+    ///
+    /// # Errors
+    /// When its user is disabled, or is not there: deleted, or not yet arrived here.
+    pub fn caller(&self, token: Arc<Token>) -> Result<Caller, Refusal> {
+        let user = match token.record.user {
+            None => None,
+            Some(id) => Some(self.get(id).filter(|user| user.record.enabled).ok_or(Refusal::UserDisabled)?),
+        };
+        Ok(Caller::new(token, user, self.days.clone()))
+    }
+
+    /// Sets what a user had used on a day, as the books know it. Says nothing of users who are not there.
+    pub fn seed(&self, id: UserId, day: Day, used: Used) {
+        if let Some(user) = self.get(id) {
+            user.meter.seed(day, used);
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn shift(&self, id: UserId, day: Day, by: Used) {
+        if let Some(user) = self.get(id) {
+            user.meter.shift(day, by);
+        }
+    }
+}
+
+impl User {
+    /// The day that `now` is in, and what was used on it.
+    pub fn used(&self, now: Timestamp, days: &Days) -> (Day, Used) {
+        self.meter.used(now, days)
+    }
+}
