@@ -17,7 +17,7 @@ use utoipa::{
     },
 };
 
-use super::{export, import, keys, stats, storage, switch, sync, tokens, view};
+use super::{counted, export, import, keys, stats, storage, switch, sync, tokens, view};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,12 +28,14 @@ use super::{export, import, keys, stats, storage, switch, sync, tokens, view};
         import::import, export::export, switch::enable, switch::disable, switch::health_check,
         tokens::list, tokens::add, tokens::delete_many, tokens::delete_one,
         stats::stats, stats::public, storage::storage, storage::backup, storage::providers,
+        counted::days, counted::shared_keys, counted::hours,
         sync::status, sync::now, sync::adopt,
     ),
     components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::Order)),
     security(("admin_token" = []), ("admin_token_header" = [])),
     modifiers(&Clients, &Complete),
     tags(
+        (name = "users", description = "People, whose tokens have limits and days in common"),
         (name = "client", description = "The providers' own APIs, forwarded; each also under /{provider}"),
         (name = "operator", description = "Whether keytide lives and is well"),
     ),

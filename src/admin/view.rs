@@ -2,12 +2,14 @@
 //! types of its own (`cli::view`), which take what they show and pass over the rest, so that it also
 //! understands a server of another version.
 
+mod counted;
 mod import;
 mod keys;
 mod stats;
 mod sync;
 mod tokens;
 
+pub use counted::*;
 pub use import::*;
 pub use keys::*;
 pub use stats::*;

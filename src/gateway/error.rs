@@ -8,9 +8,12 @@ use std::borrow::Cow;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::body::Body;
-use crate::model::{
-    Timestamp,
-    error_body::{ErrorBody, shorten},
+use crate::{
+    ledger::Refusal,
+    model::{
+        Timestamp, UserId,
+        error_body::{ErrorBody, shorten},
+    },
 };
 
 /// An answer that keytide gives itself, in OpenAI's shape.
@@ -26,6 +29,8 @@ pub struct ApiError {
     pub allow: Option<&'static str>,
     /// For 429: the limit per minute that was reached.
     pub limit: Option<u32>,
+    /// Whose request was refused, where that is known: it is noted in the log of their day.
+    pub user: Option<UserId>,
 }
 
 impl ApiError {
@@ -38,6 +43,21 @@ impl ApiError {
             retry_after: None,
             allow: None,
             limit: None,
+            user: None,
+        }
+    }
+
+    pub fn of(self, user: Option<UserId>) -> Self {
+        Self { user, ..self }
+    }
+
+    /// What the log of a user's day calls it.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => Some(Refusal::RateLimit),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(Refusal::Auth),
+            status if status.is_server_error() => Some(Refusal::Server),
+            _ => None,
         }
     }
 

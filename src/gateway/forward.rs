@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     guard::Token,
-    ledger::{CommitWatch, Kind},
+    ledger::{Caller, CommitWatch, Kind},
     model::{Effect, KeyId, Timestamp},
     pool::Ask,
     upstream::{
@@ -56,7 +56,8 @@ pub struct Forward<'a> {
 impl Forward<'_> {
     pub async fn run(self) -> Response<Body> {
         let provider = self.provider;
-        let mut call = Call::open(provider.clone(), self.core, self.token.id, &self.asked.model, self.now);
+        let (caller, class) = (caller_of(self.token), self.asked.class);
+        let mut call = Call::open(provider.clone(), self.core, caller, class, &self.asked.model, self.now);
         let cache_key = match &provider.answers {
             Some(_) if !self.asked.stream => Some(AnswerCache::key(self.api, self.query, &self.asked.body)),
             _ => None,
@@ -107,7 +108,7 @@ impl Forward<'_> {
             let mut headers = request_headers(self.headers, &provider.upstream, lease.credential().clone());
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let redactor = Redactor::new(lease.credential());
-            call.begin_attempt(lease);
+            call.begin_attempt(lease, now);
             let sent = client.send(Method::POST, uri.clone(), headers, self.asked.body.clone()).await;
             let tries_left = attempt + 1 < attempts;
             match sent {
@@ -332,6 +333,11 @@ impl Forward<'_> {
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         }
     }
+}
+
+/// Who a token's requests are counted for.
+pub(super) fn caller_of(token: &Token) -> Caller {
+    Caller { token: token.id, user: token.record.user }
 }
 
 enum Served {

@@ -7,6 +7,7 @@
 mod body;
 mod cache;
 mod call;
+mod class;
 mod cors;
 mod error;
 mod forward;
@@ -38,7 +39,7 @@ pub use options::{CacheOptions, Options, ProviderOptions};
 pub use provider::{BadBase, Lasting, Provider, Providers};
 
 use cors::Cors;
-use forward::Forward;
+use forward::{Forward, caller_of};
 use models::List;
 use request::{Asked, check_head, discard_body, read_body, token_of};
 pub use route::RESERVED;
@@ -46,7 +47,7 @@ use route::{Endpoint, Route};
 
 use crate::{
     guard::{Admission, Refusal, Token},
-    ledger::CommitWatch,
+    ledger::{CommitWatch, Refusal as LedgerRefusal},
     model::{Clock, Timestamp},
 };
 
@@ -159,8 +160,12 @@ impl Gateway {
             .get(name)
             .ok_or_else(|| ApiError::unknown_provider(name.unwrap_or("(default)")))?;
         let endpoint = endpoint.ok_or_else(ApiError::unknown_path)?;
+        let now = self.clock.now();
         let refused = |error: ApiError| {
             provider.metrics.refused(error.code);
+            if let (Some(user), Some(what)) = (error.user, error.refusal()) {
+                provider.ledger.note_refusal(core, user, what, now);
+            }
             error
         };
         check_head(parts).map_err(refused)?;
@@ -173,13 +178,15 @@ impl Gateway {
         if endpoint.is_native() && !provider.options.ollama_native {
             return Err(refused(ApiError::not_native(provider.name())));
         }
-        let now = self.clock.now();
         let is_list = !matches!(endpoint, Endpoint::Forward(_));
         let token = match self.admit(provider, &parts.headers, now) {
             Ok(token) => Some(token),
             Err(error) if is_list && live.options.public_models && error.code == "missing_token" => None,
             Err(error) => return Err(refused(error)),
         };
+        if let (true, Some(token)) = (is_list, &token) {
+            provider.ledger.note_listing(core, caller_of(token), now);
+        }
         let api = match endpoint {
             Endpoint::Models => return models::answer(provider, core, List::OpenAi, token.as_deref()).await,
             Endpoint::Tags => return models::answer(provider, core, List::Tags, token.as_deref()).await,
@@ -187,6 +194,7 @@ impl Gateway {
             Endpoint::Forward(api) => api,
         };
         let token = token.ok_or_else(ApiError::no_token)?;
+        let user = token.record.user;
         if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(refused(ApiError::encoded_body()));
         }
@@ -195,8 +203,8 @@ impl Gateway {
         // By the name that the caller uses, alias or not.
         let mut forbidden = None;
         let asked = Asked::read(api, body, |model| {
-            forbidden =
-                (!token.record.limits.allows_model(model)).then(|| ApiError::model_not_allowed(model));
+            forbidden = (!token.record.limits.allows_model(model))
+                .then(|| ApiError::model_not_allowed(model).of(user));
             provider.resolve(model)
         })
         .map_err(refused)?;
@@ -214,7 +222,11 @@ impl Gateway {
             strict: self.strict.clone(),
             now,
         };
-        Ok(forward.run().await)
+        let response = forward.run().await;
+        if let (Some(user), true) = (user, response.status().is_server_error()) {
+            provider.ledger.note_refusal(core, user, LedgerRefusal::Server, now);
+        }
+        Ok(response)
     }
 
     /// Who is it, and may they send one more?
@@ -227,11 +239,13 @@ impl Gateway {
         let text = token_of(headers).ok_or_else(ApiError::no_token)?;
         let token = provider.tokens.find(text, now).map_err(|refusal| match refusal {
             Refusal::Unknown => ApiError::bad_token(),
-            Refusal::Expired => ApiError::expired_token(),
+            Refusal::Expired(user) => ApiError::expired_token().of(user),
         })?;
         match token.admit(now) {
             Admission::Granted => Ok(token),
-            Admission::Exceeded { limit, reset } => Err(ApiError::too_many_requests(limit, reset, now)),
+            Admission::Exceeded { limit, reset } => {
+                Err(ApiError::too_many_requests(limit, reset, now).of(token.record.user))
+            }
         }
     }
 

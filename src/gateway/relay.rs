@@ -29,7 +29,6 @@ use super::{
 };
 use crate::{
     ledger::{CommitWatch, Ticket},
-    model::Effect,
     upstream::{inspect::Inspector, scan::Framing},
 };
 
@@ -296,7 +295,9 @@ impl Relay {
             return None;
         }
         warn!(provider = self.call.provider().name(), "an answer broke off: {why}");
-        self.close(Closing::failure(Effect::Server { cooldown: None }));
+        let tokens = self.inspector.as_ref().and_then(Inspector::tokens);
+        let ticket = self.call.close_broken(tokens);
+        self.await_commit(ticket);
         let event = match self.framing {
             Some(Framing::Sse) if !self.torn => sse_error(self.api),
             Some(Framing::Ndjson) if !self.torn => ndjson_error(),

@@ -14,7 +14,8 @@ use serde::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, route::Api};
+use super::{ApiError, class, route::Api};
+use crate::ledger::Class;
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
 ///
@@ -85,6 +86,7 @@ pub async fn discard_body(parts: &Parts, body: &mut Incoming) {
 pub struct Asked {
     pub model: Box<str>,
     pub stream: bool,
+    pub class: Class,
     /// As it goes to the provider.
     pub body: Bytes,
 }
@@ -96,6 +98,8 @@ struct Peek<'a> {
     /// Ollama's older name for `model`.
     name: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
+    /// What may carry images and files: messages, input, images.
+    content: [Option<&'a RawValue>; 3],
 }
 
 #[derive(Clone, Copy)]
@@ -103,6 +107,8 @@ enum Field {
     Model,
     Name,
     Stream,
+    /// With its place in [`Peek::content`].
+    Content(usize),
     /// The same in other letters than small ones.
     LikeModel,
     LikeName,
@@ -124,6 +130,9 @@ impl<'de> Deserialize<'de> for Field {
                     "model" => Field::Model,
                     "name" => Field::Name,
                     "stream" => Field::Stream,
+                    "messages" => Field::Content(0),
+                    "input" => Field::Content(1),
+                    "images" => Field::Content(2),
                     _ if name.eq_ignore_ascii_case("model") => Field::LikeModel,
                     _ if name.eq_ignore_ascii_case("name") => Field::LikeName,
                     _ => Field::Other,
@@ -152,6 +161,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
                         Field::Model => (&mut peek.model, "model"),
                         Field::Name => (&mut peek.name, "name"),
                         Field::Stream => (&mut peek.stream, "stream"),
+                        Field::Content(at) => {
+                            peek.content[at] = Some(map.next_value()?);
+                            continue;
+                        }
                         Field::LikeModel | Field::LikeName | Field::Other => {
                             like_model |= matches!(field, Field::LikeModel);
                             like_name |= matches!(field, Field::LikeName);
@@ -217,10 +230,11 @@ impl Asked {
         if model.trim().is_empty() {
             return Err(ApiError::bad_request("missing_model", "\"model\" is empty.").param("model"));
         }
+        let class = class::of(api, peek.content.map(|raw| raw.map_or("", RawValue::get)));
         match resolve(&model).filter(|target| *target != model) {
             None => {
                 let model = Box::from(&*model);
-                Ok(Self { model, stream, body })
+                Ok(Self { model, stream, class, body })
             }
             Some(target) => {
                 // The raw value is a slice of the body: everything around it stays as the caller wrote it.
@@ -231,7 +245,7 @@ impl Asked {
                 changed.extend_from_slice(&body[..start]);
                 changed.extend_from_slice(quoted.as_bytes());
                 changed.extend_from_slice(&body[end..]);
-                Ok(Self { model: target.into(), stream, body: changed.freeze() })
+                Ok(Self { model: target.into(), stream, class, body: changed.freeze() })
             }
         }
     }

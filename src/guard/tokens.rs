@@ -7,7 +7,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::model::{Timestamp, TokenId, TokenRecord, Window};
+use crate::model::{Timestamp, TokenId, TokenRecord, UserId, Window};
 
 /// A token in force, with what it has used of its limits.
 #[derive(Debug)]
@@ -21,7 +21,8 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Unknown,
-    Expired,
+    /// With whose it was.
+    Expired(Option<UserId>),
 }
 
 /// What a token's limit says of one more request.
@@ -82,7 +83,7 @@ impl Tokens {
         let tokens = self.by_digest.read().unwrap_or_else(PoisonError::into_inner);
         let token = tokens.get(&digest).ok_or(Refusal::Unknown)?;
         if token.record.is_expired(now) {
-            return Err(Refusal::Expired);
+            return Err(Refusal::Expired(token.record.user));
         }
         Ok(token.clone())
     }
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(tokens.find("sk-a", NOW).unwrap().id, id);
         assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Unknown);
         tokens.insert("p", TokenRecord { expires_at: Some(NOW), ..record("sk-b") });
-        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired);
+        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired(None));
         assert!(tokens.remove(id).is_some() && tokens.remove(id).is_none());
         assert_eq!(tokens.find("sk-a", NOW).unwrap_err(), Refusal::Unknown);
     }

@@ -240,6 +240,8 @@ impl Stream<'_> {
                 rows.hours.push(HourRow { h: hour.0, m: model.to_string(), sums });
             }
             CounterId::Total => rows.global = Some(GlobalRow { sums: text::sums(&base, shift) }),
+            // No stream of a provider has any.
+            CounterId::Span(_) => {}
         }
         Ok(())
     }

@@ -194,6 +194,8 @@ impl Stream<'_> {
                 draft.rows.global = draft.rows.global.take().or(fits.then_some(row));
                 fits
             }
+            // No stream of a provider has any.
+            CounterId::Span(_) => false,
         };
         if fits {
             let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();

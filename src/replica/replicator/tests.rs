@@ -229,7 +229,11 @@ async fn counts_that_nobody_can_name_leave_memory_too() {
         let mut usage = KeyUsage::default();
         usage.counts.success = 3;
         let of = ProviderDelta { keys: [(nobody, usage)].into(), ..ProviderDelta::default() };
-        scene.store.append(&Delta { providers: [("alpha".into(), of)].into() }).await.unwrap();
+        scene
+            .store
+            .append(&Delta { providers: [("alpha".into(), of)].into(), ..Delta::default() })
+            .await
+            .unwrap();
         scene.replicator.now().await;
         let gone = |effect: &Effect| {
             matches!(effect, Effect::Counter { id: CounterId::Key(id), from, to, .. }
