@@ -48,7 +48,7 @@ use route::{Endpoint, Route};
 use crate::{
     guard::{Admission, Refusal, Token},
     ledger::{CommitWatch, Refusal as LedgerRefusal},
-    model::{Clock, Timestamp},
+    model::{Clock, Timestamp, UserId},
 };
 
 /// What the data plane's cores share.
@@ -187,14 +187,21 @@ impl Gateway {
         if let (true, Some(token)) = (is_list, &token) {
             provider.ledger.note_listing(core, caller_of(token), now);
         }
-        let api = match endpoint {
-            Endpoint::Models => return models::answer(provider, core, List::OpenAi, token.as_deref()).await,
-            Endpoint::Tags => return models::answer(provider, core, List::Tags, token.as_deref()).await,
-            Endpoint::Model(id) => return models::answer_one(provider, core, id, token.as_deref()).await,
-            Endpoint::Forward(api) => api,
+        let user = token.as_ref().and_then(|token| token.record.user);
+        let asker = token.as_deref();
+        let Endpoint::Forward(api) = endpoint else {
+            let answer = match endpoint {
+                Endpoint::Tags => models::answer(provider, core, List::Tags, asker).await,
+                Endpoint::Model(id) => models::answer_one(provider, core, id, asker).await,
+                Endpoint::Models | Endpoint::Forward(_) => {
+                    models::answer(provider, core, List::OpenAi, asker).await
+                }
+            };
+            let status = answer.as_ref().map_or_else(|error| error.status, Response::status);
+            self.note_status(core, provider, user, status);
+            return answer;
         };
         let token = token.ok_or_else(ApiError::no_token)?;
-        let user = token.record.user;
         if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(refused(ApiError::encoded_body()));
         }
@@ -223,10 +230,15 @@ impl Gateway {
             now,
         };
         let response = forward.run().await;
-        if let (Some(user), true) = (user, response.status().is_server_error()) {
-            provider.ledger.note_refusal(core, user, LedgerRefusal::Server, now);
-        }
+        self.note_status(core, provider, user, response.status());
         Ok(response)
+    }
+
+    /// An answer of the server's side that is an error is noted in the log of its user's day.
+    fn note_status(&self, core: usize, provider: &Provider, user: Option<UserId>, status: StatusCode) {
+        if let (Some(user), true) = (user, status.is_server_error()) {
+            provider.ledger.note_refusal(core, user, LedgerRefusal::Server, self.clock.now());
+        }
     }
 
     /// Who is it, and may they send one more?

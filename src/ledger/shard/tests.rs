@@ -129,6 +129,23 @@ fn a_clock_set_back_over_midnight_goes_on_with_the_day_it_says() {
 }
 
 #[test]
+fn the_zone_is_asked_when_an_hour_begins() {
+    let (asked, zone) = (std::cell::Cell::new(0), Zone::named("Asia/Kolkata").unwrap());
+    let start = at("2026-11-21T17:00:00Z");
+    let mut shard = Shard::default();
+    for ms in (0..3 * 3_600_000).step_by(1_000) {
+        let ask = || {
+            asked.set(asked.get() + 1);
+            zone.clone()
+        };
+        shard.record(&entry(caller(9, Some(8)), 1, Kind::Success), Timestamp(start.0 + ms), ask);
+    }
+    // Three hours, one of which has midnight in it.
+    assert_eq!(asked.get(), 4);
+    assert_eq!(shard.others.len(), 3);
+}
+
+#[test]
 fn a_new_zone_holds_at_once() {
     let (ledger, provider) = setup(1, "UTC");
     let (who, now) = (caller(9, Some(8)), at("2026-11-21T20:00:00Z"));
