@@ -29,8 +29,9 @@ pub struct ApiError {
     pub allow: Option<&'static str>,
     /// For 429: the limit per minute that was reached.
     pub limit: Option<u32>,
-    /// Whose request was refused, where that is known: it is noted in the log of their day.
-    pub user: Option<UserId>,
+    /// Whose request was refused, where that is known: it is noted in the log of their day. Boxed to keep
+    /// results small.
+    pub user: Option<Box<UserId>>,
 }
 
 impl ApiError {
@@ -48,7 +49,7 @@ impl ApiError {
     }
 
     pub fn of(self, user: Option<UserId>) -> Self {
-        Self { user, ..self }
+        Self { user: user.map(Box::new), ..self }
     }
 
     /// What the log of a user's day calls it.

@@ -163,8 +163,8 @@ impl Gateway {
         let now = self.clock.now();
         let refused = |error: ApiError| {
             provider.metrics.refused(error.code);
-            if let (Some(user), Some(what)) = (error.user, error.refusal()) {
-                provider.ledger.note_refusal(core, user, what, now);
+            if let (Some(user), Some(what)) = (error.user.as_deref(), error.refusal()) {
+                provider.ledger.note_refusal(core, *user, what, now);
             }
             error
         };
