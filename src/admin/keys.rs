@@ -72,7 +72,10 @@ pub(super) async fn stats(
     }))
 }
 
-async fn page(state: &Shared, query: view::KeysQuery) -> Result<(Listed, ProviderEntry), ApiError> {
+pub(super) async fn page(
+    state: &Shared,
+    query: view::KeysQuery,
+) -> Result<(Listed, ProviderEntry), ApiError> {
     let provider = state.provider(query.provider.as_deref())?;
     let cut = Cut::of(query.page, query.page_size)?;
     state.sync.look();

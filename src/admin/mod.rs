@@ -3,13 +3,14 @@
 //! - `auth` lets in whoever shows the admin token; `extract` reads questions, `view` is their JSON;
 //! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` and `users` about who calls, with
 //!   their `limits`;
-//! - `stats` and `storage` only read; `sync` is replication.
+//! - `stats`, `counted` and `storage` only read; `sync` is replication.
 //!
 //! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
 //! when the caller leaves (`State::change`); changes are made one after another, so none is lost; no answer
 //! and no log line shows a key or a token, except an export and the answer that creates a token.
 
 mod auth;
+mod counted;
 mod error;
 mod export;
 mod extract;
@@ -264,6 +265,9 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/api-keys/import", post(import::import))
         .route("/admin/api-keys/export", post(export::export))
         .route("/admin/keys/stats", get(keys::stats))
+        .route("/admin/keys/{id}/hours", get(counted::hours))
+        .route("/admin/shared-keys", get(counted::shared_keys))
+        .route("/admin/users/{id}/days", get(counted::days))
         .route("/admin/keys/enable", post(switch::enable))
         .route("/admin/keys/disable", post(switch::disable))
         .route("/admin/keys/health-check", post(switch::health_check))

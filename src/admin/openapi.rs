@@ -17,7 +17,7 @@ use utoipa::{
     },
 };
 
-use super::{export, import, keys, stats, storage, switch, sync, tokens, users, view};
+use super::{counted, export, import, keys, stats, storage, switch, sync, tokens, users, view};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -29,12 +29,14 @@ use super::{export, import, keys, stats, storage, switch, sync, tokens, users, v
         tokens::list, tokens::add, tokens::edit, tokens::delete_many, tokens::delete_one,
         users::list, users::add, users::show, users::edit, users::delete,
         stats::stats, stats::public, storage::storage, storage::backup, storage::providers,
+        counted::days, counted::shared_keys, counted::hours,
         sync::status, sync::now, sync::adopt,
     ),
     components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::UserSort, view::Order)),
     security(("admin_token" = []), ("admin_token_header" = [])),
     modifiers(&Clients, &Complete),
     tags(
+        (name = "users", description = "People, whose tokens have limits and days in common"),
         (name = "client", description = "The providers' own APIs, forwarded; each also under /{provider}"),
         (name = "operator", description = "Whether keytide lives and is well"),
     ),

@@ -1,5 +1,6 @@
 //! Through the router, over a real store.
 
+mod counted;
 mod imports;
 mod keys;
 mod rest;
@@ -24,7 +25,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    ledger::{Books, Ending, Entry, Flusher, Kind, ProviderLedger, Sink},
+    ledger::{Attempt, Books, Caller, Class, Ending, Entry, Flusher, Kind, ProviderLedger, Sink},
     model::{Delta, Effect, Timestamp, TokenId},
     observe,
     pool::{self, Ask},
@@ -259,12 +260,17 @@ impl World {
     pub(super) fn count(&self, key: &str, kind: Kind, model: &str, at: Timestamp) {
         let ending = Ending {
             model: self.books.models.learn(model),
-            token: TokenId::derive("alpha", "sk-token"),
             kind,
+            class: Class::Conversation,
+            used_keys: true,
             prompt_tokens: 10,
             completion_tokens: 5,
         };
-        let entry = Entry { attempt: Some((KeyId::derive("alpha", key), kind)), request: Some(ending) };
+        let entry = Entry {
+            caller: Caller { token: TokenId::derive("alpha", "sk-token"), user: None },
+            attempt: Some(Attempt { key: KeyId::derive("alpha", key), kind, millis: Some(250) }),
+            request: Some(ending),
+        };
         self.books.record(0, &entry, at);
     }
 }
@@ -305,7 +311,7 @@ async fn every_described_path_is_there_and_takes_its_methods() {
             }
         }
     }
-    assert_eq!(seen, 30 + 5);
+    assert_eq!(seen, 33 + 5);
     // What is referred to is there.
     let text = document.to_string();
     for part in text.split("\"#/components/schemas/").skip(1) {

@@ -2,6 +2,7 @@
 //! types of its own (`cli::view`), which take what they show and pass over the rest, so that it also
 //! understands a server of another version.
 
+mod counted;
 mod import;
 mod keys;
 mod stats;
@@ -9,6 +10,7 @@ mod sync;
 mod tokens;
 mod users;
 
+pub use counted::*;
 pub use import::*;
 pub use keys::*;
 pub use stats::*;

@@ -10,6 +10,7 @@ mod operator;
 mod providers;
 mod replication;
 mod signals;
+mod used;
 mod verify;
 
 use std::{
@@ -35,15 +36,16 @@ pub use signals::{Reload, run_demo, run_serve};
 use crate::{
     config::{Config, Loaded},
     gateway::{self, Gateway, Live, serve::Workers},
-    guard::{Days, Users},
+    guard::Users,
     ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
-    model::{Clock, Delta},
+    model::{Clock, Delta, Zone},
     pool::Pool,
     store::{self, Durability, Store},
 };
 use operator::Operator;
 use providers::Registry;
 use replication::{Hubs, Memory};
+use used::UsedToday;
 
 /// A running keytide.
 pub struct App {
@@ -139,11 +141,14 @@ impl App {
         };
         // One more than the data plane has, for keytide's own calls.
         let cores = workers + 1;
+        let zone = Zone::named(&config.limits.time_zone)?;
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
-        let users = users_of(&config, &contents)?;
+        ledger.set_zone(zone.clone());
+        let used = UsedToday::read(&store, &contents, &zone, clock.now()).await?;
+        let users = users_of(zone, &contents, &used);
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
         let mut registry =
-            Registry::new(contents, ledger.clone(), clock.clone(), cores, store.stamps().clone());
+            Registry::new(contents, used, ledger.clone(), clock.clone(), cores, store.stamps().clone());
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         let live = Arc::new(ArcSwap::from_pointee(live));
         let changes = watch::Sender::new(());
@@ -298,14 +303,15 @@ async fn forget(shared: Arc<Shared>) {
     }
 }
 
-fn users_of(config: &Config, contents: &store::Contents) -> anyhow::Result<Arc<Users>> {
-    let zone = &config.limits.time_zone;
-    let days = Days::in_zone(zone).with_context(|| format!("there is no time zone \"{zone}\""))?;
-    let users = Users::new(days);
+fn users_of(zone: Zone, contents: &store::Contents, used: &UsedToday) -> Arc<Users> {
+    let users = Users::new(zone);
     for (id, record) in &contents.users {
         users.insert(*id, record.clone());
+        if let Some(of) = used.users.get(id) {
+            users.seed(*id, used.day, *of);
+        }
     }
-    Ok(Arc::new(users))
+    Arc::new(users)
 }
 
 fn books_of(contents: &store::Contents) -> Books {

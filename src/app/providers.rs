@@ -8,6 +8,7 @@ use std::{
 
 use tracing::warn;
 
+use super::used::UsedToday;
 use crate::{
     config::{Config, ProviderConfig},
     gateway::{BadBase, Lasting, Provider, Providers},
@@ -42,6 +43,7 @@ pub(super) struct Registry {
     /// As last configured.
     known: HashMap<Box<str>, Arc<Provider>>,
     dormant: HashMap<Box<str>, ProviderContents>,
+    used: UsedToday,
     ledger: Arc<Ledger>,
     clock: Clock,
     cores: usize,
@@ -51,6 +53,7 @@ pub(super) struct Registry {
 impl Registry {
     pub(super) fn new(
         contents: Contents,
+        used: UsedToday,
         ledger: Arc<Ledger>,
         clock: Clock,
         cores: usize,
@@ -60,6 +63,7 @@ impl Registry {
             lasting: Everyone::default(),
             known: HashMap::new(),
             dormant: contents.providers,
+            used,
             ledger,
             clock,
             cores,
@@ -115,7 +119,10 @@ impl Registry {
         }
         let tokens = Arc::new(Tokens::default());
         for (_, record) in contents.tokens {
-            tokens.insert(name, record);
+            let id = tokens.insert(name, record);
+            if let Some(used) = self.used.tokens.get(&id) {
+                tokens.seed(id, self.used.day, *used);
+            }
         }
         let source = pool.clone();
         let ledger = self.ledger.add_provider(name, Box::new(move || source.drain_changed()));

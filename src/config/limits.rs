@@ -3,11 +3,11 @@
 use jiff::tz::TimeZoneDatabase;
 
 use super::reader::{Section, nearest_name};
-use crate::model::networks;
+use crate::model::{Zone, networks};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitOptions {
-    /// Where the days of limits begin and end, as the IANA database spells it.
+    /// Where days begin and end, as the IANA database spells it.
     pub time_zone: String,
 }
 
@@ -26,11 +26,10 @@ pub(super) fn read(top: &mut Section<'_>) -> LimitOptions {
 }
 
 fn zone(text: &str) -> Result<String, String> {
-    let known = TimeZoneDatabase::bundled();
-    if let Some(name) = known.get(text).ok().and_then(|zone| zone.iana_name().map(str::to_owned)) {
-        return Ok(name);
+    if let Ok(zone) = Zone::named(text) {
+        return Ok(zone.name().to_owned());
     }
-    let names: Vec<String> = known.available().map(|name| name.to_string()).collect();
+    let names: Vec<String> = TimeZoneDatabase::bundled().available().map(|name| name.to_string()).collect();
     let allowed = "must be the name of a time zone, like \"UTC\", \"Asia/Shanghai\" or \"Europe/Berlin\"";
     Err(match nearest(text, &names) {
         Some(near) => format!("{allowed}; did you mean \"{near}\"?"),

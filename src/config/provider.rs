@@ -18,6 +18,7 @@ use crate::{
     gateway::{self, CacheOptions},
     model::Policy,
     pool::{self, CooldownScope, Strategy},
+    store::shelf::CORE,
     upstream::{
         options as upstream,
         outcome::{Rule, StatusRules, Treat},
@@ -138,10 +139,16 @@ pub(super) fn read_all(
     providers
 }
 
+/// Said of a name, and of a prefix.
+const OF_CORE: &str = "is what users and days are replicated as; choose another one";
+
 fn check_name(name: &str) -> Result<(), String> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if gateway::RESERVED.contains(&name) {
         return Err("is a name that keytide's own paths use; choose another one".to_owned());
+    }
+    if name == CORE {
+        return Err(OF_CORE.to_owned());
     }
     match name.len() {
         1..=32 if name.bytes().all(plain) => Ok(()),
@@ -167,6 +174,9 @@ fn read(name: &str, table: &mut Section<'_>, hubs: &BTreeMap<String, SyncOptions
     let table_prefix = table.text("table_prefix", prefix, String::clone, |text| {
         let starts = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
         let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        if text == CORE {
+            return Err(OF_CORE.to_owned());
+        }
         if starts && plain && text.len() <= MAX_PREFIX {
             return Ok(text.to_owned());
         }

@@ -356,6 +356,8 @@ fn provider_rules() {
         ("[providers.new]\nbase_url = \"\"", "providers.new.base_url (config.toml:2) is missing"),
         ("[providers.v1]\nbase_url = \"http://h\"", "keytide's own paths"),
         ("[providers.\"openapi.json\"]\nbase_url = \"http://h\"", "keytide's own paths"),
+        ("[providers.core]\nbase_url = \"http://h\"", "users and days"),
+        ("providers.ollama.table_prefix = \"core\"", "users and days"),
         ("[providers.My_LLM]\nbase_url = \"http://h\"", "is no provider name"),
         ("[providers.x]\nbase_url = \"http://h\"\ntable_prefix = \"ollama_api\"", "providers.ollama"),
         ("providers.ollama.table_prefix = \"Drop Table\"", "lower-case letters"),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{metrics::AttemptEnd, provider::Provider};
 use crate::{
-    guard::{Caller, Refusal},
-    ledger::{Ending, Entry, Kind, ModelRef, Ticket},
+    guard::{self, Caller},
+    ledger::{self, Attempt, Class, Ending, Entry, Kind, ModelRef, Ticket},
     model::{Effect, Timestamp},
     pool::Lease,
     upstream::scan::Tokens,
@@ -43,10 +43,13 @@ pub struct Call {
     provider: Arc<Provider>,
     core: usize,
     caller: Caller,
+    class: Class,
     model: ModelRef,
     /// A name that has no row yet: it gets one if the provider answers for it.
     new_model: Option<Box<str>>,
     lease: Option<Lease>,
+    /// When the attempt under way, or the last one, began.
+    attempted: Option<Timestamp>,
     started: Timestamp,
     closed: bool,
 }
@@ -56,13 +59,25 @@ impl Call {
         provider: Arc<Provider>,
         core: usize,
         caller: Caller,
+        class: Class,
         model: &str,
         started: Timestamp,
     ) -> Self {
         let known = provider.ledger.models.find(model);
         let new_model = (known == ModelRef::OTHER).then(|| model.into());
         provider.metrics.request_started();
-        Self { provider, core, caller, model: known, new_model, lease: None, started, closed: false }
+        Self {
+            provider,
+            core,
+            caller,
+            class,
+            model: known,
+            new_model,
+            lease: None,
+            attempted: None,
+            started,
+            closed: false,
+        }
     }
 
     pub fn provider(&self) -> &Arc<Provider> {
@@ -70,12 +85,13 @@ impl Call {
     }
 
     /// See [`Caller::revoked`].
-    pub fn revoked(&self) -> Option<Refusal> {
+    pub fn revoked(&self) -> Option<guard::Refusal> {
         self.caller.revoked()
     }
 
-    pub fn begin_attempt(&mut self, lease: Lease) {
+    pub fn begin_attempt(&mut self, lease: Lease, now: Timestamp) {
         self.lease = Some(lease);
+        self.attempted = Some(now);
     }
 
     /// The attempt failed and the request goes on, or ends by [`Call::close_unserved`].
@@ -85,7 +101,8 @@ impl Call {
             let key = lease.key_id();
             lease.finish(effect, now);
             self.provider.metrics.attempt_ended(AttemptEnd::of(effect, Kind::Failure));
-            let entry = Entry { attempt: Some((key, Kind::Failure)), request: None };
+            let attempt = Attempt { key, kind: Kind::Failure, millis: None };
+            let entry = Entry { caller: counted(&self.caller), attempt: Some(attempt), request: None };
             self.provider.ledger.record(self.core, &entry, now);
         }
     }
@@ -94,6 +111,15 @@ impl Call {
     pub fn close(&mut self, closing: Closing, tokens: Option<Tokens>) -> Ticket {
         let now = self.provider.clock.now();
         self.record(closing, tokens.unwrap_or_default(), now)
+    }
+
+    /// The provider stopped in the middle of its answer.
+    pub fn close_broken(&mut self, tokens: Option<Tokens>) -> Ticket {
+        if let Some(user) = self.caller.user() {
+            let now = self.provider.clock.now();
+            self.provider.ledger.note_refusal(self.core, user, ledger::Refusal::Server, now);
+        }
+        self.close(Closing::failure(Effect::Server { cooldown: None }), tokens)
     }
 
     /// No attempt served the request.
@@ -116,7 +142,10 @@ impl Call {
             let key = lease.key_id();
             lease.finish(closing.effect, now);
             self.provider.metrics.attempt_ended(AttemptEnd::of(closing.effect, closing.request));
-            (key, closing.attempt)
+            // Only of answers that were there from their beginning to their end.
+            let answered = self.attempted.filter(|_| closing.attempt == Kind::Success);
+            let millis = answered.map(|since| now.since(since).as_millis() as u64);
+            Attempt { key, kind: closing.attempt, millis }
         });
         let ledger = &self.provider.ledger;
         if closing.request == Kind::Success
@@ -128,13 +157,20 @@ impl Call {
         self.caller.spend(tokens.prompt.saturating_add(tokens.completion), now);
         let ending = Ending {
             model: self.model,
-            token: self.caller.token(),
             kind: closing.request,
+            class: self.class,
+            used_keys: self.attempted.is_some(),
             prompt_tokens: tokens.prompt,
             completion_tokens: tokens.completion,
         };
-        ledger.record(self.core, &Entry { attempt, request: Some(ending) }, now)
+        let entry = Entry { caller: counted(&self.caller), attempt, request: Some(ending) };
+        ledger.record(self.core, &entry, now)
     }
+}
+
+/// Who a caller's requests are counted for.
+pub(super) fn counted(caller: &Caller) -> ledger::Caller {
+    ledger::Caller { token: caller.token(), user: caller.user() }
 }
 
 impl Drop for Call {

@@ -9,9 +9,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{body::Body, rates};
 use crate::{
-    guard::{Exceeded, Of, Refusal, Whose},
+    guard::{self, Exceeded, Of, Whose},
+    ledger,
     model::{
-        Timestamp,
+        Timestamp, UserId,
         error_body::{ErrorBody, LimitDetail, shorten},
     },
 };
@@ -29,6 +30,9 @@ pub struct ApiError {
     pub allow: Option<&'static str>,
     /// For 429: the limit of ours that was reached, and when.
     pub exceeded: Option<Box<(Exceeded, Timestamp)>>,
+    /// Whose request was refused, where that is known: it is noted in the log of their day. Boxed to keep
+    /// results small.
+    pub user: Option<Box<UserId>>,
 }
 
 impl ApiError {
@@ -41,6 +45,21 @@ impl ApiError {
             retry_after: None,
             allow: None,
             exceeded: None,
+            user: None,
+        }
+    }
+
+    pub fn of(self, user: Option<UserId>) -> Self {
+        Self { user: user.map(Box::new), ..self }
+    }
+
+    /// What the log of a user's day calls it.
+    pub fn refusal(&self) -> Option<ledger::Refusal> {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => Some(ledger::Refusal::RateLimit),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(ledger::Refusal::Auth),
+            status if status.is_server_error() => Some(ledger::Refusal::Server),
+            _ => None,
         }
     }
 
@@ -99,11 +118,11 @@ impl ApiError {
         )
     }
 
-    pub fn refused(refusal: Refusal) -> Self {
+    pub fn refused(refusal: guard::Refusal) -> Self {
         match refusal {
-            Refusal::Unknown => Self::bad_token(),
-            Refusal::Expired => Self::expired_token(),
-            Refusal::UserDisabled => Self::user_disabled(),
+            guard::Refusal::Unknown => Self::bad_token(),
+            guard::Refusal::Expired(user) => Self::expired_token().of(user),
+            guard::Refusal::UserDisabled(user) => Self::user_disabled().of(Some(user)),
         }
     }
 

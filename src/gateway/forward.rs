@@ -57,8 +57,8 @@ pub struct Forward<'a> {
 impl Forward<'_> {
     pub async fn run(self) -> Response<Body> {
         let provider = self.provider;
-        let mut call =
-            Call::open(provider.clone(), self.core, self.caller.clone(), &self.asked.model, self.now);
+        let (caller, class) = (self.caller.clone(), self.asked.class);
+        let mut call = Call::open(provider.clone(), self.core, caller, class, &self.asked.model, self.now);
         let cache_key = match &provider.answers {
             Some(_) if !self.asked.stream => Some(AnswerCache::key(self.api, self.query, &self.asked.body)),
             _ => None,
@@ -109,7 +109,7 @@ impl Forward<'_> {
             let mut headers = request_headers(self.headers, &provider.upstream, lease.credential().clone());
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let redactor = Redactor::new(lease.credential());
-            call.begin_attempt(lease);
+            call.begin_attempt(lease, now);
             let sent = client.send(Method::POST, uri.clone(), headers, self.asked.body.clone()).await;
             let tries_left = attempt + 1 < attempts;
             match sent {

@@ -7,6 +7,7 @@
 mod body;
 mod cache;
 mod call;
+mod class;
 mod cors;
 mod error;
 mod forward;
@@ -40,6 +41,7 @@ pub use error::ApiError;
 pub use options::{CacheOptions, Options, ProviderOptions};
 pub use provider::{BadBase, Lasting, Provider, Providers};
 
+use call::counted;
 use cors::Cors;
 use forward::Forward;
 use models::List;
@@ -49,8 +51,8 @@ use route::{Endpoint, Route};
 
 use crate::{
     guard::{Caller, Take, Users},
-    ledger::CommitWatch,
-    model::{Clock, Networks, Timestamp},
+    ledger::{CommitWatch, Refusal},
+    model::{Clock, Networks, Timestamp, UserId},
 };
 
 /// What the data plane's cores share.
@@ -170,8 +172,12 @@ impl Gateway {
             .get(name)
             .ok_or_else(|| ApiError::unknown_provider(name.unwrap_or("(default)")))?;
         let endpoint = endpoint.ok_or_else(ApiError::unknown_path)?;
+        let now = self.clock.now();
         let refused = |error: ApiError| {
             provider.metrics.refused(error.code);
+            if let (Some(user), Some(what)) = (error.user.as_deref(), error.refusal()) {
+                provider.ledger.note_refusal(core, *user, what, now);
+            }
             error
         };
         check_head(parts).map_err(refused)?;
@@ -184,7 +190,6 @@ impl Gateway {
         if endpoint.is_native() && !provider.options.ollama_native {
             return Err(refused(ApiError::not_native(provider.name())));
         }
-        let now = self.clock.now();
         let take = match endpoint {
             Endpoint::Forward(_) => Take::Request,
             _ => Take::List,
@@ -198,18 +203,23 @@ impl Gateway {
             }
             Err(error) => return Err(refused(error)),
         };
+        let user = caller.user();
         if caller.restricts_addresses() {
             let address = origin::address(peer, &parts.headers, &live.trusted_proxies);
             if !caller.allows_address(address) {
-                return Err(refused(ApiError::address_not_allowed(address)));
+                return Err(refused(ApiError::address_not_allowed(address).of(user)));
             }
         }
         let permit = caller
             .admit(take, now)
-            .map_err(|exceeded| refused(ApiError::too_many_requests(exceeded, now)))?;
+            .map_err(|exceeded| refused(ApiError::too_many_requests(exceeded, now).of(user)))?;
         let Endpoint::Forward(api) = endpoint else {
             let gauges = permit.keep();
-            let mut answer = list(provider, core, endpoint, Some(&caller)).await?;
+            provider.ledger.note_listing(core, counted(&caller), now);
+            let answer = list(provider, core, endpoint, Some(&caller)).await;
+            let status = answer.as_ref().map_or_else(|error| error.status, Response::status);
+            self.note_status(core, provider, user, status);
+            let mut answer = answer?;
             rates::tell(&gauges, now, answer.headers_mut());
             return Ok(answer);
         };
@@ -221,7 +231,7 @@ impl Gateway {
         // By the name that the caller uses, alias or not.
         let mut forbidden = None;
         let asked = Asked::read(api, body, caller.counts_tokens(), |model| {
-            forbidden = (!caller.allows_model(model)).then(|| ApiError::model_not_allowed(model));
+            forbidden = (!caller.allows_model(model)).then(|| ApiError::model_not_allowed(model).of(user));
             provider.resolve(model)
         })
         .map_err(refused)?;
@@ -242,8 +252,16 @@ impl Gateway {
             now,
         };
         let mut answer = while_welcome(&caller, forward.run()).await?;
+        self.note_status(core, provider, user, answer.status());
         rates::tell(&gauges, now, answer.headers_mut());
         Ok(answer)
+    }
+
+    /// An answer of the server's side that is an error is noted in the log of its user's day.
+    fn note_status(&self, core: usize, provider: &Provider, user: Option<UserId>, status: StatusCode) {
+        if let (Some(user), true) = (user, status.is_server_error()) {
+            provider.ledger.note_refusal(core, user, Refusal::Server, self.clock.now());
+        }
     }
 
     /// Who is it?

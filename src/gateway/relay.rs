@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     ledger::{CommitWatch, Ticket},
-    model::Effect,
     upstream::{inspect::Inspector, scan::Framing},
 };
 
@@ -333,7 +332,9 @@ impl Relay {
             return None;
         }
         warn!(provider = self.call.provider().name(), "an answer broke off: {why}");
-        self.close(Closing::failure(Effect::Server { cooldown: None }));
+        let tokens = self.inspector.as_ref().and_then(Inspector::tokens);
+        let ticket = self.call.close_broken(tokens);
+        self.await_commit(ticket);
         self.end_with(&ApiError::new(StatusCode::BAD_GATEWAY, "upstream_broken", BROKEN))
     }
 

@@ -14,7 +14,8 @@ use serde::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, route::Api, usage};
+use super::{ApiError, class, route::Api, usage};
+use crate::ledger::Class;
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
 ///
@@ -87,6 +88,7 @@ pub struct Asked {
     pub stream: bool,
     /// The stream is asked to tell what it used, which the caller has not asked for.
     pub hides_usage: bool,
+    pub class: Class,
     /// As it goes to the provider.
     pub body: Bytes,
 }
@@ -101,6 +103,8 @@ struct Peek<'a> {
     stream_options: Option<&'a RawValue>,
     /// They are there more than once, in whatever letters.
     repeats_options: bool,
+    /// What may carry images and files: messages, input, images.
+    content: [Option<&'a RawValue>; 3],
 }
 
 #[derive(Clone, Copy)]
@@ -110,6 +114,8 @@ enum Field {
     Stream,
     StreamOptions,
     LikeStreamOptions,
+    /// With its place in [`Peek::content`].
+    Content(usize),
     /// The same in other letters than small ones.
     LikeModel,
     LikeName,
@@ -132,6 +138,9 @@ impl<'de> Deserialize<'de> for Field {
                     "name" => Field::Name,
                     "stream" => Field::Stream,
                     "stream_options" => Field::StreamOptions,
+                    "messages" => Field::Content(0),
+                    "input" => Field::Content(1),
+                    "images" => Field::Content(2),
                     _ if name.eq_ignore_ascii_case("model") => Field::LikeModel,
                     _ if name.eq_ignore_ascii_case("name") => Field::LikeName,
                     _ if name.eq_ignore_ascii_case("stream_options") => Field::LikeStreamOptions,
@@ -170,6 +179,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
                         Field::LikeStreamOptions => {
                             peek.repeats_options = true;
                             map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                        Field::Content(at) => {
+                            peek.content[at] = Some(map.next_value()?);
                             continue;
                         }
                         Field::LikeModel | Field::LikeName | Field::Other => {
@@ -238,6 +251,7 @@ impl Asked {
         if model.trim().is_empty() {
             return Err(ApiError::bad_request("missing_model", "\"model\" is empty.").param("model"));
         }
+        let class = class::of(api, peek.content.map(|raw| raw.map_or("", RawValue::get)));
         let target = resolve(&model).filter(|target| *target != model);
         // Other APIs' streams tell it by themselves.
         let asks_usage = counts_tokens && stream && matches!(api, Api::ChatCompletions | Api::Completions);
@@ -259,7 +273,7 @@ impl Asked {
         }
         let model = target.map_or_else(|| Box::from(&*model), Box::from);
         let body = if changes.is_empty() { body } else { changed(text, changes) };
-        Ok(Self { model, stream, hides_usage, body })
+        Ok(Self { model, stream, hides_usage, class, body })
     }
 }
 

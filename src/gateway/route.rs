@@ -100,6 +100,19 @@ impl Api {
         matches!(self, Self::OllamaChat | Self::OllamaGenerate)
     }
 
+    /// Whether something is to be generated.
+    pub const fn converses(self) -> bool {
+        matches!(
+            self,
+            Self::ChatCompletions
+                | Self::Completions
+                | Self::Responses
+                | Self::Messages
+                | Self::OllamaChat
+                | Self::OllamaGenerate
+        )
+    }
+
     fn of(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|api| api.path() == path)
     }

@@ -3,19 +3,18 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    day::Days,
     gauge::{Exceeded, Gauges, Whose},
     meter::{Meter, Take, Taken},
     tokens::{Refusal, Token},
     users::User,
 };
-use crate::model::{Limits, Timestamp, TokenId};
+use crate::model::{Limits, Timestamp, TokenId, UserId, Zone};
 
 #[derive(Clone, Debug)]
 pub struct Caller {
     token: Arc<Token>,
     user: Option<Arc<User>>,
-    days: Days,
+    zone: Zone,
 }
 
 /// A place within all limits. Dropped without [`Permit::keep`], it is given back.
@@ -30,12 +29,17 @@ pub struct Permit<'a> {
 }
 
 impl Caller {
-    pub(super) fn new(token: Arc<Token>, user: Option<Arc<User>>, days: Days) -> Self {
-        Self { token, user, days }
+    pub(super) fn new(token: Arc<Token>, user: Option<Arc<User>>, zone: Zone) -> Self {
+        Self { token, user, zone }
     }
 
     pub fn token(&self) -> TokenId {
         self.token.id
+    }
+
+    /// Whose token it is.
+    pub fn user(&self) -> Option<UserId> {
+        self.user.as_ref().map(|user| user.id)
     }
 
     /// The token's, then the user's.
@@ -68,21 +72,21 @@ impl Caller {
     /// # Errors
     /// The limit that leaves no room.
     pub fn admit(&self, take: Take, now: Timestamp) -> Result<Permit<'_>, Exceeded> {
-        let days = &self.days;
+        let zone = &self.zone;
         // Always in this order: tokens of one user wait for each other, and never in a circle.
         let mut token = self.token.meter.lock();
-        let of_token = token.check(&self.token.record.limits, take, now, days)?;
+        let of_token = token.check(&self.token.record.limits, take, now, zone)?;
         let Some(user) = &self.user else {
-            let taken = token.take(take, now, days);
+            let taken = token.take(take, now, zone);
             return Ok(self.permit(taken, None, of_token));
         };
         let mut meter = user.meter.lock();
         let of_user = meter
-            .check(&user.record.limits, take, now, days)
+            .check(&user.record.limits, take, now, zone)
             .map_err(|exceeded| exceeded.whose(Whose::User))?
             .whose(Whose::User);
-        let (of_both, taken) = (of_token.with(of_user), token.take(take, now, days));
-        Ok(self.permit(taken, Some(meter.take(take, now, days)), of_both))
+        let (of_both, taken) = (of_token.with(of_user), token.take(take, now, zone));
+        Ok(self.permit(taken, Some(meter.take(take, now, zone)), of_both))
     }
 
     fn permit(&self, token: Taken, user: Option<Taken>, gauges: Gauges) -> Permit<'_> {
@@ -92,7 +96,7 @@ impl Caller {
     /// Counts what an answer has used, on the day of its end.
     pub fn spend(&self, tokens: u64, now: Timestamp) {
         if tokens > 0 {
-            self.meters().for_each(|meter| meter.spend(tokens, now, &self.days));
+            self.meters().for_each(|meter| meter.spend(tokens, now, &self.zone));
         }
     }
 
@@ -106,7 +110,7 @@ impl Caller {
         if self.token.meter.is_gone() {
             return Some(Refusal::Unknown);
         }
-        self.user.as_ref().filter(|user| user.meter.is_gone()).map(|_| Refusal::UserDisabled)
+        self.user.as_ref().filter(|user| user.meter.is_gone()).map(|user| Refusal::UserDisabled(user.id))
     }
 }
 

@@ -126,13 +126,13 @@ fn a_token_is_worth_what_its_user_is() {
     let caller = users.caller(find()).unwrap();
     assert_eq!(caller.revoked(), None);
     users.insert(ANN, UserRecord { enabled: false, ..user(Limits::default()) });
-    assert_eq!(users.caller(find()).unwrap_err(), Refusal::UserDisabled);
-    assert_eq!(caller.revoked(), Some(Refusal::UserDisabled));
+    assert_eq!(users.caller(find()).unwrap_err(), Refusal::UserDisabled(ANN));
+    assert_eq!(caller.revoked(), Some(Refusal::UserDisabled(ANN)));
     users.insert(ANN, user(Limits::default()));
     assert!(users.caller(find()).is_ok() && caller.revoked().is_none());
     users.remove(ANN).unwrap();
-    assert_eq!(users.caller(find()).unwrap_err(), Refusal::UserDisabled);
-    assert_eq!(caller.revoked(), Some(Refusal::UserDisabled));
+    assert_eq!(users.caller(find()).unwrap_err(), Refusal::UserDisabled(ANN));
+    assert_eq!(caller.revoked(), Some(Refusal::UserDisabled(ANN)));
     users.insert(ANN, user(Limits::default()));
     let caller = users.caller(find()).unwrap();
     tokens.insert("p", token("sk-a", per_day(1)));

@@ -8,11 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    day::{Day, Days},
-    gauge::{Exceeded, Gauge, Gauges, Of},
-};
-use crate::model::{Limits, Timestamp, Window};
+use super::gauge::{Exceeded, Gauge, Gauges, Of};
+use crate::model::{Day, DaySpan, Limits, Timestamp, Window, Zone};
 
 /// Days remembered. A clock that is set back, or was ahead for a while, finds what was counted on them.
 const DAYS: usize = 3;
@@ -51,15 +48,15 @@ pub struct Meter {
 #[derive(Debug, Default)]
 pub(super) struct State {
     minute: Window,
-    /// By their numbers, ascending.
-    days: Vec<(Day, Used)>,
+    /// Ascending.
+    days: Vec<(DaySpan, Used)>,
 }
 
 /// Where a place was taken, to give it back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     minute: Option<Timestamp>,
-    day: Option<i32>,
+    day: Option<Day>,
 }
 
 impl Meter {
@@ -70,8 +67,8 @@ impl Meter {
     pub(super) fn give_back(&self, taken: Taken) {
         let mut state = self.lock();
         state.minute.give_back(taken.minute);
-        if let Some(number) = taken.day
-            && let Some((_, used)) = state.days.iter_mut().find(|(day, _)| day.number == number)
+        if let Some(taken) = taken.day
+            && let Some((_, used)) = state.days.iter_mut().find(|(span, _)| span.day == taken)
         {
             used.requests -= 1;
         }
@@ -79,27 +76,27 @@ impl Meter {
 
     /// Adds tokens to the day that `now` is in. Requests under way at the same time may so pass the limit, each by what
     /// it uses: what a request will use is not known when it is let in.
-    pub(super) fn spend(&self, tokens: u64, now: Timestamp, days: &Days) {
+    pub(super) fn spend(&self, tokens: u64, now: Timestamp, zone: &Zone) {
         let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
-        self.lock().day(now, days).1.add(Used { requests: 0, tokens });
+        self.lock().day(now, zone).1.add(Used { requests: 0, tokens });
     }
 
     /// Sets what was used on a day, as the books know it.
-    pub(super) fn seed(&self, day: Day, used: Used) {
+    pub(super) fn seed(&self, day: DaySpan, used: Used) {
         if let Some(known) = self.lock().of(day) {
             *known = used;
         }
     }
 
     /// Adds what others have counted on a day; less than nothing where a count of theirs was taken back.
-    pub(super) fn shift(&self, day: Day, by: Used) {
+    pub(super) fn shift(&self, day: DaySpan, by: Used) {
         if let Some(known) = self.lock().of(day) {
             known.add(by);
         }
     }
 
-    pub(super) fn used(&self, now: Timestamp, days: &Days) -> (Day, Used) {
-        *self.lock().day(now, days)
+    pub(super) fn used(&self, now: Timestamp, zone: &Zone) -> (DaySpan, Used) {
+        *self.lock().day(now, zone)
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -118,7 +115,7 @@ impl State {
         limits: &Limits,
         take: Take,
         now: Timestamp,
-        days: &Days,
+        zone: &Zone,
     ) -> Result<Gauges, Exceeded> {
         let mut gauges = Gauges::default();
         if let Some(limit) = limits.requests_per_minute {
@@ -133,9 +130,9 @@ impl State {
         if take == Take::List || !by_day {
             return Ok(gauges);
         }
-        let (day, used) = *self.day(now, days);
+        let (span, used) = *self.day(now, zone);
         // A day that the clock has left, as far back as it may have been set, ends in the future all the same.
-        let reset = day.end.max(now.saturating_add(Duration::from_secs(1)));
+        let reset = span.end.max(now.saturating_add(Duration::from_secs(1)));
         let left = |limit: u64, used: i64| limit.saturating_sub(u64::try_from(used).unwrap_or(0));
         if let Some(limit) = limits.requests_per_day {
             let gauge = Gauge::of(Of::DayRequests, limit, left(limit, used.requests), reset)?;
@@ -148,62 +145,62 @@ impl State {
     }
 
     /// Counts one more, for which there is room.
-    pub(super) fn take(&mut self, take: Take, now: Timestamp, days: &Days) -> Taken {
+    pub(super) fn take(&mut self, take: Take, now: Timestamp, zone: &Zone) -> Taken {
         // The window opens with the first that is counted in it; that there is room was checked.
         let _room = self.minute.take(u32::MAX, now);
         let minute = self.minute.opened();
         let day = (take == Take::Request).then(|| {
-            let (day, used) = self.day(now, days);
+            let (span, used) = self.day(now, zone);
             used.add(Used { requests: 1, tokens: 0 });
-            day.number
+            span.day
         });
         Taken { minute, day }
     }
 
     /// The day that `now` is in.
-    fn day(&mut self, now: Timestamp, days: &Days) -> &mut (Day, Used) {
-        let at = match self.days.iter().rposition(|(day, _)| day.holds(now)) {
+    fn day(&mut self, now: Timestamp, zone: &Zone) -> &mut (DaySpan, Used) {
+        let at = match self.days.iter().rposition(|(span, _)| span.holds(now)) {
             Some(at) => at,
-            None => self.enter(days.at(now)),
+            None => self.enter(zone.day_of(now)),
         };
         &mut self.days[at]
     }
 
     /// A day that others have counted on; `None` for one that is forgotten.
-    fn of(&mut self, day: Day) -> Option<&mut Used> {
-        if let Some(at) = self.days.iter().position(|(known, _)| known.number == day.number) {
+    fn of(&mut self, span: DaySpan) -> Option<&mut Used> {
+        if let Some(at) = self.days.iter().position(|(known, _)| known.day == span.day) {
             return Some(&mut self.days[at].1);
         }
-        let is_forgotten = self.days.len() == DAYS && day.number < self.days[0].0.number;
+        let is_forgotten = self.days.len() == DAYS && span.day < self.days[0].0.day;
         if is_forgotten {
             return None;
         }
-        let at = self.begin(day, Used::default());
+        let at = self.begin(span, Used::default());
         Some(&mut self.days[at].1)
     }
 
     /// Makes room for a day that is new here. An earlier day than all that are known was left before, or the clock was
     /// set back far: it goes on with what the earliest of them has used, since setting back a clock must not give anybody
     /// a fresh allowance.
-    fn enter(&mut self, day: Day) -> usize {
-        if let Some(at) = self.days.iter().position(|(known, _)| known.number == day.number) {
+    fn enter(&mut self, span: DaySpan) -> usize {
+        if let Some(at) = self.days.iter().position(|(known, _)| known.day == span.day) {
             return at;
         }
         let used = match self.days.first() {
-            Some((first, used)) if day.number < first.number => *used,
+            Some((first, used)) if span.day < first.day => *used,
             _ => Used::default(),
         };
-        self.begin(day, used)
+        self.begin(span, used)
     }
 
-    fn begin(&mut self, day: Day, used: Used) -> usize {
-        let mut at = self.days.partition_point(|(known, _)| known.number < day.number);
+    fn begin(&mut self, span: DaySpan, used: Used) -> usize {
+        let mut at = self.days.partition_point(|(known, _)| known.day < span.day);
         if self.days.len() == DAYS {
             // Later days are never given up for earlier ones: time comes back to them.
             self.days.remove(0);
             at = at.saturating_sub(1);
         }
-        self.days.insert(at, (day, used));
+        self.days.insert(at, (span, used));
         at
     }
 }

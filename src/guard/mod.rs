@@ -1,21 +1,19 @@
 //! Who may come in, from where, and how often.
 //!
 //! - `tokens` and `users` are who is in force; `caller` is the two that stand behind one request;
-//! - `meter` counts what each has used, `gauge` is what is left of its limits, `day` when a day ends.
+//! - `meter` counts what each has used, `gauge` is what is left of its limits.
 //!
 //! Invariants: a place is looked for and taken under the locks of the token's and the user's meter together, so that a
 //! request takes from both or from neither, and never one too many is let in (`caller::tests`, `tests/it/limits.rs`). A
 //! meter outlives every change of what it belongs to. What a request took is given back unless it came into the books.
 
 mod caller;
-mod day;
 mod gauge;
 mod meter;
 pub mod tokens;
 mod users;
 
 pub use caller::{Caller, Permit};
-pub use day::{Day, Days};
 pub use gauge::{Exceeded, Gauge, Gauges, Of, Whose};
 pub use meter::{Take, Used};
 pub use tokens::{Refusal, Token, Tokens};

@@ -7,11 +7,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{
-    day::{Day, Days},
-    meter::{Meter, Used},
-};
-use crate::model::{Networks, Timestamp, TokenId, TokenRecord};
+use super::meter::{Meter, Used};
+use crate::model::{DaySpan, Networks, Timestamp, TokenId, TokenRecord, UserId, Zone};
 
 /// A token in force, with what was used of its limits.
 #[derive(Debug)]
@@ -26,8 +23,9 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Unknown,
-    Expired,
-    UserDisabled,
+    /// With whose it was.
+    Expired(Option<UserId>),
+    UserDisabled(UserId),
 }
 
 /// Looked up by the digest of what the caller sent, so that the time a lookup takes tells nothing about the
@@ -86,20 +84,20 @@ impl Tokens {
         let tokens = self.by_digest.read().unwrap_or_else(PoisonError::into_inner);
         let token = tokens.get(&digest).ok_or(Refusal::Unknown)?;
         if token.record.is_expired(now) {
-            return Err(Refusal::Expired);
+            return Err(Refusal::Expired(token.record.user));
         }
         Ok(token.clone())
     }
 
     /// Sets what a token had used on a day, as the books know it. Says nothing of tokens that are not there.
-    pub fn seed(&self, id: TokenId, day: Day, used: Used) {
+    pub fn seed(&self, id: TokenId, day: DaySpan, used: Used) {
         if let Some(token) = self.get(id) {
             token.meter.seed(day, used);
         }
     }
 
     /// Adds what was counted elsewhere.
-    pub fn shift(&self, id: TokenId, day: Day, by: Used) {
+    pub fn shift(&self, id: TokenId, day: DaySpan, by: Used) {
         if let Some(token) = self.get(id) {
             token.meter.shift(day, by);
         }
@@ -108,8 +106,8 @@ impl Tokens {
 
 impl Token {
     /// The day that `now` is in, and what was used on it.
-    pub fn used(&self, now: Timestamp, days: &Days) -> (Day, Used) {
-        self.meter.used(now, days)
+    pub fn used(&self, now: Timestamp, zone: &Zone) -> (DaySpan, Used) {
+        self.meter.used(now, zone)
     }
 }
 
@@ -142,7 +140,7 @@ mod tests {
         assert_eq!(tokens.find("sk-a", NOW).unwrap().id, id);
         assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Unknown);
         tokens.insert("p", TokenRecord { expires_at: Some(NOW), ..record("sk-b") });
-        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired);
+        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired(None));
         assert!(tokens.remove(id).is_some() && tokens.remove(id).is_none());
         assert_eq!(tokens.find("sk-a", NOW).unwrap_err(), Refusal::Unknown);
     }

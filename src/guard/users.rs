@@ -7,11 +7,10 @@ use std::{
 
 use super::{
     caller::Caller,
-    day::{Day, Days},
     meter::{Meter, Used},
     tokens::{Refusal, Token},
 };
-use crate::model::{Networks, Timestamp, UserId, UserRecord};
+use crate::model::{DaySpan, Networks, Timestamp, UserId, UserRecord, Zone};
 
 /// A user, with what was used of the limits.
 #[derive(Debug)]
@@ -25,12 +24,13 @@ pub struct User {
 #[derive(Debug, Default)]
 pub struct Users {
     by_id: RwLock<HashMap<UserId, Arc<User>>>,
-    days: Days,
+    zone: Zone,
 }
 
 impl Users {
-    pub fn new(days: Days) -> Self {
-        Self { by_id: RwLock::default(), days }
+    /// Days begin and end in `zone`.
+    pub fn new(zone: Zone) -> Self {
+        Self { by_id: RwLock::default(), zone }
     }
 
     /// Puts a user in force, or what is said of one: what was used stays used. Streams of one who is disabled end within
@@ -70,8 +70,8 @@ impl Users {
         self.len() == 0
     }
 
-    pub fn days(&self) -> &Days {
-        &self.days
+    pub fn zone(&self) -> &Zone {
+        &self.zone
     }
 
     /// Who stands behind a request with this token.
@@ -81,20 +81,23 @@ impl Users {
     pub fn caller(&self, token: Arc<Token>) -> Result<Caller, Refusal> {
         let user = match token.record.user {
             None => None,
-            Some(id) => Some(self.get(id).filter(|user| user.record.enabled).ok_or(Refusal::UserDisabled)?),
+            Some(id) => {
+                let enabled = self.get(id).filter(|user| user.record.enabled);
+                Some(enabled.ok_or(Refusal::UserDisabled(id))?)
+            }
         };
-        Ok(Caller::new(token, user, self.days.clone()))
+        Ok(Caller::new(token, user, self.zone.clone()))
     }
 
     /// Sets what a user had used on a day, as the books know it. Says nothing of users who are not there.
-    pub fn seed(&self, id: UserId, day: Day, used: Used) {
+    pub fn seed(&self, id: UserId, day: DaySpan, used: Used) {
         if let Some(user) = self.get(id) {
             user.meter.seed(day, used);
         }
     }
 
     /// Adds what was counted elsewhere.
-    pub fn shift(&self, id: UserId, day: Day, by: Used) {
+    pub fn shift(&self, id: UserId, day: DaySpan, by: Used) {
         if let Some(user) = self.get(id) {
             user.meter.shift(day, by);
         }
@@ -103,7 +106,7 @@ impl Users {
 
 impl User {
     /// The day that `now` is in, and what was used on it.
-    pub fn used(&self, now: Timestamp, days: &Days) -> (Day, Used) {
-        self.meter.used(now, days)
+    pub fn used(&self, now: Timestamp, zone: &Zone) -> (DaySpan, Used) {
+        self.meter.used(now, zone)
     }
 }

@@ -39,6 +39,10 @@ impl Books {
 
     /// See [`Ledger::shift`](super::Ledger::shift).
     pub(super) fn shift(&mut self, provider: &str, id: &CounterId, from: &Tally, to: &Tally) {
+        if matches!(id, CounterId::Span(_)) {
+            // Not in memory: there are far more of them than anybody looks at.
+            return;
+        }
         let books = match self.providers.get_mut(provider) {
             Some(books) => books,
             None => self.providers.entry(provider.into()).or_default(),
@@ -75,6 +79,7 @@ impl ProviderBooks {
                 };
             }
             CounterId::Total => self.total = moved(&(&self.total).into(), from, to).unwrap_or_default(),
+            CounterId::Span(_) => {}
         }
     }
 

@@ -1,9 +1,7 @@
 //! Counting, on the request path: a few additions under a lock that is almost never contended.
 
 use std::{
-    collections::HashMap,
     fmt,
-    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -12,9 +10,10 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{Books, ModelNames, ModelRef};
+use super::{Books, ModelNames, ModelRef, shard::Shard};
 use crate::model::{
-    CounterId, Counts, Delta, Health, Hour, KeyId, KeyUsage, ProviderDelta, Tally, Timestamp, TokenId, Usage,
+    CoreDelta, CounterId, Counts, Delta, Health, KeyId, ProviderDelta, Tally, Timestamp, TokenId, UserId,
+    Zone,
 };
 
 /// How an attempt or a request ended.
@@ -27,7 +26,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn counts(self) -> Counts {
+    pub(super) fn counts(self) -> Counts {
         match self {
             Self::Success => Counts::SUCCESS,
             Self::Failure => Counts::FAILURE,
@@ -36,12 +35,60 @@ impl Kind {
     }
 }
 
+/// Who a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub token: TokenId,
+    /// Whose token it is.
+    pub user: Option<UserId>,
+}
+
+impl Caller {
+    /// Who is counted among those who used a key.
+    pub fn subject(self) -> u128 {
+        self.user.map_or(self.token.0, |user| user.0)
+    }
+}
+
+/// What a request was, for the logs of its user's days. Each is exactly one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Something was to be generated.
+    Conversation,
+    /// All else: embeddings, descriptions and lists of models.
+    Call,
+    /// It carried an image, a file or sound.
+    Upload,
+}
+
+/// What a known user's request was refused for, or came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A limit of keytide's own was reached.
+    RateLimit,
+    /// The token or its user may not do this, or not any more.
+    Auth,
+    /// The answer was an error of the server's side.
+    Server,
+}
+
+/// One use of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub key: KeyId,
+    pub kind: Kind,
+    /// How long it took until the answer had ended, where one did.
+    pub millis: Option<u64>,
+}
+
 /// The end of a client's request.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending {
     pub model: ModelRef,
-    pub token: TokenId,
     pub kind: Kind,
+    pub class: Class,
+    /// Whether any key was used for it.
+    pub used_keys: bool,
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
 }
@@ -49,45 +96,14 @@ pub struct Ending {
 /// One thing to count: an attempt, a request's end, or both at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    pub attempt: Option<(KeyId, Kind)>,
+    pub caller: Caller,
+    pub attempt: Option<Attempt>,
     pub request: Option<Ending>,
 }
 
 /// Names the collection that takes an entry in: see [`CommitWatch::wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
-
-/// Key and token ids are already uniformly distributed, so their low half is hash enough.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-    fn write_u32(&mut self, value: u32) {
-        // Hours and model numbers are small: spread them over the high bits that the table looks at.
-        self.0 = (self.0.rotate_left(32) ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
-    }
-}
-
-type ById<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
-
-/// What one core counted since the last collection.
-#[derive(Default)]
-struct Shard {
-    keys: ById<KeyId, KeyUsage>,
-    hours: ById<(u32, u32), Usage>,
-    tokens: ById<TokenId, Usage>,
-}
 
 /// Its own cache line, so that cores do not slow each other down.
 #[repr(align(128))]
@@ -118,6 +134,14 @@ pub(super) struct Shared {
     /// Signalled by `strict` callers that wait for a commit.
     pub(super) wanted: Notify,
     pub(super) progress: watch::Sender<Progress>,
+    /// In which days begin and end.
+    zone: RwLock<Zone>,
+}
+
+impl Shared {
+    fn zone(&self) -> Zone {
+        self.zone.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The ledger of all providers.
@@ -149,6 +173,7 @@ impl Ledger {
                 open: AtomicU64::new(1),
                 wanted: Notify::new(),
                 progress: watch::Sender::new(Progress::default()),
+                zone: RwLock::default(),
             }),
             providers: RwLock::default(),
             state: Mutex::new(State { books, pending: Delta::default() }),
@@ -174,6 +199,22 @@ impl Ledger {
         let mut providers = self.providers.write().unwrap_or_else(PoisonError::into_inner);
         providers.push((provider.clone(), health));
         provider
+    }
+
+    /// In which days begin and end: UTC until it is told.
+    pub fn zone(&self) -> Zone {
+        self.shared.zone()
+    }
+
+    /// What is recorded from now on is of days in this zone; what was before stays where it is.
+    pub fn set_zone(&self, zone: Zone) {
+        *self.shared.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
+        let providers = self.providers.read().unwrap_or_else(PoisonError::into_inner);
+        for (provider, _) in providers.iter() {
+            for shard in 0..self.shards {
+                provider.shard(shard).forget_bounds();
+            }
+        }
     }
 
     /// Reads the books, with everything recorded so far in them.
@@ -214,7 +255,9 @@ impl Ledger {
         let number = self.shared.open.fetch_add(1, Ordering::SeqCst);
         let providers = self.providers.read().unwrap_or_else(PoisonError::into_inner);
         for (provider, health) in providers.iter() {
-            let mut delta = provider.drain();
+            let mut core = CoreDelta::default();
+            let mut delta = provider.drain(&mut core);
+            state.pending.core.add(core);
             delta.health = health().into_iter().collect();
             if delta.is_empty() {
                 continue;
@@ -257,47 +300,32 @@ impl ProviderLedger {
 
     /// Counts one entry on `shard`, which is the caller's core.
     pub fn record(&self, shard: usize, entry: &Entry, now: Timestamp) -> Ticket {
-        let shard = &self.shards[shard % self.shards.len()];
-        let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((key, kind)) = entry.attempt {
-            let usage = shard.keys.entry(key).or_default();
-            usage.counts.add(&kind.counts());
-            let at = Some(now);
-            usage.last_used = usage.last_used.max(at);
-            match kind {
-                Kind::Success => usage.last_success = usage.last_success.max(at),
-                Kind::Failure => usage.last_failure = usage.last_failure.max(at),
-                Kind::Other => {}
-            }
-        }
-        if let Some(ending) = &entry.request {
-            let usage = Usage {
-                counts: ending.kind.counts(),
-                prompt_tokens: ending.prompt_tokens,
-                completion_tokens: ending.completion_tokens,
-                last_used: Some(now),
-            };
-            shard.hours.entry((Hour::of(now).0, ending.model.0)).or_default().add(&usage);
-            shard.tokens.entry(ending.token).or_default().add(&usage);
-        }
+        let mut shard = self.shard(shard);
+        shard.record(entry, now, || self.shared.zone());
         // Under the shard's lock: see `collect_into`.
         Ticket(self.shared.open.load(Ordering::SeqCst))
     }
 
-    fn drain(&self) -> ProviderDelta {
+    /// Counts that a caller was told which models there are: a call of the user's, and nothing in the provider's books
+    /// or the token's day, which is for limits.
+    pub fn note_listing(&self, shard: usize, caller: Caller, now: Timestamp) {
+        self.shard(shard).listed(caller, now, || self.shared.zone());
+    }
+
+    /// Counts what is in no books for the log of a user's day.
+    pub fn note_refusal(&self, shard: usize, user: UserId, what: Refusal, now: Timestamp) {
+        self.shard(shard).refused(user, what, now, || self.shared.zone());
+    }
+
+    fn shard(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        let shard = &self.shards[shard % self.shards.len()];
+        shard.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drain(&self, core: &mut CoreDelta) -> ProviderDelta {
         let mut delta = ProviderDelta::default();
-        for shard in &self.shards {
-            let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-            for (id, usage) in shard.keys.drain() {
-                delta.keys.entry(id).or_default().add(&usage);
-            }
-            for ((hour, model), usage) in shard.hours.drain() {
-                let name: Box<str> = (*self.models.name(ModelRef(model))).into();
-                delta.hours.entry((Hour(hour), name)).or_default().add(&usage);
-            }
-            for (id, usage) in shard.tokens.drain() {
-                delta.tokens.entry(id).or_default().add(&usage);
-            }
+        for shard in 0..self.shards.len() {
+            self.shard(shard).drain(&self.models, &mut delta, core);
         }
         delta
     }

@@ -70,6 +70,28 @@ macro_rules! id_type {
     };
 }
 
+impl KeyId {
+    /// What [`KeyId::short`] shows.
+    pub fn short_number(self) -> u32 {
+        (self.0 >> 96) as u32
+    }
+}
+
+/// For ids of which only the row that they stand in says what they are.
+pub mod as_uuid {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{IdText, Uuid};
+
+    pub fn serialize<S: Serializer>(id: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        IdText(Uuid::from_u128(*id)).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+        IdText::deserialize(deserializer).map(|id| id.0.as_u128())
+    }
+}
+
 /// Text in JSON, sixteen bytes in records: `Uuid` chooses by format.
 #[derive(Serialize, Deserialize)]
 struct IdText(Uuid);

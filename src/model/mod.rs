@@ -3,6 +3,7 @@
 //! Nothing here knows of tasks, files, sockets or configuration, and nothing reads a clock: the present is
 //! always an argument.
 
+pub mod day;
 pub mod error_body;
 pub mod health;
 pub mod id;
@@ -11,6 +12,7 @@ pub mod limits;
 pub mod networks;
 pub mod registers;
 pub mod secret;
+pub mod span;
 pub mod tally;
 pub mod time;
 pub mod token;
@@ -19,6 +21,7 @@ pub mod user;
 pub mod version;
 pub mod window;
 
+pub use day::{Day, DaySpan, Month, UnknownZone, Zone};
 pub use health::{Cause, Effect, Health, Policy};
 pub use id::{KeyId, TokenId, UserId};
 pub use key::{KeyRecord, Status};
@@ -26,10 +29,11 @@ pub use limits::{LimitVersions, Limits};
 pub use networks::Networks;
 pub use registers::{KeyVersions, TokenVersions, UserVersions};
 pub use secret::Secret;
+pub use span::{LastKey, Period, Set, SetId, SetKind, SpanId, SpanKind};
 pub use tally::{CounterId, Tally};
 pub use time::{Clock, Timestamp};
 pub use token::TokenRecord;
-pub use usage::{Counts, Delta, Hour, KeyUsage, ProviderDelta, Usage};
+pub use usage::{CoreDelta, Counts, Delta, Hour, KeyUsage, ProviderDelta, Usage};
 pub use user::{User, UserRecord};
 pub use version::{Stamps, Version};
 pub use window::Window;

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, Hour, KeyId, KeyUsage, Timestamp, TokenId, Usage};
+use super::{Counts, Hour, KeyId, KeyUsage, SpanId, Timestamp, TokenId, Usage};
 
-/// Names one row of counters of a provider.
+/// Names one row of counters of a provider, or of none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CounterId {
     Key(KeyId),
@@ -13,6 +13,8 @@ pub enum CounterId {
     Hour(Hour, Box<str>),
     /// All requests of the provider.
     Total,
+    /// Of none.
+    Span(SpanId),
 }
 
 /// The numbers of one row. Sums may be negative in a difference; dates are maxima.

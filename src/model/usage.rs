@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Health, KeyId, Timestamp, TokenId};
+use super::{Health, KeyId, Set, SetId, SpanId, Tally, Timestamp, TokenId};
 
 /// Requests or attempts by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ impl Usage {
 }
 
 /// Hours since the Unix epoch, UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Hour(pub u32);
 
 impl Hour {
@@ -124,15 +124,39 @@ impl ProviderDelta {
     }
 }
 
+/// What is counted by hour, day and person. Attempts of keys ever are not in it: they follow from those of providers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CoreDelta {
+    pub tallies: HashMap<SpanId, Tally>,
+    pub sets: HashMap<SetId, Set>,
+}
+
+impl CoreDelta {
+    pub fn is_empty(&self) -> bool {
+        self.tallies.is_empty() && self.sets.is_empty()
+    }
+
+    /// Adds a later delta.
+    pub fn add(&mut self, later: Self) {
+        for (id, tally) in later.tallies {
+            self.tallies.entry(id).or_default().add(&tally);
+        }
+        for (id, set) in later.sets {
+            self.sets.entry(id).or_default().add(id.kind, &set);
+        }
+    }
+}
+
 /// What the books of all providers have to take in: the content of one journal entry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     pub providers: HashMap<Box<str>, ProviderDelta>,
+    pub core: CoreDelta,
 }
 
 impl Delta {
     pub fn is_empty(&self) -> bool {
-        self.providers.values().all(ProviderDelta::is_empty)
+        self.providers.values().all(ProviderDelta::is_empty) && self.core.is_empty()
     }
 
     /// Adds a later delta.
@@ -140,6 +164,7 @@ impl Delta {
         for (provider, delta) in later.providers {
             self.providers.entry(provider).or_default().add(delta);
         }
+        self.core.add(later.core);
     }
 }
 

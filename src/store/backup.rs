@@ -14,8 +14,8 @@ use super::{
     offline,
     tables::{
         BATCHES, DIGESTS, DIRTY, GONE, HEALTH, HOURS, INFLIGHT, JOURNAL, KEY_USAGE, KEY_VERSIONS, KEYS, META,
-        MODELS, NOTES, OPEN, REPLICATED, SEEN, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS,
-        USERS,
+        MODELS, MONTHS, NOTES, OPEN, OPEN_SETS, REPLICATED, SEEN, SET_SIZES, SETS, TALLIES, TOKEN_USAGE,
+        TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS, USERS,
     },
 };
 
@@ -46,6 +46,9 @@ pub(super) fn write(
             copy.table(&txn, table)?;
         }
         for table in [USERS, USER_VERSIONS] {
+            copy.table(&txn, table)?;
+        }
+        for table in [TALLIES, MONTHS, SETS, SET_SIZES, OPEN_SETS] {
             copy.table(&txn, table)?;
         }
         for table in [GONE, DIGESTS, DIRTY] {

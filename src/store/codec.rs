@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     desk::GoneRecord,
     shelf::{Dirty, Inflight},
+    tables::SetSize,
 };
 use crate::model::{
-    Delta, Health, KeyRecord, KeyUsage, KeyVersions, Tally, TokenRecord, TokenVersions, Usage, UserRecord,
-    UserVersions, Version,
+    Delta, Health, KeyRecord, KeyUsage, KeyVersions, Set, Tally, TokenRecord, TokenVersions, Usage,
+    UserRecord, UserVersions, Version,
 };
 
 /// A mangled length may not ask for more memory than this; the largest journal entry stays far below.
@@ -51,7 +52,7 @@ macro_rules! first_version {
     ($($record:ty),*) => {$(impl Record for $record { const VERSION: u8 = 1; })*};
 }
 first_version!(KeyUsage, Usage, Dirty, GoneRecord, Inflight, Tally);
-first_version!(UserRecord, Packed<UserVersions>);
+first_version!(UserRecord, Packed<UserVersions>, Set, SetSize);
 
 /// The versions of a row's fields. Most rows were never changed since they were added, and there are many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,8 +106,19 @@ second_version! {
     Packed<TokenVersions>: Packed<older::TokenVersions>,
     /// 2: an epoch where 1 had the time of the last reset.
     Health: older::Health,
-    /// 2: with healths of version 2.
-    Delta: older::Delta,
+}
+
+impl Record for Delta {
+    /// 2: with healths of version 2. 3: with what is counted by hour, day and person.
+    const VERSION: u8 = 3;
+
+    fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
+        match version {
+            1 => decode_body::<older::FirstDelta>(body).map(Into::into),
+            2 => decode_body::<older::Delta>(body).map(Into::into),
+            _ => Err(unknown(version)),
+        }
+    }
 }
 
 /// Layouts that are read and no longer written.
@@ -264,18 +276,29 @@ mod older {
 
     #[derive(Deserialize)]
     pub(super) struct Delta {
-        providers: HashMap<Box<str>, ProviderDelta>,
+        providers: HashMap<Box<str>, model::ProviderDelta>,
     }
 
     impl From<Delta> for model::Delta {
         fn from(older: Delta) -> Self {
+            Self { providers: older.providers, ..Self::default() }
+        }
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct FirstDelta {
+        providers: HashMap<Box<str>, ProviderDelta>,
+    }
+
+    impl From<FirstDelta> for model::Delta {
+        fn from(older: FirstDelta) -> Self {
             let providers = older.providers.into_iter().map(|(name, of)| {
                 let health = of.health.into_iter().map(|(id, health)| (id, health.into())).collect();
                 let delta =
                     model::ProviderDelta { keys: of.keys, hours: of.hours, tokens: of.tokens, health };
                 (name, delta)
             });
-            Self { providers: providers.collect() }
+            Self { providers: providers.collect(), ..Self::default() }
         }
     }
 }

@@ -14,9 +14,10 @@ use super::{
     load::place,
     shelf::{Dirty, Gone, KeyEntry, Row, TokenEntry, UserEntry},
     tables::{
-        BATCHES, CounterKey, DIGESTS, DIRTY, GONE, HEALTH, HOURS, INFLIGHT, Id, KEY_USAGE, KEY_VERSIONS,
-        KEYS, META, MODELS, NOTES, OPEN, REPLICATED, RowKey, SEEN, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS,
-        TOTALS, USER_VERSIONS, USERS, read, row_at,
+        BATCHES, CounterKey, DIGESTS, DIRTY, Dated, GONE, HEALTH, HOURS, INFLIGHT, Id, KEY_USAGE,
+        KEY_VERSIONS, KEYS, META, MODELS, MONTHS, NOTES, OPEN, OPEN_SETS, REPLICATED, RowKey, SEEN,
+        SET_SIZES, SETS, TALLIES, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS, USERS, read,
+        row_at,
     },
 };
 use crate::model::{
@@ -38,6 +39,11 @@ pub(super) struct Desk<'txn> {
     pub(super) models: Kept<'txn, (&'static str, &'static str)>,
     pub(super) hours: Kept<'txn, (&'static str, u32, &'static str)>,
     pub(super) totals: Kept<'txn, &'static str>,
+    pub(super) tallies: Kept<'txn, Dated>,
+    pub(super) months: Kept<'txn, Dated>,
+    pub(super) sets: Kept<'txn, Dated>,
+    pub(super) set_sizes: Kept<'txn, Dated>,
+    pub(super) open_sets: Kept<'txn, Dated>,
     pub(super) gone: Kept<'txn, RowKey>,
     pub(super) replicated: Kept<'txn, &'static str>,
     pub(super) digests: Kept<'txn, RowKey>,
@@ -61,7 +67,8 @@ impl<'txn> Desk<'txn> {
             meta: META, keys: KEYS, key_versions: KEY_VERSIONS, healths: HEALTH, key_usage: KEY_USAGE,
             tokens: TOKENS, token_versions: TOKEN_VERSIONS, token_usage: TOKEN_USAGE, users: USERS,
             user_versions: USER_VERSIONS, models: MODELS,
-            hours: HOURS, totals: TOTALS, gone: GONE, replicated: REPLICATED, digests: DIGESTS, dirty: DIRTY,
+            hours: HOURS, totals: TOTALS, tallies: TALLIES, months: MONTHS, sets: SETS, set_sizes: SET_SIZES,
+            open_sets: OPEN_SETS, gone: GONE, replicated: REPLICATED, digests: DIGESTS, dirty: DIRTY,
             open: OPEN, inflight: INFLIGHT, seen: SEEN, batches: BATCHES, notes: NOTES,
         )
     }
@@ -87,6 +94,11 @@ impl<'txn> Desk<'txn> {
             models,
             hours,
             totals,
+            tallies,
+            months,
+            sets,
+            set_sizes,
+            open_sets,
             gone,
             replicated,
             digests,

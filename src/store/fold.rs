@@ -2,6 +2,9 @@
 //!
 //! Where a provider replicates, what moves into a total moves into what is open for the hub too.
 
+mod core;
+mod retain;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use redb::{ReadableTable, WriteTransaction};
@@ -19,7 +22,7 @@ use crate::model::{CounterId, Delta, Hour, KeyUsage, ProviderDelta, Tally, Times
 /// How long single hours are kept; the totals of models keep them for good.
 pub(super) const HOURS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Folds every entry and drops hours that are older than is kept at `now`.
+/// Folds every entry and drops what is older than is kept at `now`.
 pub(super) fn fold(txn: &WriteTransaction, now: Timestamp) -> Result<(), Fault> {
     let mut journal = txn.open_table(JOURNAL)?;
     let mut sum = Delta::default();
@@ -33,7 +36,9 @@ pub(super) fn fold(txn: &WriteTransaction, now: Timestamp) -> Result<(), Fault> 
     for (provider, delta) in &sum.providers {
         apply(&mut desk, provider, delta)?;
     }
-    forget_old_hours(&mut desk, now)
+    core::apply(&mut desk, &sum)?;
+    forget_old_hours(&mut desk, now)?;
+    retain::retain(&mut desk, now)
 }
 
 fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(), Fault> {

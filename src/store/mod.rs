@@ -5,13 +5,15 @@
 //! - `writer` commits: deltas to the journal, `change` for what people decide, `fold` for the journal's way into
 //!   the totals, and edits: `shelf` is what replication may do, `on_disk` does it;
 //! - `desk` has the tables of one transaction, each of them `kept` so that what was written can be taken back;
+//! - `counted` shows what was counted by hour, day and person;
 //! - `backup` and `size` work beside a running writer, `offline` on a store that nobody uses.
 //!
-//! Deliberately absent: queries. Whoever needs a number keeps it in memory from [`Contents`] on.
+//! Deliberately absent: queries of what requests need. Whoever needs it keeps it in memory from [`Contents`] on.
 
 mod backup;
 mod change;
 mod codec;
+mod counted;
 mod desk;
 mod edit;
 mod error;
@@ -40,6 +42,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use backup::Progress;
 pub use change::Change;
+pub use counted::Counted;
 pub use error::Error;
 pub use file::FILE_NAME;
 pub use load::{Contents, ProviderContents};
@@ -165,6 +168,15 @@ impl Store {
     /// What keeps the store from being written right now, in words for an operator.
     pub fn healthy(&self) -> Option<String> {
         self.problem.get().map(|error| error.to_string())
+    }
+
+    /// What was counted by hour, day and person, with everything appended so far in it.
+    ///
+    /// # Errors
+    /// The file cannot be written or read.
+    pub async fn counted(&self) -> Result<Counted, Error> {
+        let snapshot = self.ask(Request::Counted).await?;
+        Ok(Counted::new(snapshot, self.file.clone()))
     }
 
     /// Copies a consistent snapshot, with everything acknowledged so far, into a new file that appears under its

@@ -14,7 +14,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    FILE_NAME, Sizes,
+    FILE_NAME, Sizes, counted,
     error::{Error, Fault, guarded},
     file::{self, Draft},
     load::{self, Contents, place},
@@ -120,6 +120,7 @@ pub(super) fn check_file(file: &Path) -> Result<Report, Error> {
         ids(&contents, &mut problems);
         healths(&txn, &mut problems)?;
         owed::check(&txn, &mut problems)?;
+        counted::check(&txn)?;
         sums(&contents, &replicated(&txn)?, &mut problems);
         let providers = contents.providers.values();
         Ok(Report {

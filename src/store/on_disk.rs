@@ -13,9 +13,9 @@ use super::{
     error::{Error, Fault},
     kept::{Kept, Undo},
     shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
-    tables::{CounterKey, RowKey, counter_at, counter_of, read, row_at, row_of},
+    tables::{CounterKey, Dated, RowKey, counter_at, counter_of, read, row_at, row_of, set_at},
 };
-use crate::model::{CounterId, KeyId, Tally, TokenId, Version};
+use crate::model::{CounterId, KeyId, Set, SetId, SetKind, Tally, TokenId, Version};
 
 /// What an edit leaves.
 pub(super) struct Written {
@@ -180,6 +180,15 @@ fn count<'a, K: redb::Key + Send + 'static>(
         }
         others += 1;
     }
+}
+
+fn sets(table: &Kept<'_, Dated>, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>, Fault> {
+    list(table, start(after.map(set_at), (0, 0, 0)), max, |(kind, at, id), value| {
+        match SetKind::of_number(kind) {
+            Some(kind) => Ok(Some((SetId { kind, at, id }, read(value, || "a set".to_owned())?))),
+            None => unknown_kind(),
+        }
+    })
 }
 
 /// Nothing at all is no row.
@@ -396,6 +405,32 @@ impl Shelf for OnDisk<'_> {
         max: usize,
     ) -> Result<Vec<(CounterId, Inflight)>> {
         self.told(counters(&self.desk.inflight, provider, after, max))
+    }
+
+    fn set(&self, id: SetId) -> Result<Set> {
+        self.told(self.desk.set(id))
+    }
+
+    fn put_set(&mut self, id: SetId, value: &Set) -> Result<()> {
+        let row = (!value.is_empty()).then(|| codec::encode(value));
+        self.write(|desk| set(&mut desk.sets, set_at(id), row))
+    }
+
+    fn sets(&self, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>> {
+        self.told(sets(&self.desk.sets, after, max))
+    }
+
+    fn open_set(&self, id: SetId) -> Result<Set> {
+        self.told(self.desk.open_set(id))
+    }
+
+    fn put_open_set(&mut self, id: SetId, value: &Set) -> Result<()> {
+        let row = (!value.is_empty()).then(|| codec::encode(value));
+        self.write(|desk| set(&mut desk.open_sets, set_at(id), row))
+    }
+
+    fn open_sets(&self, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>> {
+        self.told(sets(&self.desk.open_sets, after, max))
     }
 
     fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>> {

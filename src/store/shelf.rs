@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::model::{
-    CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Tally, TokenId, TokenRecord, TokenVersions,
-    UserId, UserRecord, UserVersions, Version,
+    CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Set, SetId, Tally, TokenId, TokenRecord,
+    TokenVersions, UserId, UserRecord, UserVersions, Version,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +95,8 @@ impl Inflight {
 type Result<T> = std::result::Result<T, Error>;
 
 /// Reads see the transaction's own writes. `provider` is a provider's name. Where a method returns a list, it is
-/// in the order of ids, begins after `after`, and has at most `max` rows.
+/// in the order of ids, begins after `after`, and has at most `max` rows; only [`Shelf::views`] of spans are in the order
+/// of kind, period and id.
 pub trait Shelf {
     fn instance(&self) -> Uuid;
     fn set_instance(&mut self, id: Uuid) -> Result<()>;
@@ -160,6 +161,15 @@ pub trait Shelf {
         after: Option<&CounterId>,
         max: usize,
     ) -> Result<Vec<(CounterId, Inflight)>>;
+
+    /// Sets belong to [`CORE`]. One that is set to the default is removed; putting one opens nothing.
+    fn set(&self, id: SetId) -> Result<Set>;
+    fn put_set(&mut self, id: SetId, set: &Set) -> Result<()>;
+    fn sets(&self, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>>;
+    /// What was put into a set here and is in no batch yet. Kept while [`CORE`] replicates.
+    fn open_set(&self, id: SetId) -> Result<Set>;
+    fn put_open_set(&mut self, id: SetId, set: &Set) -> Result<()>;
+    fn open_sets(&self, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>>;
 
     /// Sealed batches and, for a while, confirmed ones, as the protocol writes them.
     fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>>;

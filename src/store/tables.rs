@@ -1,6 +1,7 @@
 //! The tables of the file, and the rows that say whose file it is.
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
     error::Fault,
     shelf::Row,
 };
-use crate::model::{CounterId, Hour, KeyId, Timestamp, TokenId, UserId};
+use crate::model::{CounterId, Hour, KeyId, Period, SetId, SpanId, SpanKind, Timestamp, TokenId, UserId};
 
 /// Provider and id.
 pub(super) type Id = (&'static str, u128);
@@ -16,6 +17,9 @@ pub(super) type Id = (&'static str, u128);
 pub(super) type RowKey = (&'static str, u8, u128);
 /// Provider and counter: see [`counter_at`].
 pub(super) type CounterKey = (&'static str, u8, u128, &'static str);
+/// Kind, period and id: see [`span_at`] and [`set_at`]. In the order of periods, so that what is counted together
+/// and what is forgotten together stand together.
+pub(super) type Dated = (u8, u32, u128);
 
 pub(super) type Of<K> = TableDefinition<'static, K, &'static [u8]>;
 
@@ -36,6 +40,13 @@ pub(super) const USER_VERSIONS: Of<u128> = TableDefinition::new("user_versions")
 pub(super) const MODELS: Of<(&str, &str)> = TableDefinition::new("models");
 pub(super) const HOURS: Of<(&str, u32, &str)> = TableDefinition::new("hours");
 pub(super) const TOTALS: Of<&str> = TableDefinition::new("totals");
+/// What was counted by hour, day and person.
+pub(super) const TALLIES: Of<Dated> = TableDefinition::new("tallies");
+/// What user days that are kept no more came to, by month.
+pub(super) const MONTHS: Of<Dated> = TableDefinition::new("months");
+pub(super) const SETS: Of<Dated> = TableDefinition::new("sets");
+/// How many members sets had that are kept no more.
+pub(super) const SET_SIZES: Of<Dated> = TableDefinition::new("set_sizes");
 /// Deltas in the order they came, not yet folded into the other tables.
 pub(super) const JOURNAL: Of<u64> = TableDefinition::new("journal");
 /// Keys and tokens that were deleted.
@@ -51,6 +62,8 @@ pub(super) const DIRTY: Of<RowKey> = TableDefinition::new("dirty");
 pub(super) const OPEN: Of<CounterKey> = TableDefinition::new("open");
 pub(super) const INFLIGHT: Of<CounterKey> = TableDefinition::new("inflight");
 pub(super) const BATCHES: Of<(&str, u64)> = TableDefinition::new("batches");
+/// Members of sets that are in no batch yet.
+pub(super) const OPEN_SETS: Of<Dated> = TableDefinition::new("open_sets");
 pub(super) const SEEN: Of<CounterKey> = TableDefinition::new("seen");
 pub(super) const NOTES: Of<&str> = TableDefinition::new("notes");
 
@@ -80,8 +93,34 @@ pub(super) fn counter_at<'a>(provider: &'a str, id: &'a CounterId) -> (&'a str, 
         CounterId::Model(name) => (provider, 2, 0, name),
         CounterId::Hour(hour, name) => (provider, HOUR, hour.0.into(), name),
         CounterId::Total => (provider, 4, 0, ""),
+        CounterId::Span(SpanId { kind, id, at }) => (provider, SPANS + kind.number(), *id, at.digits()),
     }
 }
+
+/// The first kind of spans in [`counter_at`].
+const SPANS: u8 = 5;
+
+pub(super) fn span_kinds() -> std::ops::Range<u8> {
+    SPANS..SPANS + SpanKind::ALL.len() as u8
+}
+
+/// Where a span stands in tables of them alone.
+pub(super) fn span_at(id: &SpanId) -> (u8, u32, u128) {
+    (id.kind.number(), id.at.number(), id.id)
+}
+
+pub(super) fn span_of((kind, at, id): (u8, u32, u128)) -> Option<SpanId> {
+    SpanKind::of_number(kind).map(|kind| SpanId::new(kind, id, at))
+}
+
+/// In the order of [`SetId`].
+pub(super) fn set_at(id: SetId) -> (u8, u32, u128) {
+    (id.kind.number(), id.at, id.id)
+}
+
+/// A row of [`SET_SIZES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct SetSize(pub(super) u32);
 
 /// The kind of hours in [`counter_at`].
 pub(super) const HOUR: u8 = 3;
@@ -93,14 +132,17 @@ pub(super) fn counter_of(kind: u8, number: u128, name: &str) -> Option<CounterId
         2 => Some(CounterId::Model(name.into())),
         HOUR => Some(CounterId::Hour(Hour(u32::try_from(number).ok()?), name.into())),
         4 => Some(CounterId::Total),
-        _ => None,
+        _ => {
+            let kind = SpanKind::of_number(kind.checked_sub(SPANS)?)?;
+            Some(CounterId::Span(SpanId { kind, id: number, at: Period::read(name)? }))
+        }
     }
 }
 
 /// The layout of the file as a whole; a record's own layout has its own version in `codec`.
 ///
 /// 2: the tables of replication. Whoever does not know them would lose what is open.
-/// 3: users.
+/// 3: users, and what is counted by hour, day and person.
 pub(super) const FORMAT: u8 = 3;
 const MAGIC: &[u8] = b"keytide";
 
@@ -135,6 +177,9 @@ pub(super) fn migrate(txn: &WriteTransaction) -> Result<(), Fault> {
         txn.open_table(table)?;
     }
     for table in [USERS, USER_VERSIONS] {
+        txn.open_table(table)?;
+    }
+    for table in [TALLIES, MONTHS, SETS, SET_SIZES, OPEN_SETS] {
         txn.open_table(table)?;
     }
     for table in [GONE, DIGESTS, DIRTY] {

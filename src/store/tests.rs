@@ -1,5 +1,6 @@
 //! The room as a whole: what goes in comes out, also after stops of every kind.
 
+mod core;
 mod disk;
 mod edits;
 mod faults;
@@ -77,12 +78,12 @@ fn delta(hour: Hour, requests: u64) -> Delta {
     );
     of.hours.insert((hour, "llama3".into()), usage(requests));
     of.tokens.insert(token().id(P), usage(requests));
-    Delta { providers: [(P.into(), of)].into() }
+    Delta { providers: [(P.into(), of)].into(), ..Delta::default() }
 }
 
 fn health_delta(n: usize, health: Health) -> Delta {
     let of = ProviderDelta { health: [(key(n), health)].into(), ..ProviderDelta::default() };
-    Delta { providers: [(P.into(), of)].into() }
+    Delta { providers: [(P.into(), of)].into(), ..Delta::default() }
 }
 
 fn open(dir: &Path) -> (Store, Contents) {
@@ -410,7 +411,7 @@ async fn at_a_hundred_thousand_keys() {
         of.keys.insert(key(n), KeyUsage::default());
         of.health.insert(key(n), since(added, failed(n as i64)));
     }
-    store.append(&Delta { providers: [(P.into(), of)].into() }).await.unwrap();
+    store.append(&Delta { providers: [(P.into(), of)].into(), ..Delta::default() }).await.unwrap();
     let start = std::time::Instant::now();
     store.backup(dir.path().join("copy"), |_| ()).await.unwrap();
     println!("fold and backup: {:?}", start.elapsed());

@@ -45,7 +45,9 @@ pub(super) enum Request {
     Append(Vec<u8>, Done),
     Change(Vec<Change>, Done<Version>),
     Edit(Box<dyn Edit>),
-    Read(oneshot::Sender<Result<ReadTransaction, Error>>),
+    Read(Done<ReadTransaction>),
+    /// The same, with nothing left in the journal.
+    Counted(Done<ReadTransaction>),
     Close(Done),
 }
 
@@ -228,6 +230,10 @@ impl Writer {
                 Request::Read(reply) => {
                     self.commit(std::mem::take(&mut group));
                     let _ = reply.send(self.read());
+                }
+                Request::Counted(reply) => {
+                    self.commit(std::mem::take(&mut group));
+                    let _ = reply.send(self.fold().and_then(|()| self.read()));
                 }
                 Request::Close(done) => {
                     self.commit(group);

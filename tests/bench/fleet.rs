@@ -28,7 +28,7 @@ impl Requests {
                 hours: [((Hour::of(now), "model".into()), asked)].into(),
                 ..ProviderDelta::default()
             };
-            let delta = Delta { providers: [(P.into(), provider)].into() };
+            let delta = Delta { providers: [(P.into(), provider)].into(), ..Delta::default() };
             let mut longest = Duration::ZERO;
             while !*end.borrow() {
                 let begun = Instant::now();
@@ -89,7 +89,7 @@ pub async fn large(url: &str, cluster: &pg::Cluster) {
         keys: (0..MANY).map(|n| (KeyId::derive(P, &key(n)), usage(n))).collect(),
         ..ProviderDelta::default()
     };
-    store.append(&Delta { providers: [(P.into(), provider)].into() }).await.unwrap();
+    store.append(&Delta { providers: [(P.into(), provider)].into(), ..Delta::default() }).await.unwrap();
     store.close().await.unwrap();
 
     let a = Instance::over(dir, url, never, None).await;

@@ -8,8 +8,11 @@ use std::{
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use keytide::{
-    ledger::{Books, Ending, Entry, Flusher, Kind, Ledger, ModelRef, ProviderBooks, ProviderLedger, Sink},
-    model::{Counts, Delta, KeyId, KeyRecord, KeyUsage, Secret, Timestamp, TokenId},
+    ledger::{
+        Attempt, Books, Caller, Class, Ending, Entry, Flusher, Kind, Ledger, ModelRef, ProviderBooks,
+        ProviderLedger, Sink,
+    },
+    model::{Counts, Delta, KeyId, KeyRecord, KeyUsage, Secret, Timestamp, TokenId, UserId},
     store::{self, Change, Store},
 };
 use tokio::runtime::Runtime;
@@ -50,9 +53,17 @@ fn ledger(ids: &[KeyId]) -> (Arc<Ledger>, Arc<ProviderLedger>, ModelRef) {
 }
 
 fn record(provider: &ProviderLedger, key: KeyId, model: ModelRef) {
-    let ending =
-        Ending { model, token: TokenId(7), kind: Kind::Success, prompt_tokens: 300, completion_tokens: 80 };
-    let entry = Entry { attempt: Some((key, Kind::Success)), request: Some(ending) };
+    let ending = Ending {
+        model,
+        kind: Kind::Success,
+        class: Class::Conversation,
+        used_keys: true,
+        prompt_tokens: 300,
+        completion_tokens: 80,
+    };
+    let caller = Caller { token: TokenId(7), user: Some(UserId(9)) };
+    let attempt = Attempt { key, kind: Kind::Success, millis: Some(800) };
+    let entry = Entry { caller, attempt: Some(attempt), request: Some(ending) };
     black_box(provider.record(0, &entry, NOW));
 }
 

@@ -141,7 +141,7 @@ fn used(count: u64) -> Delta {
         hours: [((Hour::of(now), "model".into()), asked)].into(),
         ..ProviderDelta::default()
     };
-    Delta { providers: [(P.into(), provider)].into() }
+    Delta { providers: [(P.into(), provider)].into(), ..Delta::default() }
 }
 
 /// Every key rests, until one second later each time.
@@ -163,7 +163,7 @@ fn resting(n: u64) -> Delta {
         health: (0..KEYS).map(|n| health(KeyId::derive(P, &key(n)))).collect(),
         ..ProviderDelta::default()
     };
-    Delta { providers: [(P.into(), provider)].into() }
+    Delta { providers: [(P.into(), provider)].into(), ..Delta::default() }
 }
 
 fn median(mut all: Vec<f64>) -> f64 {
@@ -320,7 +320,7 @@ async fn many(url: &str, cluster: &pg::Cluster) {
             KeyUsage { counts: Counts::SUCCESS, last_used: Some(Clock::System.now()), ..KeyUsage::default() };
         let keys = (0..20).map(|k| (KeyId::derive(P, &key((n * 37 + k * 131) % KEYS)), usage));
         let provider = ProviderDelta { keys: keys.collect(), ..ProviderDelta::default() };
-        Delta { providers: [(P.into(), provider)].into() }
+        Delta { providers: [(P.into(), provider)].into(), ..Delta::default() }
     };
     let traffic = || instances.iter().map(|i| i.transport.traffic().received).sum::<u64>();
     let (begun, cpu_before, bytes_before) = (Instant::now(), cpu(cluster), traffic());

@@ -16,7 +16,10 @@ use std::{
 
 use keytide::{
     demo::upstream::{Behaviour, StatusReply, Upstream, UpstreamOptions},
-    model::{Counts, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Timestamp, Usage},
+    model::{
+        Clock, Counts, Day, Delta, Hour, KeyId, KeyUsage, ProviderDelta, SetId, SetKind, SpanId, SpanKind,
+        Tally, Timestamp, Usage,
+    },
     store::{self, Contents, Durability, ProviderContents, Store, offline},
 };
 use tokio::time::Instant;
@@ -137,17 +140,43 @@ pub fn config(upstream: &Upstream, durability: Durability) -> String {
 
 /// The books in the file, as a start after this moment would find them.
 pub async fn read(data: &Path) -> ProviderContents {
-    contents(data).await.providers.remove("ollama").unwrap_or_default()
+    contents(data, true).await.providers.remove("ollama").unwrap_or_default()
 }
 
-async fn contents(data: &Path) -> Contents {
+/// With `by_day`, also compares what was counted by day.
+async fn contents(data: &Path, by_day: bool) -> Contents {
     let copy = tempfile::tempdir().unwrap();
     copy_store(data, copy.path());
     let report = offline::check(copy.path()).unwrap();
     assert!(report.is_sound(), "{report:?}");
     let (store, contents) = Store::open(&store::Options::new(copy.path()), Timestamp(0)).unwrap();
+    if by_day {
+        by_day_and_in_all(&store, &contents).await;
+    }
     store.close().await.unwrap();
     contents
+}
+
+/// What is counted by day comes to what is counted in all, whenever the process was killed.
+async fn by_day_and_in_all(store: &Store, contents: &Contents) {
+    let counted = store.counted().await.unwrap();
+    let today = Day::of_utc(Clock::System.now()).0;
+    let sum = |kind, id| {
+        let mut sum = Tally::default();
+        // Some tests have clocks of their own.
+        (today - 1..=today).for_each(|day| sum.add(&counted.tally(&SpanId::new(kind, id, day)).unwrap()));
+        Counts::from(&sum)
+    };
+    for (id, usage) in contents.providers.values().flat_map(|of| &of.key_usage) {
+        assert_eq!(sum(SpanKind::KeyDay, id.0), usage.counts, "days of key {}", id.short());
+        let all = counted.tally(&SpanId::new(SpanKind::KeyTotal, id.0, 0)).unwrap();
+        assert_eq!(Counts::from(&all), usage.counts);
+        let users = counted.members(SetId { kind: SetKind::KeyDay, at: today, id: id.0 }).unwrap();
+        assert!(users <= 1 && (usage.counts.total() > 0 || users == 0));
+    }
+    for (id, usage) in contents.providers.values().flat_map(|of| &of.token_usage) {
+        assert_eq!(sum(SpanKind::TokenDay, id.0), usage.counts, "days of token {}", id.short());
+    }
 }
 
 /// Of a few on this machine's disk.
@@ -156,7 +185,7 @@ async fn slowest_commit() -> Duration {
     let (store, _) = Store::open(&store::Options::new(dir.path()), Timestamp(0)).unwrap();
     let usage = Usage { counts: Counts::SUCCESS, ..Usage::default() };
     let provider = ProviderDelta { hours: [((Hour(1), "m".into()), usage)].into(), ..Default::default() };
-    let delta = Delta { providers: [("p".into(), provider)].into() };
+    let delta = Delta { providers: [("p".into(), provider)].into(), ..Delta::default() };
     let mut slowest = Duration::ZERO;
     for _ in 0..10 {
         let begun = Instant::now();
@@ -390,7 +419,7 @@ async fn unfolded(keys: u32) -> tempfile::TempDir {
         hours: [((hour, "demo-small".into()), asked)].into(),
         ..ProviderDelta::default()
     };
-    let delta = Delta { providers: [("ollama".into(), provider)].into() };
+    let delta = Delta { providers: [("ollama".into(), provider)].into(), ..Delta::default() };
     for _ in 0..4 {
         store.append(&delta).await.unwrap();
     }
@@ -404,7 +433,7 @@ async fn kills_during_a_start_change_nothing() {
     let pristine = unfolded(2_000).await;
     let report = offline::check(pristine.path()).unwrap();
     assert!(report.journal_entries > 0, "nothing is left to fold: {report:?}");
-    let expected = contents(pristine.path()).await;
+    let expected = contents(pristine.path(), false).await;
     let upstream = Upstream::start(UpstreamOptions::default()).await.unwrap();
     let home = Home::new(&config(&upstream, Durability::Relaxed));
     copy_store(pristine.path(), &home.data());
@@ -413,7 +442,7 @@ async fn kills_during_a_start_change_nothing() {
     let (process, _) = Process::start(&home).await;
     let whole = begun.elapsed();
     process.kill();
-    assert!(contents(&home.data()).await == expected, "a whole start has changed the books");
+    assert!(contents(&home.data(), false).await == expected, "a whole start has changed the books");
     let mut folded = 0;
     for round in 0..rounds() * 2 {
         // From where the last kill left it, and now and then from the beginning.
@@ -424,7 +453,7 @@ async fn kills_during_a_start_change_nothing() {
         tokio::time::sleep(whole.mul_f64(fastrand::f64() * 1.1)).await;
         process.kill();
         folded += u64::from(offline::check(&home.data()).unwrap().journal_entries == 0);
-        assert!(contents(&home.data()).await == expected, "round {round} has changed the books");
+        assert!(contents(&home.data(), false).await == expected, "round {round} has changed the books");
     }
     println!("a start takes {whole:?}; {folded} of {} kills came after its fold", rounds() * 2);
 }

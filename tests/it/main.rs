@@ -3,6 +3,7 @@
 
 mod architecture;
 mod cli;
+mod counted;
 mod crash;
 mod demo;
 mod endings;

@@ -137,6 +137,37 @@ async fn a_day_ends_while_many_call() {
 }
 
 #[tokio::test]
+async fn a_restart_goes_on_with_the_day() {
+    let upstream = upstream().await;
+    let setup = of_ann(setup(&upstream, "[limits]\ntime_zone = \"Asia/Kolkata\"\n"), Some(3));
+    let keytide = setup.user(ANN, |user| user.limits.requests_per_day = Some(4)).start().await;
+    for text in [PHONE, PHONE, LAPTOP] {
+        assert_eq!(keytide.post_as(text, CHAT, &chat(false)).await.status(), 200);
+    }
+    // A list is nothing of the day after a restart either.
+    let list = keytide.client.get(format!("{}/v1/models", keytide.url)).bearer_auth(PHONE);
+    assert_eq!(list.send().await.unwrap().status(), 200);
+    keytide.settled("ollama", 3).await;
+    let path = format!("/admin/users/{}", UserId(ANN));
+    let before = keytide.admin("GET", &path, &json!({})).await;
+    assert!(before["requests_today"] == 3 && before["tokens_today"].as_u64().unwrap() > 0, "{before}");
+    let keytide = keytide.restart().await;
+    let after = keytide.admin("GET", &path, &json!({})).await;
+    let of_day = |user: &Value| [&user["requests_today"], &user["tokens_today"]].map(Clone::clone);
+    assert_eq!(of_day(&after), of_day(&before));
+    let answer = keytide.post_as(PHONE, CHAT, &chat(false)).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(header(&answer, "x-ratelimit-remaining-requests"), "0");
+    assert_eq!(
+        error_code(keytide.post_as(LAPTOP, CHAT, &chat(false)).await).await,
+        (429, "daily_requests_exceeded".to_owned())
+    );
+    keytide.clock.advance(DAY);
+    assert_eq!(keytide.post_as(LAPTOP, CHAT, &chat(false)).await.status(), 200);
+    keytide.stop().await;
+}
+
+#[tokio::test]
 async fn what_keytide_refuses_costs_nothing() {
     let upstream = upstream().await;
     let keytide = of_ann(setup(&upstream, ""), Some(2))

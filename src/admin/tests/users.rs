@@ -122,7 +122,7 @@ async fn users_are_found_ordered_and_cut() {
     let user = world.state.users.get(id.parse().unwrap()).unwrap();
     world.state.users.shift(
         user.id,
-        world.state.users.days().at(START),
+        world.state.users.zone().day_of(START),
         guard::Used { requests: 3, tokens: 9 },
     );
     assert_eq!(names("sort=requests_today&order=desc&pageSize=1").await, ["user 01"]);

@@ -5,7 +5,7 @@ use std::sync::{
 
 use super::*;
 use crate::{
-    ledger::{Books, Ending, Entry, Kind},
+    ledger::{Attempt, Books, Caller, Class, Ending, Entry, Kind},
     model::{Effect, Health, KeyId, Policy, Stamps, Timestamp, TokenId},
 };
 
@@ -40,11 +40,13 @@ const NOW: Timestamp = Timestamp(7_200_000);
 
 fn entry(kind: Kind) -> Entry {
     Entry {
-        attempt: Some((KeyId(7), kind)),
+        caller: Caller { token: TokenId(9), user: None },
+        attempt: Some(Attempt { key: KeyId(7), kind, millis: None }),
         request: Some(Ending {
             model: crate::ledger::ModelRef::OTHER,
-            token: TokenId(9),
             kind,
+            class: Class::Conversation,
+            used_keys: true,
             prompt_tokens: 3,
             completion_tokens: 2,
         }),

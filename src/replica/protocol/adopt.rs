@@ -377,6 +377,8 @@ impl Stream<'_> {
                 draft.push(|rows| &mut rows.hours, HourRow { h: hour.0, m: model.to_string(), sums })
             }
             CounterId::Total => draft.put_global(GlobalRow { sums }),
+            // No stream of a provider has any.
+            CounterId::Span(_) => true,
         })
     }
 

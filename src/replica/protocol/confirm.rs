@@ -97,7 +97,9 @@ impl Stream<'_> {
         let row = match id {
             CounterId::Key(id) => Row::Key(*id),
             CounterId::Token(id) => Row::Token(*id),
-            CounterId::Model(_) | CounterId::Hour(..) | CounterId::Total => return Ok(false),
+            CounterId::Model(_) | CounterId::Hour(..) | CounterId::Total | CounterId::Span(_) => {
+                return Ok(false);
+            }
         };
         Ok(self.shelf.gone(self.provider, row)?.is_some_and(|gone| gone.is_deletion()))
     }

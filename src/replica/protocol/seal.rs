@@ -199,6 +199,8 @@ impl Stream<'_> {
                 draft.push(|rows| &mut rows.hours, HourRow { h: hour.0, m: model.to_string(), sums })
             }
             CounterId::Total => draft.put_global(GlobalRow { sums }),
+            // No stream of a provider has any.
+            CounterId::Span(_) => false,
         };
         if fits {
             let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();

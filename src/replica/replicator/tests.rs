@@ -162,7 +162,8 @@ impl Scene {
         let mut usage = KeyUsage::default();
         usage.counts.success = requests;
         let of = ProviderDelta { keys: [(nobody, usage)].into(), ..ProviderDelta::default() };
-        self.store.append(&Delta { providers: [("alpha".into(), of)].into() }).await.unwrap();
+        let delta = Delta { providers: [("alpha".into(), of)].into(), ..Delta::default() };
+        self.store.append(&delta).await.unwrap();
         nobody
     }
 

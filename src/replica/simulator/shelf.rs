@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound};
 use uuid::Uuid;
 
 use crate::{
-    model::{CounterId, KeyId, Tally, TokenId},
+    model::{CounterId, KeyId, Set, SetId, SetKind, Tally, TokenId},
     store::{
         Error,
         shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
@@ -25,6 +25,8 @@ enum At {
     View(String, CounterId),
     Open(String, CounterId),
     Inflight(String, CounterId),
+    Set(SetId),
+    OpenSet(SetId),
     Batch(String, u64),
     Seen(String, Seen),
 }
@@ -41,6 +43,7 @@ enum Item {
     Dirty(Dirty),
     Tally(Tally),
     Inflight(Inflight),
+    Set(Set),
     Seen,
 }
 
@@ -100,6 +103,13 @@ impl MemoryShelf {
         self.items.range((begin, Bound::Unbounded)).map_while(|(at, item)| pick(at, item)).take(max).collect()
     }
 
+    fn set_at(&self, at: &At) -> Set {
+        match self.items.get(at) {
+            Some(Item::Set(set)) => set.clone(),
+            _ => Set::default(),
+        }
+    }
+
     pub fn is_replicated(&self, provider: &str) -> bool {
         self.items.contains_key(&At::Replicated(provider.to_owned()))
     }
@@ -126,6 +136,7 @@ fn begin<K>(after: Option<K>, at: impl Fn(K) -> At, first: At) -> Bound<At> {
 }
 
 const FIRST_ROW: Row = Row::Key(KeyId(0));
+const FIRST_SET: SetId = SetId { kind: SetKind::KeyDay, at: 0, id: 0 };
 const FIRST_COUNTER: CounterId = CounterId::Key(KeyId(0));
 
 impl Shelf for MemoryShelf {
@@ -357,6 +368,36 @@ impl Shelf for MemoryShelf {
             (At::Inflight(of, id), Item::Inflight(inflight)) if of == provider => {
                 Some((id.clone(), inflight.clone()))
             }
+            _ => None,
+        }))
+    }
+
+    fn set(&self, id: SetId) -> Result2<Set> {
+        Ok(self.set_at(&At::Set(id)))
+    }
+
+    fn put_set(&mut self, id: SetId, set: &Set) -> Result2<()> {
+        self.put(At::Set(id), (!set.is_empty()).then(|| Item::Set(set.clone())))
+    }
+
+    fn sets(&self, after: Option<SetId>, max: usize) -> Result2<Vec<(SetId, Set)>> {
+        Ok(self.list(begin(after, At::Set, At::Set(FIRST_SET)), max, |at, item| match (at, item) {
+            (At::Set(id), Item::Set(set)) => Some((*id, set.clone())),
+            _ => None,
+        }))
+    }
+
+    fn open_set(&self, id: SetId) -> Result2<Set> {
+        Ok(self.set_at(&At::OpenSet(id)))
+    }
+
+    fn put_open_set(&mut self, id: SetId, set: &Set) -> Result2<()> {
+        self.put(At::OpenSet(id), (!set.is_empty()).then(|| Item::Set(set.clone())))
+    }
+
+    fn open_sets(&self, after: Option<SetId>, max: usize) -> Result2<Vec<(SetId, Set)>> {
+        Ok(self.list(begin(after, At::OpenSet, At::OpenSet(FIRST_SET)), max, |at, item| match (at, item) {
+            (At::OpenSet(id), Item::Set(set)) => Some((*id, set.clone())),
             _ => None,
         }))
     }

@@ -1,4 +1,4 @@
-//! What this instance shows: the rows of five tables as counters of one kind.
+//! What this instance shows: the rows of six tables as counters of one kind.
 
 use redb::AccessGuard;
 
@@ -9,7 +9,8 @@ use crate::{
         codec,
         desk::{Desk, optional},
         error::Fault,
-        tables::read,
+        shelf::CORE,
+        tables::{read, span_at, span_of},
     },
 };
 
@@ -27,6 +28,9 @@ impl Desk<'_> {
             CounterId::Model(model) => usage(self.models.get((provider, &**model))?),
             CounterId::Hour(hour, model) => usage(self.hours.get((provider, hour.0, &**model))?),
             CounterId::Total => usage(self.totals.get(provider)?),
+            CounterId::Span(id) => {
+                Ok(optional(self.tallies.get(span_at(id))?, "a statistic")?.unwrap_or_default())
+            }
         }
     }
 
@@ -42,10 +46,13 @@ impl Desk<'_> {
             CounterId::Model(model) => set(&mut self.models, (provider, &**model), usage),
             CounterId::Hour(hour, model) => set(&mut self.hours, (provider, hour.0, &**model), usage),
             CounterId::Total => set(&mut self.totals, provider, usage),
+            CounterId::Span(id) => {
+                set(&mut self.tallies, span_at(id), is_something.then(|| codec::encode(value)))
+            }
         }
     }
 
-    /// From one table to the next, in the order of [`CounterId`].
+    /// From one table to the next, in the order of [`CounterId`]; spans in that of kind, period and id.
     pub(super) fn views(
         &self,
         provider: &str,
@@ -53,6 +60,16 @@ impl Desk<'_> {
         max: usize,
     ) -> Result<Vec<(CounterId, Tally)>, Fault> {
         let mut found = Vec::new();
+        if provider == CORE {
+            let from = match after {
+                Some(CounterId::Span(id)) => Some(span_at(id)),
+                _ => None,
+            };
+            return list(&self.tallies, start(from, (0, 0, 0)), max, |at, value| {
+                let id = span_of(at).map_or_else(super::unknown_kind, Ok)?;
+                Ok(Some((CounterId::Span(id), read(value, || "a statistic".to_owned())?)))
+            });
+        }
         if after.is_none_or(|after| matches!(after, CounterId::Key(_))) {
             let from = match after {
                 Some(CounterId::Key(id)) => Some((provider, id.0)),

@@ -41,7 +41,7 @@ async fn what_is_counted_is_open_for_the_hub_and_in_the_view_at_once() {
     store.append(&delta(Hour::of(NOW), 2)).await.unwrap();
     store.append(&delta(Hour(Hour::of(NOW).0 - 1), 1)).await.unwrap();
     let other = delta(Hour::of(NOW), 5).providers.remove(P).unwrap();
-    store.append(&Delta { providers: [(Q.into(), other)].into() }).await.unwrap();
+    store.append(&Delta { providers: [(Q.into(), other)].into(), ..Delta::default() }).await.unwrap();
     let (opens, views, of_key) = store
         .edit(|shelf| {
             let of_key = shelf.view(P, &CounterId::Key(key(1)))?;
@@ -425,7 +425,7 @@ async fn edits_beside_a_hundred_thousand_keys() {
         let counts = Counts::SUCCESS;
         of.keys.insert(key(n), KeyUsage { counts, ..KeyUsage::default() });
     }
-    store.append(&Delta { providers: [(P.into(), of)].into() }).await.unwrap();
+    store.append(&Delta { providers: [(P.into(), of)].into(), ..Delta::default() }).await.unwrap();
     let start = std::time::Instant::now();
     store.edit(|shelf| shelf.open_len(P)).await.unwrap();
     timed("a fold of 1,000 keys, with what is open", start);

@@ -3,11 +3,15 @@
 
 use super::*;
 use crate::{
-    model::{KeyVersions, LimitVersions, Tally, TokenVersions, UserRecord, UserVersions, Version},
+    model::{
+        CoreDelta, KeyVersions, LastKey, LimitVersions, Set, SetId, SetKind, SpanId, SpanKind, Tally,
+        TokenVersions, UserRecord, UserVersions, Version,
+    },
     store::{
         codec::{self, Packed, Record},
         desk::GoneRecord,
         shelf::{Dirty, Gone, Inflight},
+        tables::SetSize,
     },
 };
 
@@ -105,8 +109,12 @@ fn layouts() {
     of.hours.insert((Hour(400_000), "m".into()), usage);
     of.tokens.insert(crate::model::TokenId(2), usage);
     of.health.insert(KeyId(1), health);
-    let delta = Delta { providers: [("p".into(), of)].into() };
+    let delta = Delta { providers: [("p".into(), of)].into(), ..Delta::default() };
     pinned(
+        &delta,
+        "030101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a0401020301fc00c0da000000",
+    );
+    read(
         &delta,
         "020101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a0401020301fc00c0da00",
     );
@@ -155,6 +163,25 @@ fn layouts_of_replication() {
 }
 
 #[test]
+fn layouts_of_what_is_counted_by_day() {
+    let set = Set {
+        members: [1, 300, 1 << 100].into(),
+        more: true,
+        last: Some(LastKey { at: Timestamp(9), key: 7 }),
+    };
+    pinned(&set, "010301fb2c01fe0000000000000000000000001000000001011207");
+    pinned(&SetSize(300), "01fb2c01");
+    let mut core = CoreDelta::default();
+    core.tallies.insert(SpanId::new(SpanKind::UserUses, 7, 20_779), Tally { success: 1, ..Tally::default() });
+    core.sets.insert(SetId { kind: SetKind::UserKeys, at: 20_779, id: 7 }, Set::of(3));
+    let delta = Delta { core, ..Delta::default() };
+    pinned(
+        &delta,
+        "030001061000000000000000000000000000000007fb2b5102000000000000000102fb2b51100000000000000000000000000000000701030000",
+    );
+}
+
+#[test]
 fn newer_and_broken_records_are_told_apart() {
     let mut bytes = codec::encode(&usage(1));
     assert!(matches!(codec::decode::<Usage>(&[]), Err(codec::Error::Broken(_))));
@@ -179,7 +206,7 @@ proptest::proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
         let mut bytes = bytes;
-        bytes.insert(0, 1 + (bytes.len() % 2) as u8);
+        bytes.insert(0, 1 + (bytes.len() % 3) as u8);
         let _ = codec::decode::<Delta>(&bytes);
         let _ = codec::decode::<KeyRecord>(&bytes);
         let _ = codec::decode::<TokenRecord>(&bytes);
@@ -188,5 +215,6 @@ proptest::proptest! {
         let _ = codec::decode::<UserRecord>(&bytes);
         let _ = codec::decode::<GoneRecord>(&bytes);
         let _ = codec::decode::<Inflight>(&bytes);
+        let _ = codec::decode::<Set>(&bytes);
     }
 }

@@ -4,7 +4,7 @@ use redb::{Database, TableDefinition};
 
 use super::{layout::unhex, *};
 use crate::{
-    model::KeyVersions,
+    model::{KeyVersions, SpanId, SpanKind},
     store::{shelf::Row, tables},
 };
 
@@ -86,6 +86,36 @@ async fn a_file_from_before_replication_opens_with_everything_in_it() {
     assert!(gone.is_some_and(|gone| gone.version > at));
     store.close().await.unwrap();
     assert_eq!(format(dir.path()), [tables::FORMAT]);
+    assert!(offline::check(dir.path()).unwrap().is_sound());
+}
+
+/// `layout::layouts` has the same bytes: 303 requests of model `m` in hour 400,000, of token 2 and key 1.
+const SECOND_DELTA: &str = "020101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a0401020301fc00c0da00";
+const FIRST_DELTA: &str = "010101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a04010203010e";
+
+#[tokio::test]
+async fn what_an_older_keytide_left_in_the_journal_is_folded() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let database = Database::open(dir.path().join(FILE_NAME)).unwrap();
+    let txn = database.begin_write().unwrap();
+    let journal = TableDefinition::<u64, &[u8]>::new("journal");
+    for (seq, delta) in [(3, FIRST_DELTA), (4, SECOND_DELTA)] {
+        txn.open_table(journal).unwrap().insert(seq, unhex(delta).as_slice()).unwrap();
+    }
+    txn.commit().unwrap();
+    drop(database);
+    assert_eq!(offline::check(dir.path()).unwrap().journal_entries, 2);
+    let (store, contents) = Store::open(&Options::new(dir.path()), Hour(400_000).start()).unwrap();
+    let counts = contents.providers["p"].total.counts;
+    assert_eq!((counts.success, counts.failure, counts.other), (2, 4, 600));
+    let of_key = SpanId::new(SpanKind::KeyTotal, 1, 0);
+    assert_eq!(
+        store.counted().await.unwrap().tally(&of_key).unwrap().other,
+        600,
+        "they count for the key, too"
+    );
+    store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
 }
 

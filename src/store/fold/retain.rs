@@ -1,0 +1,161 @@
+//! How long what is counted by hour and day is kept.
+//!
+//! Looked at when an hour has passed since the last look. Tables are in the order of periods, so what is old stands
+//! together; only what is open for a hub is walked through, once a day.
+
+use redb::ReadableTable;
+
+use crate::{
+    model::{CounterId, Day, Hour, SetKind, SpanKind, Tally, Timestamp},
+    store::{
+        codec,
+        desk::Desk,
+        error::Fault,
+        kept::Kept,
+        shelf::{CORE, Inflight},
+        tables::{Dated, SetSize, counter_at, counter_of, read, span_kinds},
+    },
+};
+
+/// Hours of keys here; a hub keeps them longer.
+pub(in crate::store) const KEY_HOURS: u32 = 48;
+/// Then the number of an hour's users is final.
+pub(in crate::store) const HOUR_SETS: u32 = 26;
+const DAY_SETS: u32 = 8;
+const KEY_DAYS: u32 = 30;
+const TOKEN_DAYS: u32 = 3;
+/// Older ones become months.
+const USER_DAYS: u32 = 30;
+const USER_MONTHS: u32 = 24;
+/// How long a hub takes in hours of keys.
+const OWED_HOURS: u32 = 30 * 24;
+
+/// The row of `META` that has the hour of the last look.
+const LOOKED: &str = "retained";
+
+const USERS: [SpanKind; 3] = [SpanKind::UserClasses, SpanKind::UserErrors, SpanKind::UserUses];
+
+pub(super) fn retain(desk: &mut Desk<'_>, now: Timestamp) -> Result<(), Fault> {
+    let hour = Hour::of(now);
+    let last = desk.meta.get(LOOKED)?.and_then(|value| value.value().try_into().ok().map(u32::from_le_bytes));
+    if last == Some(hour.0) {
+        return Ok(());
+    }
+    hours(desk, hour)?;
+    let today = Day::of_utc(now);
+    if last.is_none_or(|last| Day::of_utc(Hour(last).start()) != today) {
+        days(desk, today)?;
+        owed(desk, hour, today)?;
+    }
+    desk.meta.put(LOOKED, &hour.0.to_le_bytes())
+}
+
+fn hours(desk: &mut Desk<'_>, now: Hour) -> Result<(), Fault> {
+    let oldest = now.0.saturating_sub(KEY_HOURS);
+    drop_before(&mut desk.tallies, SpanKind::KeyHour.number(), oldest)?;
+    close_sets(desk, SetKind::KeyHour, now.0.saturating_sub(HOUR_SETS))?;
+    drop_before(&mut desk.set_sizes, SetKind::KeyHour.number(), oldest)
+}
+
+/// Zones are up to a day apart from UTC, so one more than that is kept.
+fn oldest(today: Day, kept: u32) -> Day {
+    today.minus(kept + 1)
+}
+
+fn days(desk: &mut Desk<'_>, today: Day) -> Result<(), Fault> {
+    drop_before(&mut desk.tallies, SpanKind::TokenDay.number(), oldest(today, TOKEN_DAYS).0)?;
+    drop_before(&mut desk.tallies, SpanKind::KeyDay.number(), oldest(today, KEY_DAYS).0)?;
+    close_sets(desk, SetKind::KeyDay, oldest(today, DAY_SETS).0)?;
+    drop_before(&mut desk.set_sizes, SetKind::KeyDay.number(), oldest(today, KEY_DAYS).0)?;
+    // Small, and part of a user's days as long as these are kept; the hub has taken them in before.
+    drop_before(&mut desk.sets, SetKind::UserKeys.number(), oldest(today, USER_DAYS).0)?;
+    drop_before(&mut desk.open_sets, SetKind::UserKeys.number(), oldest(today, DAY_SETS).0)?;
+    let first = today.month().0.saturating_sub(USER_MONTHS);
+    for kind in USERS.map(SpanKind::number) {
+        months(desk, kind, oldest(today, USER_DAYS).0)?;
+        drop_before(&mut desk.months, kind, first)?;
+    }
+    Ok(())
+}
+
+/// What user days older than that counted goes into months.
+fn months(desk: &mut Desk<'_>, kind: u8, oldest: u32) -> Result<(), Fault> {
+    let mut old = Vec::new();
+    for row in desk.tallies.rows()?.range((kind, 0, 0)..(kind, oldest, 0))? {
+        let (at, value) = row?;
+        let (_, day, user) = at.value();
+        old.push(((kind, Day(day).month().0, user), read::<Tally>(value.value(), || "a day".to_owned())?));
+    }
+    for (at, tally) in old {
+        super::bump(&mut desk.months, at, &tally, Tally::add)?;
+    }
+    drop_before(&mut desk.tallies, kind, oldest)
+}
+
+/// Of old sets only the number of members is kept, and nobody is told of members any more.
+fn close_sets(desk: &mut Desk<'_>, kind: SetKind, oldest: u32) -> Result<(), Fault> {
+    let kind = kind.number();
+    let mut closed = Vec::new();
+    for row in desk.sets.rows()?.range((kind, 0, 0)..(kind, oldest, 0))? {
+        let (at, value) = row?;
+        let set: crate::model::Set = read(value.value(), || "a set".to_owned())?;
+        closed.push((at.value(), SetSize(u32::try_from(set.members.len()).unwrap_or(u32::MAX))));
+    }
+    for (at, size) in closed {
+        // Members that came for a set that was closed before are not known to be others.
+        let before =
+            desk.set_sizes.get(at)?.map(|value| read::<SetSize>(value.value(), || "a number".to_owned()));
+        let size = before.transpose()?.map_or(size, |before| before.max(size));
+        desk.set_sizes.put(at, &codec::encode(&size))?;
+    }
+    drop_before(&mut desk.sets, kind, oldest)?;
+    drop_before(&mut desk.open_sets, kind, oldest)
+}
+
+fn drop_before(table: &mut Kept<'_, Dated>, kind: u8, oldest: u32) -> Result<(), Fault> {
+    let old = (kind, 0, 0)..(kind, oldest, 0);
+    // Most looks find nothing: cheaper than a walk that may write.
+    if table.rows()?.range(old.clone())?.next().is_some() {
+        table.drop_range(old)?;
+    }
+    Ok(())
+}
+
+/// The hub takes in nothing as old as these: nothing is owed to it for them, and no such row will come back.
+fn owed(desk: &mut Desk<'_>, hour: Hour, today: Day) -> Result<(), Fault> {
+    let kept = |kind, at| match kind {
+        SpanKind::KeyTotal => true,
+        SpanKind::KeyHour => at >= hour.0.saturating_sub(OWED_HOURS),
+        SpanKind::TokenDay => at >= oldest(today, TOKEN_DAYS).0,
+        SpanKind::KeyDay => at >= oldest(today, KEY_DAYS).0,
+        SpanKind::UserClasses | SpanKind::UserErrors | SpanKind::UserUses => at >= oldest(today, USER_DAYS).0,
+    };
+    let kinds = span_kinds();
+    let all = (CORE, kinds.start, 0, "")..(CORE, kinds.end, 0, "");
+    let is_old = |(_, kind, id, digits): (&str, u8, u128, &str)| match counter_of(kind, id, digits) {
+        Some(CounterId::Span(id)) if !kept(id.kind, id.at.number()) => Some(CounterId::Span(id)),
+        _ => None,
+    };
+    let mut old = Vec::new();
+    for row in desk.open.rows()?.range(all.clone())? {
+        old.extend(is_old(row?.0.value()));
+    }
+    for id in &old {
+        desk.open.remove(counter_at(CORE, id))?;
+    }
+    let mut settled = Vec::new();
+    for row in desk.inflight.rows()?.range(all)? {
+        let (at, value) = row?;
+        if let Some(id) = is_old(at.value()) {
+            settled.push((id, read::<Inflight>(value.value(), || "deltas under way".to_owned())?));
+        }
+    }
+    for (id, inflight) in settled {
+        let left = Inflight { confirmed: None, ..inflight };
+        match left.is_empty() {
+            true => drop(desk.inflight.remove(counter_at(CORE, &id))?),
+            false => desk.inflight.put(counter_at(CORE, &id), &codec::encode(&left))?,
+        }
+    }
+    Ok(())
+}
