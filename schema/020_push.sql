@@ -179,7 +179,11 @@ BEGIN
 
     -- Our own writes carry their stamps; taken back at the end, so that what else this transaction does is stamped.
     PERFORM set_config('keytide.writer', 'on', true);
-    told := public.keytide_apply(to_stream, request ->> 'provider', request -> 'rows', false);
+    IF to_stream = 'core' THEN
+        told := public.keytide_apply_core(me, request -> 'rows', false);
+    ELSE
+        told := public.keytide_apply(to_stream, request ->> 'provider', request -> 'rows', false);
+    END IF;
     PERFORM set_config('keytide.writer', '', true);
     UPDATE public.keytide_streams s
     SET last_seq = wanted, digest = request ->> 'digest', answer = told, stats_xid = pg_current_xact_id(), updated_at = now()

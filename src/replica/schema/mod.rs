@@ -11,16 +11,21 @@ pub use apply::{Applied, apply};
 pub use check::{Problem, Report, check};
 
 /// What every hub needs, in order: the file's name and its text.
-const CORE: [(&str, &str); 10] = [
+const CORE: [(&str, &str); 15] = [
     ("010_core.sql", include_str!("../../../schema/010_core.sql")),
     ("011_triggers.sql", include_str!("../../../schema/011_triggers.sql")),
     ("012_providers.sql", include_str!("../../../schema/012_providers.sql")),
     ("013_rows.sql", include_str!("../../../schema/013_rows.sql")),
     ("014_state.sql", include_str!("../../../schema/014_state.sql")),
     ("015_counts.sql", include_str!("../../../schema/015_counts.sql")),
+    ("016_core_tables.sql", include_str!("../../../schema/016_core_tables.sql")),
+    ("017_core_rows.sql", include_str!("../../../schema/017_core_rows.sql")),
+    ("018_core_counts.sql", include_str!("../../../schema/018_core_counts.sql")),
+    ("019_core_apply.sql", include_str!("../../../schema/019_core_apply.sql")),
     ("020_push.sql", include_str!("../../../schema/020_push.sql")),
     ("021_pull.sql", include_str!("../../../schema/021_pull.sql")),
     ("022_care.sql", include_str!("../../../schema/022_care.sql")),
+    ("023_core_care.sql", include_str!("../../../schema/023_core_care.sql")),
     ("029_rights.sql", include_str!("../../../schema/029_rights.sql")),
 ];
 
