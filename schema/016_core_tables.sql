@@ -2,6 +2,8 @@
 
 SET client_min_messages = warning;
 
+-- Where every row may change in one batch, half of each page is left free: then the changed rows find place beside the
+-- old ones, no index has to follow, and the table never grows.
 CREATE TABLE IF NOT EXISTS public.users (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name text,
@@ -25,7 +27,7 @@ CREATE TABLE IF NOT EXISTS public.shared_keys (
     is_active boolean DEFAULT true,
     usage_stats jsonb DEFAULT '{}',
     created_at timestamptz DEFAULT now()
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 
 CREATE TABLE IF NOT EXISTS public.daily_logs (
     user_id uuid NOT NULL,
@@ -83,7 +85,7 @@ CREATE TABLE IF NOT EXISTS public.keytide_key_days (
     users integer NOT NULL DEFAULT 0,
     stats_xid xid8 NOT NULL DEFAULT '0',
     PRIMARY KEY (day, key_id)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 
 -- What a token has used of its limits.
 CREATE TABLE IF NOT EXISTS public.keytide_token_days (
@@ -97,7 +99,7 @@ CREATE TABLE IF NOT EXISTS public.keytide_token_days (
     last_used timestamptz,
     stats_xid xid8 NOT NULL DEFAULT '0',
     PRIMARY KEY (day, token_id)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 
 -- Who used a key in an hour (`kh`) or on a day (`kd`): kept as long as it may still change.
 CREATE TABLE IF NOT EXISTS public.keytide_user_sets (
@@ -164,7 +166,7 @@ DECLARE
 BEGIN
     IF EXISTS (SELECT 1 FROM public.keytide_parts(of_table) p WHERE at >= p.starts AND at < p.ends) THEN RETURN; END IF;
     EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING ALL) WITH (fillfactor = %s)', name, of_table,
-                   CASE WHEN of_table IN ('daily_logs', 'hourly_stats') THEN 70 ELSE 100 END);
+                   CASE of_table WHEN 'hourly_stats' THEN 50 WHEN 'daily_logs' THEN 70 ELSE 100 END);
     PERFORM public.keytide_close(to_regclass(format('public.%I', name)));
     EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', of_table, name, starts,
                    starts + ('1 ' || unit)::interval);
@@ -267,4 +269,22 @@ BEGIN
         rows := rows + deleted;
         more := more OR deleted >= most;
     END LOOP;
+END $$;
+
+-- A day that is over needs no free space in its pages: one part is written anew, in order. Returns its name.
+CREATE OR REPLACE FUNCTION public.keytide_settle(of_table text, before timestamptz) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    one record;
+BEGIN
+    SELECT p.part, i.indexrelid AS key INTO one
+    FROM public.keytide_parts(of_table) p
+    JOIN pg_class c ON c.oid = p.part JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+    WHERE p.ends <= before AT TIME ZONE 'UTC' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0
+      AND c.reloptions && '{fillfactor=50,fillfactor=70}' ORDER BY p.starts LIMIT 1;
+    IF one.part IS NULL THEN RETURN NULL; END IF;
+    EXECUTE format('ALTER TABLE %s SET (fillfactor = 100)', one.part);
+    EXECUTE format('CLUSTER %s USING %I', one.part, (SELECT c.relname FROM pg_class c WHERE c.oid = one.key));
+    RETURN one.part::text;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN NULL;
 END $$;

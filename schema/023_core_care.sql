@@ -55,6 +55,7 @@ DECLARE
     done record;
     changed bigint;
     idle uuid[];
+    settled text;
     waits text := current_setting('lock_timeout');
     writer text := coalesce(current_setting('keytide.writer', true), '');
 BEGIN
@@ -97,6 +98,12 @@ BEGIN
         END IF;
         more := more OR done.more;
     END LOOP;
+    -- One day at a time, when nobody's clock is in it any more.
+    settled := public.keytide_settle('hourly_stats', moment - '2 days'::interval);
+    IF settled IS NOT NULL THEN
+        did := did || jsonb_build_object('what', 'settled', 'table', settled);
+        more := true;
+    END IF;
     changed := public.keytide_fold_days(public.keytide_day(settings.days_from), most);
     more := more OR changed >= most;
     IF changed > 0 THEN
