@@ -153,6 +153,7 @@ CREATE OR REPLACE FUNCTION public.keytide_obstacles() RETURNS TABLE (what text) 
                                     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = k.name WHERE k.part = t.part) AS known
         FROM public.keytide_core_uniques() t
         JOIN pg_class c ON c.relname = t.part AND c.relnamespace = 'public'::regnamespace
+         AND c.relkind = CASE WHEN t.part IN ('daily_logs', 'hourly_stats', 'security_events') THEN 'p' ELSE 'r' END
     )
     SELECT format('default for %s.%s, which may not be empty', o.part, a.attname)
     FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0
@@ -188,6 +189,12 @@ CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LA
         SELECT u.part, u.columns, to_regclass(format('public.%I', u.part)) AS rel
         FROM (SELECT prefix || u.part AS part, u.columns FROM public.keytide_uniques() u WHERE prefix <> 'core'
               UNION ALL SELECT u.part, u.columns FROM public.keytide_core_uniques() u WHERE prefix = 'core') u
+    ), others AS (
+        SELECT t.part, format('table %s of another make instead of %s', t.part, CASE t.part
+            WHEN 'daily_logs' THEN 'one partitioned by date' WHEN 'hourly_stats' THEN 'one partitioned by hour_start'
+            WHEN 'security_events' THEN 'one partitioned by created_at' ELSE 'a plain table' END) AS what
+        FROM tables t JOIN pg_class c ON c.oid = t.rel
+        WHERE prefix = 'core' AND c.relkind <> CASE WHEN t.part IN ('daily_logs', 'hourly_stats', 'security_events') THEN 'p' ELSE 'r' END
     ), attributes AS (
         SELECT t.part, a.attname::text AS name, split_part(format_type(a.atttypid, NULL), '(', 1) AS type
         FROM tables t JOIN pg_attribute a ON a.attrelid = t.rel AND a.attnum > 0 AND NOT a.attisdropped
@@ -202,31 +209,25 @@ CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LA
     ), problems AS (
         SELECT 1 AS o, 'table ' || t.part AS what FROM tables t WHERE t.rel IS NULL
         UNION ALL
-        SELECT 1, format('table %s of another make instead of one partitioned by %s', t.part,
-                         CASE t.part WHEN 'daily_logs' THEN 'date' WHEN 'hourly_stats' THEN 'hour_start' ELSE 'created_at' END)
-        FROM tables t JOIN pg_class c ON c.oid = t.rel
-        WHERE prefix = 'core' AND t.part IN ('daily_logs', 'hourly_stats', 'security_events') AND c.relkind <> 'p'
-        UNION ALL
-        SELECT 1, format('table %s of another make instead of a plain table', t.part)
-        FROM tables t JOIN pg_class c ON c.oid = t.rel
-        WHERE prefix = 'core' AND t.part IN ('users', 'shared_keys', 'monthly_logs') AND c.relkind <> 'r'
+        SELECT 1, o.what FROM others o
         UNION ALL
         SELECT 2, CASE WHEN a.name IS NULL THEN format('column %s.%s', c.part, c.name)
                        ELSE format('column %s.%s of type %s instead of %s', c.part, c.name, a.type, c.types[1]) END
         FROM public.keytide_wanted(prefix) c JOIN tables t ON t.part = c.part AND t.rel IS NOT NULL
         LEFT JOIN attributes a ON a.part = c.part AND a.name = c.name
-        WHERE a.name IS NULL OR a.type <> ALL (c.types)
+        WHERE (a.name IS NULL OR a.type <> ALL (c.types)) AND c.part NOT IN (SELECT o.part FROM others o)
         UNION ALL
         SELECT 2, format('column %s.%s of type %s instead of %s', n.part, n.name, n.is_now, n.wanted)
-        FROM public.keytide_narrow(prefix) n
+        FROM public.keytide_narrow(prefix) n WHERE n.part NOT IN (SELECT o.part FROM others o)
         UNION ALL
         SELECT 3, format('unique index on %s (%s)', t.part, array_to_string(t.columns, ', '))
-        FROM tables t WHERE t.rel IS NOT NULL AND NOT EXISTS (
+        FROM tables t WHERE t.rel IS NOT NULL AND t.part NOT IN (SELECT o.part FROM others o) AND NOT EXISTS (
             SELECT 1 FROM uniques u WHERE u.part = t.part AND u.columns = t.columns)
         UNION ALL
         SELECT 4, format('trigger %s on %s', g.name, g.part)
         FROM triggers g JOIN tables t ON t.part = g.part AND t.rel IS NOT NULL
-        WHERE NOT EXISTS (SELECT 1 FROM pg_trigger p
+        WHERE g.part NOT IN (SELECT o.part FROM others o)
+          AND NOT EXISTS (SELECT 1 FROM pg_trigger p
                           WHERE p.tgrelid = t.rel AND p.tgname = g.name AND p.tgenabled IN ('O', 'A'))
         UNION ALL
         SELECT 5, o.what FROM public.keytide_obstacles() o WHERE prefix = 'core'

@@ -29,13 +29,45 @@ CREATE TABLE IF NOT EXISTS public.shared_keys (
     created_at timestamptz DEFAULT now()
 ) WITH (fillfactor = 50);
 
-CREATE TABLE IF NOT EXISTS public.daily_logs (
-    user_id uuid NOT NULL,
-    date date NOT NULL,
-    log_data jsonb NOT NULL DEFAULT '{}',
-    stats_xid xid8 NOT NULL DEFAULT '0',
-    PRIMARY KEY (user_id, date)
-) PARTITION BY RANGE (date);
+-- The tables in parts: by month, by day, by month.
+CREATE OR REPLACE FUNCTION public.keytide_make_parted() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    CREATE TABLE IF NOT EXISTS public.daily_logs (
+        user_id uuid NOT NULL,
+        date date NOT NULL,
+        log_data jsonb NOT NULL DEFAULT '{}',
+        stats_xid xid8 NOT NULL DEFAULT '0',
+        PRIMARY KEY (user_id, date)
+    ) PARTITION BY RANGE (date);
+    CREATE TABLE IF NOT EXISTS public.hourly_stats (
+        id bigserial NOT NULL,
+        hour_start timestamptz NOT NULL,
+        shared_key_id uuid NOT NULL,
+        total_requests integer NOT NULL DEFAULT 0,
+        successful_requests integer NOT NULL DEFAULT 0,
+        unique_users integer NOT NULL DEFAULT 0,
+        avg_response_time integer,
+        failed integer NOT NULL DEFAULT 0,
+        response_ms bigint NOT NULL DEFAULT 0,
+        responses integer NOT NULL DEFAULT 0,
+        stats_xid xid8 NOT NULL DEFAULT '0',
+        PRIMARY KEY (hour_start, shared_key_id)
+    ) PARTITION BY RANGE (hour_start);
+    CREATE TABLE IF NOT EXISTS public.security_events (
+        id bigserial NOT NULL,
+        event_type varchar(50) NOT NULL,
+        user_id uuid,
+        shared_key_id uuid,
+        severity smallint NOT NULL DEFAULT 1 CHECK (severity BETWEEN 1 AND 5),
+        details jsonb,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        event uuid NOT NULL DEFAULT gen_random_uuid(),
+        -- How many it stands for.
+        occurrences integer NOT NULL DEFAULT 1,
+        PRIMARY KEY (event, created_at)
+    ) PARTITION BY RANGE (created_at);
+END $$;
+SELECT public.keytide_make_parted();
 
 -- What older daily logs were folded into; `month` is its first day.
 CREATE TABLE IF NOT EXISTS public.monthly_logs (
@@ -44,35 +76,6 @@ CREATE TABLE IF NOT EXISTS public.monthly_logs (
     log_data jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (month, user_id)
 );
-
-CREATE TABLE IF NOT EXISTS public.hourly_stats (
-    id bigserial NOT NULL,
-    hour_start timestamptz NOT NULL,
-    shared_key_id uuid NOT NULL,
-    total_requests integer NOT NULL DEFAULT 0,
-    successful_requests integer NOT NULL DEFAULT 0,
-    unique_users integer NOT NULL DEFAULT 0,
-    avg_response_time integer,
-    failed integer NOT NULL DEFAULT 0,
-    response_ms bigint NOT NULL DEFAULT 0,
-    responses integer NOT NULL DEFAULT 0,
-    stats_xid xid8 NOT NULL DEFAULT '0',
-    PRIMARY KEY (hour_start, shared_key_id)
-) PARTITION BY RANGE (hour_start);
-
-CREATE TABLE IF NOT EXISTS public.security_events (
-    id bigserial NOT NULL,
-    event_type varchar(50) NOT NULL,
-    user_id uuid,
-    shared_key_id uuid,
-    severity smallint NOT NULL DEFAULT 1 CHECK (severity BETWEEN 1 AND 5),
-    details jsonb,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    event uuid NOT NULL DEFAULT gen_random_uuid(),
-    -- How many it stands for.
-    occurrences integer NOT NULL DEFAULT 1,
-    PRIMARY KEY (event, created_at)
-) PARTITION BY RANGE (created_at);
 
 -- Attempts of a key on a day, and how many used it: what hours fold into.
 CREATE TABLE IF NOT EXISTS public.keytide_key_days (

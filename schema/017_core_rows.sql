@@ -420,7 +420,8 @@ BEGIN
             NULL;
         END CASE;
         -- Who has written policies has decided who may see what.
-        IF NOT EXISTS (SELECT 1 FROM pg_policy p WHERE p.polrelid = one.rel) THEN
+        IF NOT EXISTS (SELECT 1 FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+                       WHERE p.polrelid = one.rel AND c.relrowsecurity) THEN
             FOR part IN SELECT one.rel AS rel UNION ALL SELECT p.part FROM public.keytide_parts(one.part) p LOOP
                 PERFORM public.keytide_close(part.rel);
             END LOOP;

@@ -75,8 +75,9 @@ BEGIN
     level := public.keytide_rung(settings.rung, used, budget);
     UPDATE public.keytide_settings s
     SET rung = level,
-        hours_from = greatest(s.hours_from, (hour / 24 - ('{30,23,7,1}'::integer[])[level + 1]) * 24),
-        days_from = greatest(s.days_from, today - ('{30,23,7,7}'::integer[])[level + 1])
+        -- Never back, unless this machine's clock was ahead once.
+        hours_from = greatest(CASE WHEN s.hours_from <= hour THEN s.hours_from ELSE 0 END, (hour / 24 - ('{30,23,7,1}'::integer[])[level + 1]) * 24),
+        days_from = greatest(CASE WHEN s.days_from <= today THEN s.days_from ELSE 0 END, today - ('{30,23,7,7}'::integer[])[level + 1])
     RETURNING s.* INTO settings;
 
     PERFORM public.keytide_parts_ahead();
@@ -151,5 +152,3 @@ BEGIN
         'vacuum', (SELECT coalesce(jsonb_agg(format('%I.%I', s.schema, s.name) ORDER BY s.name), '[]') FROM public.keytide_space() s
                    WHERE s.heap > 1000000 AND s.dead > 1000 AND s.dead * 5 > s.rows));
 END $$;
-
-SELECT public.keytide_install_core();
