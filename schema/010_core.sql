@@ -165,12 +165,15 @@ CREATE OR REPLACE FUNCTION public.keytide_next(last bigint) RETURNS bigint LANGU
     SELECT greatest(public.keytide_version(), ((coalesce(last, 0) >> 10) + 1) << 10)
 $$;
 
--- Counts one more of what was ignored. Whoever is counting already is not waited for: a report is worth no deadlock.
-CREATE OR REPLACE FUNCTION public.keytide_report(what text, at_table text) RETURNS void LANGUAGE sql VOLATILE AS $$
-    UPDATE public.keytide_reports r SET count = r.count + 1, last_at = now()
+-- Counts more of what was ignored. Whoever is counting already is not waited for: a report is worth no deadlock.
+CREATE OR REPLACE FUNCTION public.keytide_report_many(what text, at_table text, many bigint) RETURNS void LANGUAGE sql VOLATILE AS $$
+    UPDATE public.keytide_reports r SET count = r.count + many, last_at = now()
     FROM (SELECT kind, table_name FROM public.keytide_reports
-          WHERE kind = what AND table_name = at_table FOR UPDATE SKIP LOCKED) f
+          WHERE kind = what AND table_name = at_table AND many > 0 FOR UPDATE SKIP LOCKED) f
     WHERE r.kind = f.kind AND r.table_name = f.table_name
+$$;
+CREATE OR REPLACE FUNCTION public.keytide_report(what text, at_table text) RETURNS void LANGUAGE sql VOLATILE AS $$
+    SELECT public.keytide_report_many(what, at_table, 1)
 $$;
 
 -- Which cause is greater where two deadlines are equal.

@@ -112,7 +112,7 @@ CREATE TABLE IF NOT EXISTS public.keytide_user_sets (
     members uuid[] NOT NULL,
     stats_xid xid8 NOT NULL DEFAULT '0',
     PRIMARY KEY (kind, n, id)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 
 -- Which hours and days each instance's batches have changed last, so that a pull need not look at the others.
 CREATE TABLE IF NOT EXISTS public.keytide_touches (
@@ -169,7 +169,7 @@ DECLARE
 BEGIN
     IF EXISTS (SELECT 1 FROM public.keytide_parts(of_table) p WHERE at >= p.starts AND at < p.ends) THEN RETURN; END IF;
     EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING ALL) WITH (fillfactor = %s)', name, of_table,
-                   CASE of_table WHEN 'hourly_stats' THEN 50 WHEN 'daily_logs' THEN 70 ELSE 100 END);
+                   CASE of_table WHEN 'hourly_stats' THEN 50 WHEN 'daily_logs' THEN 90 ELSE 100 END);
     PERFORM public.keytide_close(to_regclass(format('public.%I', name)));
     EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', of_table, name, starts,
                    starts + ('1 ' || unit)::interval);
@@ -283,7 +283,7 @@ BEGIN
     FROM public.keytide_parts(of_table) p
     JOIN pg_class c ON c.oid = p.part JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
     WHERE p.ends <= before AT TIME ZONE 'UTC' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0
-      AND c.reloptions && '{fillfactor=50,fillfactor=70}' ORDER BY p.starts LIMIT 1;
+      AND c.reloptions && '{fillfactor=50,fillfactor=90}' ORDER BY p.starts LIMIT 1;
     IF one.part IS NULL THEN RETURN NULL; END IF;
     EXECUTE format('ALTER TABLE %s SET (fillfactor = 100)', one.part);
     EXECUTE format('CLUSTER %s USING %I', one.part, (SELECT c.relname FROM pg_class c WHERE c.oid = one.key));

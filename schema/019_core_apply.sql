@@ -157,8 +157,9 @@ BEGIN
                   WHERE l.v ->> 't' IN ('uu', 'uc', 'ue', 'td', 'kd', 'kh') AND public.keytide_uuid(l.v -> 'i') IS NOT NULL
                     AND (l.v ->> 't', public.keytide_uuid(l.v -> 'i'), coalesce(public.keytide_int(l.v -> 'n', 0, 4294967295), 0))
                         NOT IN (SELECT r.t, r.i, r.n FROM unnest(tallies) r));
-    PERFORM public.keytide_report('late', CASE l.v ->> 't' WHEN 'kh' THEN 'hourly_stats' WHEN 'kd' THEN 'keytide_key_days' ELSE 'daily_logs' END)
-    FROM public.keytide_list(batch -> 'tallies') l WHERE l.pos = ANY (late);
+    PERFORM public.keytide_report_many('late', l.name, count(*))
+    FROM (SELECT CASE v ->> 't' WHEN 'kh' THEN 'hourly_stats' WHEN 'kd' THEN 'keytide_key_days' ELSE 'daily_logs' END AS name
+          FROM public.keytide_list(batch -> 'tallies') WHERE pos = ANY (late)) l GROUP BY l.name;
     expired := expired || public.keytide_places('tallies', late);
     late := ARRAY(SELECT l.pos FROM public.keytide_list(batch -> 'sets') l
                   WHERE l.v ->> 't' IN ('kh', 'kd', 'uk') AND public.keytide_uuid(l.v -> 'i') IS NOT NULL
@@ -220,12 +221,12 @@ BEGIN
     IF batch ? 'events' THEN
         late := public.keytide_apply_events(batch -> 'events', settings.rung);
         expired := expired || public.keytide_places('events', late);
-        PERFORM public.keytide_report('late', 'security_events') FROM unnest(late);
+        PERFORM public.keytide_report_many('late', 'security_events', cardinality(late));
     END IF;
     IF batch ? 'logs' THEN
         late := public.keytide_apply_logs(batch -> 'logs', settings.rung);
         expired := expired || public.keytide_places('logs', late);
-        PERFORM public.keytide_report('late', 'key_usage_logs') FROM unnest(late);
+        PERFORM public.keytide_report_many('late', 'key_usage_logs', cardinality(late));
     END IF;
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'gone', nullif(gone, '[]'), 'expired', nullif(expired, '[]'), 'clock', nullif(clock, '[]')));

@@ -35,17 +35,20 @@ BEGIN
 END $$;
 
 -- Bytes of every table of the database, since all of them count. `reusable` is what rows that are gone have left to
--- others: the heap without what its rows would take, as far as the statistics of its columns tell.
+-- others: the heap without what its rows would take and what is left free for their changes, as far as the statistics of
+-- its columns tell.
 CREATE OR REPLACE FUNCTION public.keytide_space() RETURNS TABLE (
     rel regclass, schema name, name name, rows bigint, heap bigint, index bigint, toast bigint, dead bigint, reusable bigint
 ) LANGUAGE sql STABLE AS $$
     SELECT t.oid::regclass, t.nspname, t.relname, t.live, t.heap, t.index, t.toast, t.dead,
         CASE WHEN t.heap > 131072 AND w.width IS NOT NULL
-             THEN greatest(t.heap - ((t.live + t.dead) * (w.width + 32) * 1.1)::bigint, 0) ELSE 0 END
+             THEN greatest(t.heap - ((t.live + t.dead) * (w.width + 32) * 110 / t.filled)::bigint, 0) ELSE 0 END
     FROM (
         SELECT c.oid, n.nspname, c.relname, pg_relation_size(c.oid) AS heap, pg_indexes_size(c.oid) AS index,
             coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast,
             coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead,
+            coalesce((SELECT o.option_value::integer FROM pg_options_to_table(c.reloptions) o
+                      WHERE o.option_name = 'fillfactor'), 100) AS filled,
             CASE WHEN pg_stat_get_live_tuples(c.oid) > 0 THEN pg_stat_get_live_tuples(c.oid)
                  ELSE greatest(c.reltuples, 0)::bigint END AS live
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

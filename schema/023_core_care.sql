@@ -100,7 +100,8 @@ BEGIN
         more := more OR done.more;
     END LOOP;
     -- One day at a time, when nobody's clock is in it any more.
-    settled := public.keytide_settle('hourly_stats', moment - '2 days'::interval);
+    settled := coalesce(public.keytide_settle('hourly_stats', moment - '2 days'::interval),
+                        public.keytide_settle('daily_logs', moment - '2 days'::interval));
     IF settled IS NOT NULL THEN
         did := did || jsonb_build_object('what', 'settled', 'table', settled);
         more := true;

@@ -163,7 +163,8 @@ async fn stream(client: &Client, prefix: &str, report: &mut Report) -> Result<()
                           `keytide schema apply`, which makes keytide's own";
             (format!("{what} is missing"), remedy.to_owned())
         } else if what.contains(" of another make ") {
-            let remedy = "run `keytide schema apply --convert`, which moves the rows and compares them; or rename it";
+            let remedy =
+                "run `keytide schema apply --convert`, which moves the rows and compares them; or rename it";
             (what, remedy.to_owned())
         } else if what.contains(") instead of ") {
             let remedy = "run `keytide schema apply`, which widens it; where that changes nothing, a view or rule of yours uses \
