@@ -205,7 +205,8 @@ EXCEPTION WHEN invalid_parameter_value THEN
     RETURN 'UTC';
 END $$;
 
-CREATE OR REPLACE FUNCTION public.keytide_zone_write() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE OR REPLACE FUNCTION public.keytide_zone_write() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_timezone_names z WHERE z.name = NEW.time_zone) THEN
         RAISE EXCEPTION 'there is no time zone "%"', NEW.time_zone

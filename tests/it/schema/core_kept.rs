@@ -283,8 +283,7 @@ async fn parts_are_made_for_whatever_is_still_kept() {
         (SELECT string_agg(part::text, ',') FROM keytide_parts('daily_logs') WHERE ends < '2030-12-01')";
     let parts = rows(&client, found).await;
     assert!(
-        parts.starts_with("30|5|30|")
-            && parts.ends_with("daily_logs_2030_05,daily_logs_2030_06"),
+        parts.starts_with("30|5|30|") && parts.ends_with("daily_logs_2030_05,daily_logs_2030_06"),
         "{parts}"
     );
     // Something in the way of a part: its rows are answered, the others are counted.
