@@ -18,6 +18,14 @@ CREATE TABLE IF NOT EXISTS public.keytide_settings (
 );
 INSERT INTO public.keytide_settings (one) SELECT true WHERE NOT EXISTS (SELECT 1 FROM public.keytide_settings);
 
+ALTER TABLE public.keytide_settings
+    -- How far the ladder of the storage budget has been climbed, and what it keeps since: hours (UTC) and days of users.
+    ADD COLUMN IF NOT EXISTS rung smallint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS hours_from bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS days_from integer NOT NULL DEFAULT 0,
+    -- Whether a row per request is kept.
+    ADD COLUMN IF NOT EXISTS usage_logs boolean NOT NULL DEFAULT false;
+
 -- Identities that this hub has been.
 CREATE TABLE IF NOT EXISTS public.keytide_lineage (
     hub_id uuid NOT NULL,
@@ -123,6 +131,13 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN jsonb_typeof(value) = 'string' THEN left(value #>> '{}', most) END
 $$;
 
+-- An identifier; NULL if it is none.
+CREATE OR REPLACE FUNCTION public.keytide_uuid(value jsonb) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN jsonb_typeof(value) = 'string'
+                     AND value #>> '{}' ~* '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'
+                THEN (value #>> '{}')::uuid END
+$$;
+
 -- A sum that stays within its type.
 CREATE OR REPLACE FUNCTION public.keytide_plus(a bigint, b bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -150,12 +165,15 @@ CREATE OR REPLACE FUNCTION public.keytide_next(last bigint) RETURNS bigint LANGU
     SELECT greatest(public.keytide_version(), ((coalesce(last, 0) >> 10) + 1) << 10)
 $$;
 
--- Counts one more of what was ignored. Whoever is counting already is not waited for: a report is worth no deadlock.
-CREATE OR REPLACE FUNCTION public.keytide_report(what text, at_table text) RETURNS void LANGUAGE sql VOLATILE AS $$
-    UPDATE public.keytide_reports r SET count = r.count + 1, last_at = now()
+-- Counts more of what was ignored. Whoever is counting already is not waited for: a report is worth no deadlock.
+CREATE OR REPLACE FUNCTION public.keytide_report_many(what text, at_table text, many bigint) RETURNS void LANGUAGE sql VOLATILE AS $$
+    UPDATE public.keytide_reports r SET count = r.count + many, last_at = now()
     FROM (SELECT kind, table_name FROM public.keytide_reports
-          WHERE kind = what AND table_name = at_table FOR UPDATE SKIP LOCKED) f
+          WHERE kind = what AND table_name = at_table AND many > 0 FOR UPDATE SKIP LOCKED) f
     WHERE r.kind = f.kind AND r.table_name = f.table_name
+$$;
+CREATE OR REPLACE FUNCTION public.keytide_report(what text, at_table text) RETURNS void LANGUAGE sql VOLATILE AS $$
+    SELECT public.keytide_report_many(what, at_table, 1)
 $$;
 
 -- Which cause is greater where two deadlines are equal.
@@ -163,3 +181,55 @@ CREATE OR REPLACE FUNCTION public.keytide_cause(cause text) RETURNS integer LANG
     SELECT CASE cause WHEN 'rate_limit' THEN 1 WHEN 'quota' THEN 2 WHEN 'auth' THEN 3 WHEN 'server' THEN 4 ELSE 0 END
 $$;
 
+-- What time it is. Tests may say so, if the database is theirs: the setting counts for its owner's own sessions only.
+CREATE OR REPLACE FUNCTION public.keytide_now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    told text := current_setting('keytide.now', true);
+BEGIN
+    IF told <> '' AND pg_has_role(session_user, (
+        SELECT c.relowner FROM pg_class c WHERE c.oid = 'public.keytide_settings'::regclass), 'MEMBER') THEN
+        RETURN told::timestamptz;
+    END IF;
+    RETURN now();
+END $$;
+
+-- The time zone of a day; one that does not exist is UTC.
+CREATE OR REPLACE FUNCTION public.keytide_zone() RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    zone text;
+BEGIN
+    SELECT s.time_zone INTO zone FROM public.keytide_settings s;
+    PERFORM now() AT TIME ZONE zone;
+    RETURN zone;
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN 'UTC';
+END $$;
+
+CREATE OR REPLACE FUNCTION public.keytide_zone_write() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_timezone_names z WHERE z.name = NEW.time_zone) THEN
+        RAISE EXCEPTION 'there is no time zone "%"', NEW.time_zone
+            USING HINT = 'Write a name such as Europe/Berlin; SELECT name FROM pg_timezone_names lists them.';
+    END IF;
+    RETURN NEW;
+END $$;
+DROP TRIGGER IF EXISTS keytide_zone ON public.keytide_settings;
+CREATE TRIGGER keytide_zone BEFORE UPDATE ON public.keytide_settings FOR EACH ROW
+    WHEN (new.time_zone IS DISTINCT FROM old.time_zone) EXECUTE FUNCTION public.keytide_zone_write();
+
+-- Days are numbers: since 1970-01-01, of the local date.
+CREATE OR REPLACE FUNCTION public.keytide_today() RETURNS integer LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (public.keytide_now() AT TIME ZONE public.keytide_zone())::date - '1970-01-01'::date;
+END $$;
+
+CREATE OR REPLACE FUNCTION public.keytide_day(day bigint) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT '1970-01-01'::date + day::integer
+$$;
+
+-- The hour that it is, since the epoch.
+CREATE OR REPLACE FUNCTION public.keytide_hour() RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN floor(extract(epoch FROM public.keytide_now()) / 3600)::bigint;
+END $$;

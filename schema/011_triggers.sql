@@ -120,7 +120,7 @@ BEGIN
         WHERE stream = TG_ARGV[0] AND kind = 'key' AND id = public.keytide_digest(NEW.api_key);
         NEW.added_v := public.keytide_next(gone);
         NEW.username_v := NULL; NEW.note_v := NULL; NEW.expires_v := NULL;
-        NEW.weight_v := NULL; NEW.enabled_v := NULL; NEW.disabled_v := NULL; NEW.health_epoch := NULL;
+        NEW.weight_v := NULL; NEW.enabled_v := NULL; NEW.disabled_v := NULL; NEW.owner_v := NULL; NEW.health_epoch := NULL;
         NEW.created_at := coalesce(NEW.created_at, now());
         NEW.status := coalesce(NEW.status, 'active');
         IF TG_OP = 'INSERT' THEN
@@ -136,7 +136,8 @@ BEGIN
     -- Stamps are ours alone.
     NEW.added_v := OLD.added_v; NEW.username_v := OLD.username_v; NEW.note_v := OLD.note_v;
     NEW.expires_v := OLD.expires_v; NEW.weight_v := OLD.weight_v; NEW.enabled_v := OLD.enabled_v;
-    NEW.disabled_v := OLD.disabled_v; NEW.health_epoch := OLD.health_epoch; NEW.state_xid := OLD.state_xid;
+    NEW.disabled_v := OLD.disabled_v; NEW.owner_v := OLD.owner_v; NEW.health_epoch := OLD.health_epoch;
+    NEW.state_xid := OLD.state_xid;
     IF NEW IS NOT DISTINCT FROM OLD THEN RETURN NEW; END IF;
 
     -- What the row meant before: of one that nobody has touched since the schema came, its status says so.
@@ -206,6 +207,9 @@ BEGIN
     END IF;
     IF NEW.disabled_until IS DISTINCT FROM OLD.disabled_until THEN
         NEW.disabled_v := public.keytide_next(coalesce(OLD.disabled_v, OLD.added_v));
+    END IF;
+    IF NEW.owner IS DISTINCT FROM OLD.owner THEN
+        NEW.owner_v := public.keytide_next(coalesce(OLD.owner_v, OLD.added_v));
     END IF;
     NEW.state_xid := pg_current_xact_id();
     RETURN NEW;
@@ -378,6 +382,7 @@ BEGIN
         WHERE stream = TG_ARGV[0] AND kind = 'token' AND id = public.keytide_digest(NEW.token);
         NEW.added_v := public.keytide_next(gone);
         NEW.name_v := NULL; NEW.expires_v := NULL; NEW.models_v := NULL; NEW.rpm_v := NULL;
+        NEW.user_v := NULL; NEW.rpd_v := NULL; NEW.tpd_v := NULL; NEW.addresses_v := NULL;
         NEW.created_at := coalesce(NEW.created_at, now());
         NEW.request_count := coalesce(NEW.request_count, 0);
         NEW.state_xid := pg_current_xact_id();
@@ -386,7 +391,8 @@ BEGIN
     END IF;
 
     NEW.added_v := OLD.added_v; NEW.name_v := OLD.name_v; NEW.expires_v := OLD.expires_v;
-    NEW.models_v := OLD.models_v; NEW.rpm_v := OLD.rpm_v; NEW.state_xid := OLD.state_xid; NEW.stats_xid := OLD.stats_xid;
+    NEW.models_v := OLD.models_v; NEW.rpm_v := OLD.rpm_v; NEW.user_v := OLD.user_v; NEW.rpd_v := OLD.rpd_v;
+    NEW.tpd_v := OLD.tpd_v; NEW.addresses_v := OLD.addresses_v; NEW.state_xid := OLD.state_xid; NEW.stats_xid := OLD.stats_xid;
     IF NEW IS NOT DISTINCT FROM OLD THEN RETURN NEW; END IF;
     IF NEW.name IS DISTINCT FROM OLD.name THEN
         NEW.name_v := public.keytide_next(coalesce(OLD.name_v, OLD.added_v));
@@ -402,6 +408,22 @@ BEGIN
     END IF;
     IF NEW.requests_per_minute IS DISTINCT FROM OLD.requests_per_minute THEN
         NEW.rpm_v := public.keytide_next(coalesce(OLD.rpm_v, OLD.added_v));
+        NEW.state_xid := pg_current_xact_id();
+    END IF;
+    IF NEW.user_id IS DISTINCT FROM OLD.user_id THEN
+        NEW.user_v := public.keytide_next(coalesce(OLD.user_v, OLD.added_v));
+        NEW.state_xid := pg_current_xact_id();
+    END IF;
+    IF NEW.requests_per_day IS DISTINCT FROM OLD.requests_per_day THEN
+        NEW.rpd_v := public.keytide_next(coalesce(OLD.rpd_v, OLD.added_v));
+        NEW.state_xid := pg_current_xact_id();
+    END IF;
+    IF NEW.tokens_per_day IS DISTINCT FROM OLD.tokens_per_day THEN
+        NEW.tpd_v := public.keytide_next(coalesce(OLD.tpd_v, OLD.added_v));
+        NEW.state_xid := pg_current_xact_id();
+    END IF;
+    IF NEW.allowed_addresses IS DISTINCT FROM OLD.allowed_addresses THEN
+        NEW.addresses_v := public.keytide_next(coalesce(OLD.addresses_v, OLD.added_v));
         NEW.state_xid := pg_current_xact_id();
     END IF;
     IF (NEW.request_count, NEW.success_count, NEW.failure_count, NEW.prompt_tokens, NEW.completion_tokens, NEW.last_used)

@@ -10,7 +10,8 @@ LANGUAGE sql IMMUTABLE AS $$
         ('_keys', 'api_key username status note fail_cause', '{text,character varying}'::text[]),
         ('_keys', 'created_at expires_at failed_until disabled_until', '{timestamp with time zone}'),
         ('_keys', 'consecutive_failures weight auth_failures server_failures', '{integer,bigint}'),
-        ('_keys', 'health_epoch added_v username_v note_v expires_v weight_v enabled_v disabled_v', '{bigint}'),
+        ('_keys', 'health_epoch added_v username_v note_v expires_v weight_v enabled_v disabled_v owner_v', '{bigint}'),
+        ('_keys', 'owner', '{uuid}'),
         ('_keys', 'enabled needs_verification', '{boolean}'),
         ('_keys', 'state_xid', '{xid8}'),
         ('_key_stats', 'api_key', '{text,character varying}'),
@@ -22,8 +23,10 @@ LANGUAGE sql IMMUTABLE AS $$
         ('_client_tokens', 'token name', '{text,character varying}'),
         ('_client_tokens', 'created_at expires_at last_used', '{timestamp with time zone}'),
         ('_client_tokens', 'request_count success_count failure_count prompt_tokens completion_tokens', '{bigint}'),
-        ('_client_tokens', 'added_v name_v expires_v models_v rpm_v', '{bigint}'),
-        ('_client_tokens', 'allowed_models', '{jsonb}'),
+        ('_client_tokens', 'added_v name_v expires_v models_v rpm_v user_v rpd_v tpd_v addresses_v', '{bigint}'),
+        ('_client_tokens', 'requests_per_day tokens_per_day', '{bigint}'),
+        ('_client_tokens', 'allowed_models allowed_addresses', '{jsonb}'),
+        ('_client_tokens', 'user_id', '{uuid}'),
         ('_client_tokens', 'requests_per_minute', '{integer,bigint}'),
         ('_client_tokens', 'state_xid stats_xid', '{xid8}'),
         ('_global_stats', 'id', '{text,character varying}'),
@@ -76,22 +79,122 @@ LANGUAGE sql IMMUTABLE AS $$
         ('_model_hourly', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_hours_write')
 $$;
 
+-- The same of the stream `core`, whose tables have names of their own.
+CREATE OR REPLACE FUNCTION public.keytide_core_columns() RETURNS TABLE (part text, name text, types text[])
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT c.part, n.name, c.types
+    FROM (VALUES
+        ('users', 'id', '{uuid}'::text[]),
+        ('users', 'name note', '{text,character varying}'),
+        ('users', 'enabled', '{boolean}'),
+        ('users', 'requests_per_minute', '{integer,bigint}'),
+        ('users', 'requests_per_day tokens_per_day added_v', '{bigint}'),
+        ('users', 'allowed_models allowed_addresses versions', '{jsonb}'),
+        ('users', 'created_at', '{timestamp with time zone}'),
+        ('users', 'state_xid', '{xid8}'),
+        ('shared_keys', 'id user_id', '{uuid}'),
+        ('shared_keys', 'provider', '{text,character varying}'),
+        ('shared_keys', 'is_active', '{boolean}'),
+        ('shared_keys', 'usage_stats', '{jsonb}'),
+        ('shared_keys', 'last_used', '{timestamp with time zone}'),
+        ('shared_keys', 'share_v success_count failure_count other_count baseline', '{bigint}'),
+        ('shared_keys', 'stats_day', '{integer}'),
+        ('shared_keys', 'stats_xid', '{xid8}'),
+        ('daily_logs', 'user_id', '{uuid}'),
+        ('daily_logs', 'date', '{date}'),
+        ('daily_logs', 'log_data', '{jsonb}'),
+        ('daily_logs', 'stats_xid', '{xid8}'),
+        ('monthly_logs', 'user_id', '{uuid}'),
+        ('monthly_logs', 'month', '{date}'),
+        ('monthly_logs', 'log_data', '{jsonb}'),
+        ('hourly_stats', 'shared_key_id', '{uuid}'),
+        ('hourly_stats', 'hour_start', '{timestamp with time zone}'),
+        ('hourly_stats', 'total_requests successful_requests unique_users avg_response_time failed responses', '{integer}'),
+        ('hourly_stats', 'response_ms', '{bigint}'),
+        ('hourly_stats', 'stats_xid', '{xid8}'),
+        ('security_events', 'event user_id shared_key_id', '{uuid}'),
+        ('security_events', 'event_type', '{character varying,text}'),
+        ('security_events', 'severity', '{smallint}'),
+        ('security_events', 'details', '{jsonb}'),
+        ('security_events', 'created_at', '{timestamp with time zone}'),
+        ('security_events', 'occurrences', '{integer}')
+    ) AS c (part, names, types)
+    CROSS JOIN LATERAL unnest(string_to_array(c.names, ' ')) AS n (name)
+$$;
+
+CREATE OR REPLACE FUNCTION public.keytide_core_uniques() RETURNS TABLE (part text, columns text[]) LANGUAGE sql IMMUTABLE AS $$
+    VALUES ('users', '{id}'::text[]), ('shared_keys', '{id}'), ('daily_logs', '{date,user_id}'), ('monthly_logs', '{month,user_id}'),
+           ('hourly_stats', '{hour_start,shared_key_id}'), ('security_events', '{created_at,event}')
+$$;
+
+CREATE OR REPLACE FUNCTION public.keytide_core_triggers() RETURNS TABLE (part text, name text, event text, call text)
+LANGUAGE sql IMMUTABLE AS $$
+    VALUES
+        ('users', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_users_write'),
+        ('users', 'keytide_delete', 'BEFORE DELETE', 'keytide_users_delete'),
+        ('users', 'keytide_truncate', 'BEFORE TRUNCATE', 'keytide_users_delete'),
+        ('shared_keys', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_shares_write'),
+        ('shared_keys', 'keytide_delete', 'BEFORE DELETE', 'keytide_shares_delete'),
+        ('shared_keys', 'keytide_truncate', 'BEFORE TRUNCATE', 'keytide_shares_delete'),
+        ('daily_logs', 'keytide_write', 'BEFORE INSERT OR UPDATE', 'keytide_days_write')
+$$;
+
+-- What a stream needs: of a provider under its prefix, of the core under the tables' own names.
+CREATE OR REPLACE FUNCTION public.keytide_wanted(prefix text) RETURNS TABLE (part text, name text, types text[])
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT prefix || c.part, c.name, c.types FROM public.keytide_columns() c WHERE prefix <> 'core'
+    UNION ALL SELECT c.part, c.name, c.types FROM public.keytide_core_columns() c WHERE prefix = 'core'
+$$;
+
+-- What a table of the core that others have made asks of a row, and keytide cannot give.
+CREATE OR REPLACE FUNCTION public.keytide_obstacles() RETURNS TABLE (what text) LANGUAGE sql STABLE AS $$
+    WITH ours AS (
+        SELECT c.oid, t.part, ARRAY(SELECT a.attnum FROM public.keytide_core_columns() k
+                                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = k.name WHERE k.part = t.part) AS known
+        FROM public.keytide_core_uniques() t
+        JOIN pg_class c ON c.relname = t.part AND c.relnamespace = 'public'::regnamespace
+         AND c.relkind = CASE WHEN t.part IN ('daily_logs', 'hourly_stats', 'security_events') THEN 'p' ELSE 'r' END
+    )
+    SELECT format('default for %s.%s, which may not be empty', o.part, a.attname)
+    FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0
+    WHERE a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT a.attisdropped AND a.attnum <> ALL (o.known)
+    UNION ALL
+    SELECT format('table %s without the constraint %s', o.part, c.conname)
+    FROM ours o JOIN pg_constraint c ON c.conrelid = o.oid
+    WHERE c.contype IN ('f', 'c', 'x') AND c.conkey && o.known AND NOT (o.part = 'security_events' AND c.conname LIKE '%severity%')
+    UNION ALL
+    SELECT format('table %s without the unique index %s', o.part, i.indexrelid::regclass)
+    FROM ours o JOIN pg_index i ON i.indrelid = o.oid AND i.indisunique
+    WHERE i.indkey::smallint[] && o.known AND NOT EXISTS (
+        SELECT 1 FROM public.keytide_core_uniques() u
+        WHERE u.part = o.part AND u.columns = ARRAY(SELECT a.attname::text FROM pg_attribute a
+            WHERE a.attrelid = o.oid AND a.attnum = ANY (i.indkey::smallint[]) ORDER BY 1))
+$$;
+
 -- Columns that are too narrow for what a batch may hold: one such row would keep the whole batch from being applied.
 CREATE OR REPLACE FUNCTION public.keytide_narrow(prefix text) RETURNS TABLE (rel regclass, part text, name text, is_now text, wanted text)
 LANGUAGE sql STABLE AS $$
     SELECT a.attrelid::regclass, c.part, c.name, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, NULL)
-    FROM public.keytide_columns() c
-    JOIN pg_attribute a ON a.attrelid = to_regclass(format('public.%I', prefix || c.part)) AND a.attname = c.name
-    WHERE a.atttypmod >= 0 AND CASE a.atttypid
+    FROM public.keytide_wanted(prefix) c
+    JOIN pg_attribute a ON a.attrelid = to_regclass(format('public.%I', c.part)) AND a.attname = c.name
+    WHERE a.atttypmod >= 0 AND c.name <> 'event_type' AND CASE a.atttypid
         WHEN 'varchar'::regtype THEN a.atttypmod - 4 < 512
         WHEN 'numeric'::regtype THEN ((a.atttypmod - 4) >> 16 & 65535) - (a.atttypmod - 4 & 2047) < 3
         ELSE false END
 $$;
 
--- What keeps a provider from being replicated; empty if nothing does.
+-- What keeps a stream from being replicated; empty if nothing does.
 CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LANGUAGE sql STABLE AS $$
     WITH tables AS (
-        SELECT u.part, u.columns, to_regclass(format('public.%I', prefix || u.part)) AS rel FROM public.keytide_uniques() u
+        SELECT u.part, u.columns, to_regclass(format('public.%I', u.part)) AS rel
+        FROM (SELECT prefix || u.part AS part, u.columns FROM public.keytide_uniques() u WHERE prefix <> 'core'
+              UNION ALL SELECT u.part, u.columns FROM public.keytide_core_uniques() u WHERE prefix = 'core') u
+    ), others AS (
+        SELECT t.part, format('table %s of another make instead of %s', t.part, CASE t.part
+            WHEN 'daily_logs' THEN 'one partitioned by date' WHEN 'hourly_stats' THEN 'one partitioned by hour_start'
+            WHEN 'security_events' THEN 'one partitioned by created_at' ELSE 'a plain table' END) AS what
+        FROM tables t JOIN pg_class c ON c.oid = t.rel
+        WHERE prefix = 'core' AND c.relkind <> CASE WHEN t.part IN ('daily_logs', 'hourly_stats', 'security_events') THEN 'p' ELSE 'r' END
     ), attributes AS (
         SELECT t.part, a.attname::text AS name, split_part(format_type(a.atttypid, NULL), '(', 1) AS type
         FROM tables t JOIN pg_attribute a ON a.attrelid = t.rel AND a.attnum > 0 AND NOT a.attisdropped
@@ -100,26 +203,34 @@ CREATE OR REPLACE FUNCTION public.keytide_missing(prefix text) RETURNS text[] LA
                              WHERE a.attrelid = t.rel AND a.attnum = ANY (i.indkey::smallint[]) ORDER BY 1) AS columns
         FROM tables t JOIN pg_index i ON i.indrelid = t.rel
         WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+    ), triggers AS (
+        SELECT prefix || g.part AS part, g.name FROM public.keytide_triggers() g WHERE prefix <> 'core'
+        UNION ALL SELECT g.part, g.name FROM public.keytide_core_triggers() g WHERE prefix = 'core'
     ), problems AS (
-        SELECT 1 AS o, 'table ' || prefix || t.part AS what FROM tables t WHERE t.rel IS NULL
+        SELECT 1 AS o, 'table ' || t.part AS what FROM tables t WHERE t.rel IS NULL
         UNION ALL
-        SELECT 2, CASE WHEN a.name IS NULL THEN format('column %s%s.%s', prefix, c.part, c.name)
-                       ELSE format('column %s%s.%s of type %s instead of %s', prefix, c.part, c.name, a.type, c.types[1]) END
-        FROM public.keytide_columns() c JOIN tables t ON t.part = c.part AND t.rel IS NOT NULL
+        SELECT 1, o.what FROM others o
+        UNION ALL
+        SELECT 2, CASE WHEN a.name IS NULL THEN format('column %s.%s', c.part, c.name)
+                       ELSE format('column %s.%s of type %s instead of %s', c.part, c.name, a.type, c.types[1]) END
+        FROM public.keytide_wanted(prefix) c JOIN tables t ON t.part = c.part AND t.rel IS NOT NULL
         LEFT JOIN attributes a ON a.part = c.part AND a.name = c.name
-        WHERE a.name IS NULL OR a.type <> ALL (c.types)
+        WHERE (a.name IS NULL OR a.type <> ALL (c.types)) AND c.part NOT IN (SELECT o.part FROM others o)
         UNION ALL
-        SELECT 2, format('column %s%s.%s of type %s instead of %s', prefix, n.part, n.name, n.is_now, n.wanted)
-        FROM public.keytide_narrow(prefix) n
+        SELECT 2, format('column %s.%s of type %s instead of %s', n.part, n.name, n.is_now, n.wanted)
+        FROM public.keytide_narrow(prefix) n WHERE n.part NOT IN (SELECT o.part FROM others o)
         UNION ALL
-        SELECT 3, format('unique index on %s%s (%s)', prefix, t.part, array_to_string(t.columns, ', '))
-        FROM tables t WHERE t.rel IS NOT NULL AND NOT EXISTS (
+        SELECT 3, format('unique index on %s (%s)', t.part, array_to_string(t.columns, ', '))
+        FROM tables t WHERE t.rel IS NOT NULL AND t.part NOT IN (SELECT o.part FROM others o) AND NOT EXISTS (
             SELECT 1 FROM uniques u WHERE u.part = t.part AND u.columns = t.columns)
         UNION ALL
-        SELECT 4, format('trigger %s on %s%s', g.name, prefix, g.part)
-        FROM public.keytide_triggers() g JOIN tables t ON t.part = g.part AND t.rel IS NOT NULL
-        WHERE NOT EXISTS (SELECT 1 FROM pg_trigger p
+        SELECT 4, format('trigger %s on %s', g.name, g.part)
+        FROM triggers g JOIN tables t ON t.part = g.part AND t.rel IS NOT NULL
+        WHERE g.part NOT IN (SELECT o.part FROM others o)
+          AND NOT EXISTS (SELECT 1 FROM pg_trigger p
                           WHERE p.tgrelid = t.rel AND p.tgname = g.name AND p.tgenabled IN ('O', 'A'))
+        UNION ALL
+        SELECT 5, o.what FROM public.keytide_obstacles() o WHERE prefix = 'core'
     )
     SELECT coalesce(array_agg(what ORDER BY o, what), '{}') FROM problems
 $$;
@@ -162,6 +273,9 @@ DECLARE
     twice bigint;
     tail text;
 BEGIN
+    IF prefix = 'core' OR provider = 'core' THEN
+        RAISE EXCEPTION 'a provider or its tables cannot be called "core": that is what belongs to no provider';
+    END IF;
     FOR one IN
         SELECT u.part, u.columns, to_regclass(format('public.%I', prefix || u.part)) AS rel
         FROM public.keytide_uniques() u

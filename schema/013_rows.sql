@@ -11,6 +11,8 @@ CREATE OR REPLACE FUNCTION public.keytide_greeting() RETURNS jsonb LANGUAGE sql 
             'timeline', (SELECT timeline_id FROM pg_control_checkpoint())),
         'schema', s.schema_version,
         'now', public.keytide_ms(clock_timestamp()),
+        'zone', public.keytide_zone(),
+        'rung', s.rung,
         'was', coalesce((SELECT jsonb_agg(jsonb_build_object('id', l.hub_id, 'system', l.system, 'timeline', l.timeline)
                                           ORDER BY l.adopted_at, l.hub_id)
                          FROM public.keytide_lineage l), '[]'),
@@ -38,19 +40,31 @@ LANGUAGE sql IMMUTABLE ROWS 1000 AS $$
     FROM jsonb_array_elements(CASE WHEN jsonb_typeof(list) = 'array' THEN list ELSE '[]' END) WITH ORDINALITY AS l (v, pos)
 $$;
 
+-- The texts of a list, if it is one; NULL for none, which means all.
+CREATE OR REPLACE FUNCTION public.keytide_names(list jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN jsonb_typeof(list) = 'array' THEN
+        (SELECT jsonb_agg(v) FROM jsonb_array_elements(list) v WHERE jsonb_typeof(v) = 'string') END
+$$;
+
 -- Reading a row costs more than most of what is done with it, so a batch's rows are read once, into arrays of these.
 DO $$ BEGIN
+    -- Of a keytide that knew less of keys and tokens; what uses them is made again below.
+    IF NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('public.keytide_key_row') AND attname = 'ow') THEN
+        DROP TYPE IF EXISTS public.keytide_key_row CASCADE;
+        DROP TYPE IF EXISTS public.keytide_token_row CASCADE;
+    END IF;
     IF to_regtype('public.keytide_key_row') IS NULL THEN
         -- `id` is the digest of a key that may be made, `top` the latest version in the row.
         CREATE TYPE public.keytide_key_row AS (
             pos bigint, k text, a bigint, c timestamptz, add boolean, u text, uv bigint, n text, nv bigint, x timestamptz,
             xv bigint, w integer, wv bigint, e boolean, ev bigint, d timestamptz, dv bigint, he bigint, hf timestamptz,
-            hc text, hn integer, ha integer, hs integer, hv boolean, id text, top bigint);
+            hc text, hn integer, ha integer, hs integer, hv boolean, ow uuid, owv bigint, id text, top bigint);
     END IF;
     IF to_regtype('public.keytide_token_row') IS NULL THEN
         CREATE TYPE public.keytide_token_row AS (
             pos bigint, k text, a bigint, c timestamptz, add boolean, n text, nv bigint, x timestamptz, xv bigint, m jsonb,
-            mv bigint, r integer, rv bigint, id text, top bigint);
+            mv bigint, r integer, rv bigint, us uuid, usv bigint, rd bigint, rdv bigint, td bigint, tdv bigint, ad jsonb,
+            adv bigint, id text, top bigint);
     END IF;
     IF to_regtype('public.keytide_sum_row') IS NULL THEN
         CREATE TYPE public.keytide_sum_row AS (
@@ -61,7 +75,8 @@ END $$;
 
 CREATE OR REPLACE FUNCTION public.keytide_key_rows(list jsonb) RETURNS SETOF public.keytide_key_row
 LANGUAGE sql STABLE ROWS 1000 AS $$
-    SELECT r.*, CASE WHEN r.add THEN public.keytide_digest(r.k) END, greatest(r.a, r.uv, r.nv, r.xv, r.wv, r.ev, r.dv, r.he)
+    SELECT r.*, CASE WHEN r.add THEN public.keytide_digest(r.k) END,
+           greatest(r.a, r.uv, r.nv, r.xv, r.wv, r.ev, r.dv, r.he, r.owv)
     FROM (
         SELECT l.pos, public.keytide_text(v -> 'k', 2000) AS k, a.a, public.keytide_date(v -> 'c') AS c,
                coalesce(v -> 'add' = 'true', false) AS add, public.keytide_text(v -> 'u', 1000) AS u,
@@ -77,7 +92,8 @@ LANGUAGE sql STABLE ROWS 1000 AS $$
                CASE WHEN public.keytide_cause(h.h ->> 'c') > 0 THEN h.h ->> 'c' END AS hc,
                coalesce(public.keytide_int(h.h -> 'n', 0, 2147483647)::integer, 0) AS hn,
                coalesce(public.keytide_int(h.h -> 'a', 0, 2147483647)::integer, 0) AS ha,
-               coalesce(public.keytide_int(h.h -> 's', 0, 2147483647)::integer, 0) AS hs, coalesce(h.h -> 'v' = 'true', false) AS hv
+               coalesce(public.keytide_int(h.h -> 's', 0, 2147483647)::integer, 0) AS hs, coalesce(h.h -> 'v' = 'true', false) AS hv,
+               public.keytide_uuid(v -> 'ow') AS ow, coalesce(public.keytide_int(v -> 'owv', 0, 9223372036854775807), a.a) AS owv
         FROM public.keytide_list(list) l
         CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a OFFSET 0) a
         CROSS JOIN LATERAL (SELECT CASE WHEN jsonb_typeof(v -> 'h') = 'object' THEN v -> 'h' END AS h OFFSET 0) h
@@ -87,7 +103,8 @@ $$;
 
 CREATE OR REPLACE FUNCTION public.keytide_token_rows(list jsonb) RETURNS SETOF public.keytide_token_row
 LANGUAGE sql STABLE ROWS 1000 AS $$
-    SELECT r.*, CASE WHEN r.add THEN public.keytide_digest(r.k) END, greatest(r.a, r.nv, r.xv, r.mv, r.rv)
+    SELECT r.*, CASE WHEN r.add THEN public.keytide_digest(r.k) END,
+           greatest(r.a, r.nv, r.xv, r.mv, r.rv, r.usv, r.rdv, r.tdv, r.adv)
     FROM (
         SELECT l.pos, public.keytide_text(v -> 'k', 2000) AS k, a.a, public.keytide_date(v -> 'c') AS c,
                coalesce(v -> 'add' = 'true', false) AS add, public.keytide_text(v -> 'n', 1000) AS n,
@@ -96,7 +113,14 @@ LANGUAGE sql STABLE ROWS 1000 AS $$
                CASE WHEN jsonb_typeof(v -> 'm') = 'array' THEN nullif(v -> 'm', '[]') END AS m,
                coalesce(public.keytide_int(v -> 'mv', 0, 9223372036854775807), a.a) AS mv,
                public.keytide_int(v -> 'r', 0, 2147483647)::integer AS r,
-               coalesce(public.keytide_int(v -> 'rv', 0, 9223372036854775807), a.a) AS rv
+               coalesce(public.keytide_int(v -> 'rv', 0, 9223372036854775807), a.a) AS rv,
+               public.keytide_uuid(v -> 'us') AS us, coalesce(public.keytide_int(v -> 'usv', 0, 9223372036854775807), a.a) AS usv,
+               public.keytide_int(v -> 'rd', 0, 9223372036854775807) AS rd,
+               coalesce(public.keytide_int(v -> 'rdv', 0, 9223372036854775807), a.a) AS rdv,
+               public.keytide_int(v -> 'td', 0, 9223372036854775807) AS td,
+               coalesce(public.keytide_int(v -> 'tdv', 0, 9223372036854775807), a.a) AS tdv,
+               CASE WHEN jsonb_typeof(v -> 'ad') = 'array' THEN nullif(v -> 'ad', '[]') END AS ad,
+               coalesce(public.keytide_int(v -> 'adv', 0, 9223372036854775807), a.a) AS adv
         FROM public.keytide_list(list) l
         CROSS JOIN LATERAL (SELECT coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a OFFSET 0) a
         OFFSET 0

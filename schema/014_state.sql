@@ -76,7 +76,7 @@ BEGIN
         EXECUTE format($q$
         WITH made AS (INSERT INTO public.%1$I (api_key, created_at, status, username, note, expires_at, weight, enabled, disabled_until,
             username_v, note_v, expires_v, weight_v, enabled_v, disabled_v, health_epoch, failed_until, fail_cause,
-            consecutive_failures, auth_failures, server_failures, needs_verification, added_v, state_xid)
+            consecutive_failures, auth_failures, server_failures, needs_verification, owner, owner_v, added_v, state_xid)
         SELECT DISTINCT ON (r.k COLLATE "C") r.k, coalesce(r.c, now()),
             CASE WHEN NOT r.e THEN 'disabled' WHEN r.hv AND r.he >= r.a THEN 'failed' ELSE 'active' END,
             r.u, r.n, r.x, r.w, r.e, r.d,
@@ -84,7 +84,8 @@ BEGIN
             CASE WHEN r.wv > r.a THEN r.wv END, CASE WHEN r.ev > r.a THEN r.ev END, CASE WHEN r.dv > r.a THEN r.dv END,
             CASE WHEN r.he > r.a THEN r.he END, CASE WHEN r.he >= r.a THEN r.hf END, CASE WHEN r.he >= r.a THEN r.hc END,
             CASE WHEN r.he >= r.a THEN r.hn ELSE 0 END, CASE WHEN r.he >= r.a THEN r.ha ELSE 0 END,
-            CASE WHEN r.he >= r.a THEN r.hs ELSE 0 END, r.hv AND r.he >= r.a, r.a, pg_current_xact_id()
+            CASE WHEN r.he >= r.a THEN r.hs ELSE 0 END, r.hv AND r.he >= r.a, r.ow,
+            CASE WHEN r.owv > r.a THEN r.owv END, r.a, pg_current_xact_id()
         FROM unnest($2) r
         LEFT JOIN public.keytide_tombstones t ON t.stream = $1 AND t.kind = 'key' AND t.id = r.id
         WHERE r.add AND r.k <> '' AND octet_length(r.k) <= 2000 AND r.top <= $3 AND r.a > coalesce(t.version, -1)
@@ -123,6 +124,8 @@ BEGIN
                     nullif(greatest(r.ev, c.enabled_v, c.added_v, p.added), p.added) AS ev,
                     CASE WHEN r.dv > coalesce(c.disabled_v, c.added_v) THEN r.d ELSE c.disabled_until END AS d,
                     nullif(greatest(r.dv, c.disabled_v, c.added_v, p.added), p.added) AS dv,
+                    CASE WHEN r.owv > coalesce(c.owner_v, c.added_v) THEN r.ow ELSE c.owner END AS ow,
+                    nullif(greatest(r.owv, c.owner_v, c.added_v, p.added), p.added) AS owv,
                     nullif(greatest(i.e, b.e), p.added) AS he,
                     CASE WHEN i.e > b.e THEN i.f WHEN i.e < b.e THEN b.f ELSE greatest(i.f, b.f) END AS hf,
                     CASE WHEN i.e > b.e THEN i.c WHEN i.e < b.e THEN b.c
@@ -166,16 +169,18 @@ BEGIN
             SET added_v = n.added, created_at = n.c, username = n.u, username_v = n.uv, note = n.n, note_v = n.nv,
                 expires_at = n.x, expires_v = n.xv, weight = n.w, weight_v = n.wv, enabled = n.e, enabled_v = n.ev, disabled_until = n.d,
                 disabled_v = n.dv, health_epoch = n.he, failed_until = n.hf, fail_cause = n.hc, consecutive_failures = n.hn,
-                auth_failures = n.ha, server_failures = n.hs, needs_verification = n.hv, status = n.status,
+                auth_failures = n.ha, server_failures = n.hs, needs_verification = n.hv, owner = n.ow, owner_v = n.owv,
+                status = n.status,
                 state_xid = pg_current_xact_id()
             FROM n
             WHERE t.api_key = n.api_key
               AND (t.added_v, t.username, t.username_v, t.note, t.note_v, t.expires_at, t.expires_v, t.weight, t.weight_v,
                    t.enabled, t.enabled_v, t.disabled_until, t.disabled_v, coalesce(t.health_epoch, t.added_v), t.failed_until,
-                   t.fail_cause, coalesce(t.consecutive_failures, 0), t.auth_failures, t.server_failures, t.needs_verification)
+                   t.fail_cause, coalesce(t.consecutive_failures, 0), t.auth_failures, t.server_failures, t.needs_verification,
+                   t.owner, t.owner_v)
                   IS DISTINCT FROM
                   (n.added, n.u, n.uv, n.n, n.nv, n.x, n.xv, n.w, n.wv, n.e, n.ev, n.d, n.dv, coalesce(n.he, n.added), n.hf,
-                   n.hc, n.hn, n.ha, n.hs, n.hv)
+                   n.hc, n.hn, n.ha, n.hs, n.hv, n.ow, n.owv)
             RETURNING t.api_key, t.consecutive_failures
         )
         UPDATE public.%2$I s SET consecutive_failures = d.consecutive_failures
@@ -204,10 +209,12 @@ BEGIN
     IF EXISTS (SELECT 1 FROM unnest(list) r WHERE r.add) THEN
         EXECUTE format($q$
         WITH made AS (INSERT INTO public.%1$I (token, created_at, name, expires_at, allowed_models, requests_per_minute, name_v,
-            expires_v, models_v, rpm_v, added_v, request_count, state_xid, stats_xid)
+            expires_v, models_v, rpm_v, user_id, user_v, requests_per_day, rpd_v, tokens_per_day, tpd_v, allowed_addresses, addresses_v,
+            added_v, request_count, state_xid, stats_xid)
         SELECT DISTINCT ON (r.k COLLATE "C") r.k, coalesce(r.c, now()), r.n, r.x, r.m, r.r,
             CASE WHEN r.nv > r.a THEN r.nv END, CASE WHEN r.xv > r.a THEN r.xv END, CASE WHEN r.mv > r.a THEN r.mv END,
-            CASE WHEN r.rv > r.a THEN r.rv END, r.a, 0, pg_current_xact_id(), pg_current_xact_id()
+            CASE WHEN r.rv > r.a THEN r.rv END, r.us, CASE WHEN r.usv > r.a THEN r.usv END, r.rd, CASE WHEN r.rdv > r.a THEN r.rdv END,
+            r.td, CASE WHEN r.tdv > r.a THEN r.tdv END, r.ad, CASE WHEN r.adv > r.a THEN r.adv END, r.a, 0, pg_current_xact_id(), pg_current_xact_id()
         FROM unnest($2) r
         LEFT JOIN public.keytide_tombstones t ON t.stream = $1 AND t.kind = 'token' AND t.id = r.id
         WHERE r.add AND r.k <> '' AND octet_length(r.k) <= 2000 AND r.top <= $3 AND r.a > coalesce(t.version, -1)
@@ -230,7 +237,9 @@ BEGIN
     EXECUTE format($q$
         UPDATE public.%1$I t
         SET added_v = n.added, created_at = n.c, name = n.n, name_v = n.nv, expires_at = n.x, expires_v = n.xv,
-            allowed_models = n.m, models_v = n.mv, requests_per_minute = n.r, rpm_v = n.rv, state_xid = pg_current_xact_id()
+            allowed_models = n.m, models_v = n.mv, requests_per_minute = n.r, rpm_v = n.rv, user_id = n.us, user_v = n.usv,
+            requests_per_day = n.rd, rpd_v = n.rdv, tokens_per_day = n.td, tpd_v = n.tdv, allowed_addresses = n.ad,
+            addresses_v = n.adv, state_xid = pg_current_xact_id()
         FROM (
             SELECT c.token, p.added, CASE WHEN r.a > c.added_v THEN coalesce(r.c, c.created_at) ELSE c.created_at END AS c,
                 CASE WHEN r.nv > coalesce(c.name_v, c.added_v) THEN r.n ELSE c.name END AS n,
@@ -240,15 +249,25 @@ BEGIN
                 CASE WHEN r.mv > coalesce(c.models_v, c.added_v) THEN r.m ELSE c.allowed_models END AS m,
                 nullif(greatest(r.mv, c.models_v, c.added_v, p.added), p.added) AS mv,
                 CASE WHEN r.rv > coalesce(c.rpm_v, c.added_v) THEN r.r ELSE c.requests_per_minute END AS r,
-                nullif(greatest(r.rv, c.rpm_v, c.added_v, p.added), p.added) AS rv
+                nullif(greatest(r.rv, c.rpm_v, c.added_v, p.added), p.added) AS rv,
+                CASE WHEN r.usv > coalesce(c.user_v, c.added_v) THEN r.us ELSE c.user_id END AS us,
+                nullif(greatest(r.usv, c.user_v, c.added_v, p.added), p.added) AS usv,
+                CASE WHEN r.rdv > coalesce(c.rpd_v, c.added_v) THEN r.rd ELSE c.requests_per_day END AS rd,
+                nullif(greatest(r.rdv, c.rpd_v, c.added_v, p.added), p.added) AS rdv,
+                CASE WHEN r.tdv > coalesce(c.tpd_v, c.added_v) THEN r.td ELSE c.tokens_per_day END AS td,
+                nullif(greatest(r.tdv, c.tpd_v, c.added_v, p.added), p.added) AS tdv,
+                CASE WHEN r.adv > coalesce(c.addresses_v, c.added_v) THEN r.ad ELSE c.allowed_addresses END AS ad,
+                nullif(greatest(r.adv, c.addresses_v, c.added_v, p.added), p.added) AS adv
             FROM (SELECT DISTINCT ON (k COLLATE "C") * FROM unnest($1) WHERE top <= $2 ORDER BY k COLLATE "C", a DESC) r
             JOIN public.%1$I c ON c.token = r.k
             CROSS JOIN LATERAL (SELECT greatest(c.added_v, r.a) AS added) p
         ) n
         WHERE t.token = n.token
           AND (t.added_v, t.name, t.name_v, t.expires_at, t.expires_v, t.allowed_models, t.models_v,
-               t.requests_per_minute, t.rpm_v)
-              IS DISTINCT FROM (n.added, n.n, n.nv, n.x, n.xv, n.m, n.mv, n.r, n.rv)$q$, stream || '_client_tokens')
+               t.requests_per_minute, t.rpm_v, t.user_id, t.user_v, t.requests_per_day, t.rpd_v, t.tokens_per_day, t.tpd_v,
+               t.allowed_addresses, t.addresses_v)
+              IS DISTINCT FROM (n.added, n.n, n.nv, n.x, n.xv, n.m, n.mv, n.r, n.rv, n.us, n.usv, n.rd, n.rdv, n.td, n.tdv,
+                                n.ad, n.adv)$q$, stream || '_client_tokens')
     USING list, ahead;
 
     EXECUTE format($q$

@@ -153,9 +153,10 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     target text := stream || '_model_hourly';
     done bigint[];
-    oldest bigint := ceil(extract(epoch FROM clock_timestamp() - '30 days'::interval) / 3600)::bigint;
+    oldest bigint := ceil(extract(epoch FROM public.keytide_now() - '30 days'::interval) / 3600)::bigint;
     latest bigint := oldest + 32 * 24;
 BEGIN
+    oldest := greatest(oldest, (SELECT s.hours_from FROM public.keytide_settings s));
     EXECUTE format($q$
         SELECT 1 FROM public.%I t
         WHERE provider = $2 AND (hour, model) IN (

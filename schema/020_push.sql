@@ -185,7 +185,11 @@ BEGIN
 
     -- Our own writes carry their stamps; taken back at the end, so that what else this transaction does is stamped.
     PERFORM set_config('keytide.writer', 'on', true);
-    told := public.keytide_apply(to_stream, request ->> 'provider', request -> 'rows', false);
+    IF to_stream = 'core' THEN
+        told := public.keytide_apply_core(me, request -> 'rows', false);
+    ELSE
+        told := public.keytide_apply(to_stream, request ->> 'provider', request -> 'rows', false);
+    END IF;
     PERFORM set_config('keytide.writer', '', true);
     -- Whoever sends this may not have heard that what it told before is in doubt.
     IF held.answer @> '{"adopted": true, "uncertain": true}' THEN told := told || '{"uncertain": true}'; END IF;

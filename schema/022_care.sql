@@ -48,7 +48,37 @@ BEGIN
             'reports', public.keytide_ignored(50)) ELSE '{}' END;
 END $$;
 
--- Bytes of every table of the database, since all of them count.
+-- Bytes of every table of the database, since all of them count. `reusable` is what rows that are gone have left to
+-- others: the heap without what its rows would take and what is left free for their changes, as far as the statistics of
+-- its columns tell.
+CREATE OR REPLACE FUNCTION public.keytide_space() RETURNS TABLE (
+    rel regclass, schema name, name name, rows bigint, heap bigint, index bigint, toast bigint, dead bigint, reusable bigint
+) LANGUAGE sql STABLE AS $$
+    SELECT t.oid::regclass, t.nspname, t.relname, t.live, t.heap, t.index, t.toast, t.dead,
+        CASE WHEN t.heap > 131072 AND w.width IS NOT NULL
+             THEN greatest(t.heap - ((t.live + t.dead) * (w.width + 32) * 110 / t.filled)::bigint, 0) ELSE 0 END
+    FROM (
+        SELECT c.oid, n.nspname, c.relname, pg_relation_size(c.oid) AS heap, pg_indexes_size(c.oid) AS index,
+            coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast,
+            coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead,
+            coalesce((SELECT o.option_value::integer FROM pg_options_to_table(c.reloptions) o
+                      WHERE o.option_name = 'fillfactor'), 100) AS filled,
+            CASE WHEN pg_stat_get_live_tuples(c.oid) > 0 THEN pg_stat_get_live_tuples(c.oid)
+                 ELSE greatest(c.reltuples, 0)::bigint END AS live
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+    ) t
+    LEFT JOIN LATERAL (
+        SELECT sum(s.avg_width * (1 - s.null_frac))::numeric AS width FROM pg_stats s
+        WHERE s.schemaname = t.nspname AND s.tablename = t.relname
+    ) w ON true
+$$;
+
+-- What of the database counts against a budget.
+CREATE OR REPLACE FUNCTION public.keytide_used() RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT pg_database_size(current_database()) - coalesce(sum(s.reusable), 0)::bigint FROM public.keytide_space() s
+$$;
+
 CREATE OR REPLACE FUNCTION public.keytide_sizes(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
@@ -59,16 +89,10 @@ BEGIN
         'status', 'ok', 'database', pg_database_size(current_database()),
         'tables', (
             SELECT coalesce(jsonb_agg(jsonb_build_object(
-                'schema', t.nspname, 'name', t.relname, 'rows', greatest(t.reltuples, 0)::bigint, 'heap', t.heap,
-                'index', t.index, 'toast', t.toast, 'dead', t.dead) ORDER BY t.heap + t.index + t.toast DESC, t.relname), '[]')
-            FROM (
-                SELECT n.nspname, c.relname, c.reltuples, pg_relation_size(c.oid) AS heap, pg_indexes_size(c.oid) AS index,
-                    coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast,
-                    coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead
-                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-                ORDER BY pg_total_relation_size(c.oid) DESC LIMIT 200
-            ) t),
+                'schema', t.schema, 'name', t.name, 'rows', t.rows, 'heap', t.heap, 'index', t.index, 'toast', t.toast, 'dead', t.dead,
+                'reusable', t.reusable) ORDER BY t.heap + t.index + t.toast DESC, t.name), '[]')
+            FROM (SELECT * FROM public.keytide_space() s ORDER BY s.heap + s.index + s.toast DESC LIMIT 200) t),
+        'used', public.keytide_used(), 'rung', (SELECT s.rung FROM public.keytide_settings s),
         'reports', public.keytide_ignored(50));
 END $$;
 
@@ -76,8 +100,9 @@ END $$;
 CREATE OR REPLACE FUNCTION public.keytide_retain(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
-    horizon timestamptz := now() - '30 days'::interval;
+    horizon timestamptz := public.keytide_now() - '30 days'::interval;
     most constant integer := 5000;
+    core jsonb;
     buried bigint;
     unseen bigint;
     hours bigint := 0;
@@ -91,6 +116,8 @@ BEGIN
     ELSIF NOT pg_try_advisory_xact_lock(hashtextextended('keytide retain', 0)) THEN
         RETURN public.keytide_greeting() || '{"status": "busy"}';
     END IF;
+    -- Alone with the core, which its batches must not wait for in the middle.
+    core := public.keytide_retain_core(public.keytide_int(request -> 'budget', 1, 9000000000000000000));
     -- Revoked tokens are remembered for good.
     DELETE FROM public.keytide_tombstones t USING (
         SELECT stream, kind, id FROM public.keytide_tombstones WHERE kind <> 'token' AND deleted_at < horizon LIMIT most
@@ -108,14 +135,14 @@ BEGIN
         CONTINUE WHEN to_regclass(format('public.%I', one.stream || '_model_hourly')) IS NULL;
         EXECUTE format($q$DELETE FROM public.%1$I WHERE id IN (
             SELECT id FROM public.%1$I WHERE hour < $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)$q$, one.stream || '_model_hourly')
-        USING horizon, most;
+        USING greatest(horizon, public.keytide_hour_at((SELECT s.hours_from FROM public.keytide_settings s))), most;
         GET DIAGNOSTICS moved = ROW_COUNT;
         hours := hours + moved;
     END LOOP;
     PERFORM set_config('keytide.writer', '', true);
     RETURN public.keytide_greeting() || jsonb_build_object(
-        'status', 'ok', 'tombstones', buried, 'hours', hours, 'instances', unseen,
-        'more', buried = most OR hours >= most OR unseen = most);
+        'status', 'ok', 'tombstones', buried, 'hours', hours, 'instances', unseen) || core
+        || jsonb_build_object('more', buried = most OR hours >= most OR unseen = most OR coalesce(core -> 'more' = 'true', false));
 END $$;
 
 -- Stamps that lie ahead of this cluster's transactions: after a dump and a restore nobody would see those rows change.
@@ -132,7 +159,12 @@ BEGIN
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attname IN ('state_xid', 'stats_xid')
           AND NOT a.attisdropped AND (c.relname IN ('keytide_streams', 'keytide_tombstones') OR EXISTS (
-              SELECT 1 FROM public.keytide_providers p, public.keytide_uniques() u WHERE c.relname = p.stream || u.part))
+              SELECT 1 FROM public.keytide_providers p, public.keytide_uniques() u WHERE c.relname = p.stream || u.part)
+              -- Of the core, if it is ours; its tables in parts part by part.
+              OR c.relname IN ('users', 'shared_keys', 'keytide_key_days', 'keytide_token_days', 'keytide_user_sets', 'keytide_touches')
+              OR EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = c.oid
+                         AND i.inhparent IN (to_regclass('public.daily_logs'), to_regclass('public.hourly_stats'))))
+          AND a.atttypid = 'xid8'::regtype
         ORDER BY 1, 2
     LOOP
         moved := 0;
@@ -207,9 +239,14 @@ BEGIN
         -- What the instance knows is to be there again.
         batch := batch || jsonb_build_object(
             'keys', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'keys')),
-            'tokens', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'tokens')));
+            'tokens', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'tokens')),
+            'users', (SELECT coalesce(jsonb_agg(v || '{"add": true}' ORDER BY pos), '[]') FROM public.keytide_list(batch -> 'users')));
         PERFORM set_config('keytide.writer', 'on', true);
-        told := public.keytide_apply(to_stream, request ->> 'provider', batch, true);
+        IF to_stream = 'core' THEN
+            told := public.keytide_apply_core(me, batch, true);
+        ELSE
+            told := public.keytide_apply(to_stream, request ->> 'provider', batch, true);
+        END IF;
         PERFORM set_config('keytide.writer', '', true);
         INSERT INTO public.keytide_streams AS s (instance, stream, last_seq, digest, answer, stats_xid)
         SELECT (v ->> 'i')::uuid, to_stream, public.keytide_int(v -> 's', 0, 9223372036854775807), coalesce(v ->> 'g', ''),

@@ -74,11 +74,17 @@ ALTER TABLE public.openrouter_api_keys
     ADD COLUMN IF NOT EXISTS weight_v bigint,
     ADD COLUMN IF NOT EXISTS enabled_v bigint,
     ADD COLUMN IF NOT EXISTS disabled_v bigint,
+    ADD COLUMN IF NOT EXISTS owner uuid,
+    ADD COLUMN IF NOT EXISTS owner_v bigint,
     ADD COLUMN IF NOT EXISTS state_xid xid8 NOT NULL DEFAULT '0';
 ALTER TABLE public.openrouter_api_key_stats ADD COLUMN IF NOT EXISTS stats_xid xid8 NOT NULL DEFAULT '0';
 ALTER TABLE public.openrouter_api_client_tokens
     ADD COLUMN IF NOT EXISTS allowed_models jsonb,
     ADD COLUMN IF NOT EXISTS requests_per_minute integer,
+    ADD COLUMN IF NOT EXISTS user_id uuid,
+    ADD COLUMN IF NOT EXISTS requests_per_day bigint,
+    ADD COLUMN IF NOT EXISTS tokens_per_day bigint,
+    ADD COLUMN IF NOT EXISTS allowed_addresses jsonb,
     ADD COLUMN IF NOT EXISTS success_count bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS failure_count bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS prompt_tokens bigint NOT NULL DEFAULT 0,
@@ -89,6 +95,10 @@ ALTER TABLE public.openrouter_api_client_tokens
     ADD COLUMN IF NOT EXISTS expires_v bigint,
     ADD COLUMN IF NOT EXISTS models_v bigint,
     ADD COLUMN IF NOT EXISTS rpm_v bigint,
+    ADD COLUMN IF NOT EXISTS user_v bigint,
+    ADD COLUMN IF NOT EXISTS rpd_v bigint,
+    ADD COLUMN IF NOT EXISTS tpd_v bigint,
+    ADD COLUMN IF NOT EXISTS addresses_v bigint,
     ADD COLUMN IF NOT EXISTS state_xid xid8 NOT NULL DEFAULT '0',
     ADD COLUMN IF NOT EXISTS stats_xid xid8 NOT NULL DEFAULT '0';
 ALTER TABLE public.openrouter_api_global_stats

@@ -50,6 +50,9 @@ async fn run(client: &Client, targets: &[Target<'_>], convert: bool) -> Result<V
     for part in core() {
         client.batch_execute(&part.sql).await?;
     }
+    if convert {
+        done.extend(convert::convert_core(client).await?);
+    }
     for target in targets {
         let part = provider_part(*target)?;
         if convert {
@@ -97,14 +100,15 @@ async fn shape(client: &Client) -> Result<Vec<Thing>, Error> {
     let rows = text(
         client,
         "SELECT 'table', c.relname, '' FROM pg_class c
-         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
          UNION ALL
          SELECT 'index', c.relname, t.relname FROM pg_index i
          JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
          WHERE c.relnamespace = 'public'::regnamespace
          UNION ALL
          SELECT 'column', c.relname || '.' || a.attname, c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+           AND NOT c.relispartition
          UNION ALL
          SELECT 'function', p.oid::regprocedure::text, md5(p.prosrc) FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
          ORDER BY 1, 2",

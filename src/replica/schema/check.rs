@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{CORE, Error, Target};
+use super::{CORE, CORE_STREAM, Error, Target};
 use crate::replica::wire::SCHEMA;
 
 const APPLY: &str =
@@ -113,8 +113,10 @@ pub async fn check(client: &Client, targets: &[Target<'_>]) -> Result<Report, Er
     functions(client, &mut report).await?;
     let can_ask = text(client, "SELECT to_regprocedure('public.keytide_missing(text)')").await?;
     if can_ask.iter().flatten().any(|found| !found.is_empty()) {
+        stream(client, CORE_STREAM, &mut report).await?;
         for target in targets {
-            provider(client, target.prefix, &mut report).await?;
+            stream(client, target.prefix, &mut report).await?;
+            hot_indexes(client, target.prefix, &mut report).await?;
         }
     }
     rights(client, targets, &mut report).await?;
@@ -157,10 +159,18 @@ async fn functions(client: &Client, report: &mut Report) -> Result<(), Error> {
     Ok(())
 }
 
-async fn provider(client: &Client, prefix: &str, report: &mut Report) -> Result<(), Error> {
+async fn stream(client: &Client, prefix: &str, report: &mut Report) -> Result<(), Error> {
     let missing = text(client, &format!("SELECT unnest(public.keytide_missing({}))", quoted(prefix))).await?;
     for what in missing.into_iter().flatten() {
-        let (what, remedy) = if what.contains(") instead of ") {
+        let (what, remedy) = if what.starts_with("default for ") || what.contains(" without the ") {
+            let remedy = "somebody else's table has the name that keytide uses: change it that way, or rename it and run \
+                          `keytide schema apply`, which makes keytide's own";
+            (format!("{what} is missing"), remedy.to_owned())
+        } else if what.contains(" of another make ") {
+            let remedy =
+                "run `keytide schema apply --convert`, which moves the rows and compares them; or rename it";
+            (what, remedy.to_owned())
+        } else if what.contains(") instead of ") {
             let remedy = "run `keytide schema apply`, which widens it; where that changes nothing, a view or rule of yours uses \
                           the column: drop it, apply, and make it again";
             (what, remedy.to_owned())
@@ -178,7 +188,11 @@ async fn provider(client: &Client, prefix: &str, report: &mut Report) -> Result<
         };
         report.add(Some(prefix), what, remedy);
     }
-    // Every update of a row in a statistics table would have to change such an index too.
+    Ok(())
+}
+
+/// Every update of a row in a statistics table would have to change such an index too.
+async fn hot_indexes(client: &Client, prefix: &str, report: &mut Report) -> Result<(), Error> {
     let hot = text(
         client,
         &format!(
@@ -220,10 +234,21 @@ async fn duplicates(client: &Client, table: &str) -> Result<Option<String>, Erro
     }))
 }
 
+/// Those of the core that keytide uses; not tables of the same name that are somebody else's.
+const CORE_TABLES: &str = "SELECT t.oid FROM pg_class t
+    WHERE t.relnamespace = 'public'::regnamespace
+      AND t.relname IN ('users', 'shared_keys', 'daily_logs', 'monthly_logs', 'hourly_stats', 'security_events', 'key_usage_logs')
+      AND (t.relkind = 'p' OR t.relname = 'monthly_logs' AND t.relkind = 'r'
+           OR EXISTS (SELECT 1 FROM pg_trigger g WHERE g.tgrelid = t.oid AND g.tgname = 'keytide_write'))";
+
+/// An application that has users of its own may show them to whom it likes, row by row.
+const NOT_SHOWN: &str = "NOT (c.relname IN ('users', 'shared_keys') AND EXISTS (SELECT 1 FROM pg_policy p WHERE p.polrelid = c.oid))";
+
 const FUNCTIONS: &str = "p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'keytide\\_%'";
 
 async fn rights(client: &Client, targets: &[Target<'_>], report: &mut Report) -> Result<(), Error> {
-    let ours = targets.iter().fold(String::from("c.relname LIKE 'keytide\\_%'"), |sql, target| {
+    let ours = format!("c.relname LIKE 'keytide\\_%' OR c.oid IN ({CORE_TABLES})");
+    let ours = targets.iter().fold(ours, |sql, target| {
         let prefix = target.prefix;
         format!(
             "{sql} OR c.relname IN ('{prefix}_keys', '{prefix}_key_stats', '{prefix}_client_tokens', '{prefix}_global_stats', \
@@ -253,19 +278,23 @@ async fn rights(client: &Client, targets: &[Target<'_>], report: &mut Report) ->
     )
     .await?;
     for row in policies {
-        report.add(
-            None,
-            format!("the policy {} opens {} to others", row[0], row[1]),
-            format!("if that is not meant: DROP POLICY \"{}\" ON {};", row[0], row[1]),
-        );
+        let what = format!("the policy {} opens {} to others", row[0], row[1]);
+        let remedy = format!("if that is not meant: DROP POLICY \"{}\" ON {};", row[0], row[1]);
+        // See `NOT_SHOWN`.
+        if matches!(row[1].as_str(), "users" | "shared_keys") {
+            report.remark(None, what, remedy);
+        } else {
+            report.add(None, what, remedy);
+        }
     }
     let everybody = text(
         client,
         &format!(
-            "SELECT 'table ' || c.relname {tables} AND EXISTS (SELECT 1 FROM aclexplode(c.relacl) a WHERE a.grantee = 0)
+            "SELECT 'table ' || c.relname {tables} AND {NOT_SHOWN}
+               AND EXISTS (SELECT 1 FROM aclexplode(c.relacl) a WHERE a.grantee = 0)
              UNION ALL
              SELECT 'column ' || c.relname || '.' || t.attname FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid
-             WHERE c.oid IN (SELECT c.oid {tables}) AND EXISTS (SELECT 1 FROM aclexplode(t.attacl) a WHERE a.grantee = 0)
+             WHERE c.oid IN (SELECT c.oid {tables}) AND {NOT_SHOWN} AND EXISTS (SELECT 1 FROM aclexplode(t.attacl) a WHERE a.grantee = 0)
              UNION ALL
              SELECT 'function ' || p.proname FROM pg_proc p
              WHERE {FUNCTIONS}
@@ -281,6 +310,7 @@ async fn rights(client: &Client, targets: &[Target<'_>], report: &mut Report) ->
              WHERE r.rolname IN ('anon', 'authenticated')
                AND (has_table_privilege(r.oid, c.oid, 'DELETE, TRUNCATE')
                     OR has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE'))
+               AND {NOT_SHOWN}
              UNION ALL
              SELECT r.rolname, 'function ' || p.proname FROM pg_roles r CROSS JOIN pg_proc p
              WHERE r.rolname IN ('anon', 'authenticated') AND {FUNCTIONS}

@@ -4,7 +4,7 @@
 use tokio_postgres::Client;
 
 use super::{
-    Error,
+    CORE_STREAM, Error,
     check::{quoted, text},
 };
 
@@ -15,16 +15,26 @@ struct Column {
     wanted: String,
 }
 
+/// Plain tables of the core's names become tables in parts, with all of their rows.
+pub(super) async fn convert_core(client: &Client) -> Result<Vec<String>, Error> {
+    let mut done = convert(client, CORE_STREAM).await?;
+    done.extend(text(client, "SELECT unnest(public.keytide_convert_core())").await?.into_iter().flatten());
+    Ok(done)
+}
+
 /// Within the caller's transaction, and before triggers look at the columns.
 pub(super) async fn convert(client: &Client, prefix: &str) -> Result<Vec<String>, Error> {
     let rows = text(
         client,
         &format!(
             "SELECT c.relname, a.attname, split_part(format_type(a.atttypid, NULL), '(', 1), w.types[1]
-             FROM public.keytide_columns() w
-             JOIN pg_class c ON c.relname = {} || w.part AND c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+             FROM public.keytide_wanted({0}) w
+             JOIN pg_class c ON c.relname = w.part AND c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.name AND NOT a.attisdropped
              WHERE split_part(format_type(a.atttypid, NULL), '(', 1) <> ALL (w.types)
+               -- Users and shared keys that are known by anything but a uuid are somebody else's.
+               AND ({0} <> 'core' OR w.part NOT IN ('users', 'shared_keys') OR EXISTS (
+                   SELECT 1 FROM pg_attribute i WHERE i.attrelid = c.oid AND i.attname = 'id' AND i.atttypid = 'uuid'::regtype))
              ORDER BY 1, 2",
             quoted(prefix)
         ),

@@ -11,18 +11,27 @@ pub use apply::{Applied, apply};
 pub use check::{Problem, Report, check, newer_than};
 
 /// What every hub needs, in order: the file's name and its text.
-const CORE: [(&str, &str); 10] = [
+const CORE: [(&str, &str); 16] = [
     ("010_core.sql", include_str!("../../../schema/010_core.sql")),
     ("011_triggers.sql", include_str!("../../../schema/011_triggers.sql")),
     ("012_providers.sql", include_str!("../../../schema/012_providers.sql")),
     ("013_rows.sql", include_str!("../../../schema/013_rows.sql")),
     ("014_state.sql", include_str!("../../../schema/014_state.sql")),
     ("015_counts.sql", include_str!("../../../schema/015_counts.sql")),
+    ("016_core_tables.sql", include_str!("../../../schema/016_core_tables.sql")),
+    ("017_core_rows.sql", include_str!("../../../schema/017_core_rows.sql")),
+    ("018_core_counts.sql", include_str!("../../../schema/018_core_counts.sql")),
+    ("019_core_apply.sql", include_str!("../../../schema/019_core_apply.sql")),
     ("020_push.sql", include_str!("../../../schema/020_push.sql")),
     ("021_pull.sql", include_str!("../../../schema/021_pull.sql")),
     ("022_care.sql", include_str!("../../../schema/022_care.sql")),
+    ("023_core_care.sql", include_str!("../../../schema/023_core_care.sql")),
+    ("024_core_convert.sql", include_str!("../../../schema/024_core_convert.sql")),
     ("029_rights.sql", include_str!("../../../schema/029_rights.sql")),
 ];
+
+/// The stream of what belongs to no provider: users, days, hours, events.
+pub const CORE_STREAM: &str = "core";
 
 /// The tables of one provider, as the file for ollama has them.
 const PROVIDER: &str = include_str!("../../../schema/030_ollama_api.sql");
@@ -54,6 +63,8 @@ pub enum Error {
         "the provider's name {0:?} cannot be put into SQL: it takes letters, digits, \"-\", \"_\" and \".\", at most 64"
     )]
     Provider(String),
+    #[error("no provider and no table prefix can be called \"core\": that is what belongs to no provider")]
+    Reserved,
     /// The hub refused, in its own words.
     #[error("{0}")]
     Refused(String),
@@ -106,6 +117,9 @@ pub fn provider_part(target: Target<'_>) -> Result<Part, Error> {
     let begins = prefix.chars().next().is_some_and(|c| c.is_ascii_lowercase());
     if !begins || prefix.len() > 41 || !plain(prefix, "_") || prefix.to_lowercase() != prefix {
         return Err(Error::Prefix(prefix.to_owned()));
+    }
+    if prefix == CORE_STREAM || provider == CORE_STREAM {
+        return Err(Error::Reserved);
     }
     if provider.is_empty() || provider.len() > 64 || !plain(provider, "-_.") {
         return Err(Error::Provider(provider.to_owned()));
@@ -165,6 +179,8 @@ mod tests {
         for provider in ["", "a'b", "a b", &"a".repeat(65)] {
             assert!(provider_part(Target { prefix: "x", provider }).is_err(), "{provider}");
         }
+        assert_eq!(provider_part(Target { prefix: "core", provider: "x" }), Err(Error::Reserved));
+        assert_eq!(provider_part(Target { prefix: "x", provider: "core" }), Err(Error::Reserved));
     }
 
     #[test]

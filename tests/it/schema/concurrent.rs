@@ -128,7 +128,7 @@ async fn the_same_batch_sent_twice_at_once_counts_once() {
 }
 
 /// Whether it ends, or waits for somebody else's lock.
-async fn waits<T>(client: &tokio_postgres::Client, task: &tokio::task::JoinHandle<T>) -> bool {
+pub async fn waits<T>(client: &tokio_postgres::Client, task: &tokio::task::JoinHandle<T>) -> bool {
     loop {
         let locked =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = 'hub' AND wait_event_type = 'Lock'";

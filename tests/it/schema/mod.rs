@@ -4,6 +4,9 @@ mod adopt;
 mod care;
 mod cli;
 mod concurrent;
+mod core;
+mod core_foreign;
+mod core_kept;
 mod foreign;
 mod install;
 mod pull;
@@ -67,6 +70,8 @@ pub async fn rows(client: &Client, sql: &str) -> String {
 
 /// One instance's stream of batches.
 pub struct Stream {
+    /// The table prefix.
+    pub of: &'static str,
     pub instance: Uuid,
     pub seq: u64,
     pub digest: String,
@@ -74,13 +79,19 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(id: u128) -> Self {
-        Self { instance: Uuid::from_u128(id), seq: 0, digest: String::new() }
+        Self { of: "ollama_api", instance: Uuid::from_u128(id), seq: 0, digest: String::new() }
+    }
+
+    /// Of what belongs to no provider.
+    pub fn core(id: u128) -> Self {
+        Self { of: "core", ..Self::new(id) }
     }
 
     /// The next batch, without having sent it.
     pub fn batch(&self, rows: &Value) -> Value {
         json!({
-            "protocol": 1, "instance": self.instance, "now": 0, "stream": "ollama_api", "provider": "ollama",
+            "protocol": 1, "instance": self.instance, "now": 0, "stream": self.of,
+            "provider": if self.of == "core" { "core" } else { "ollama" },
             "seq": self.seq + 1, "prev": self.digest, "digest": format!("d{}", self.seq + 1), "rows": rows,
         })
     }
@@ -95,7 +106,8 @@ impl Stream {
 
     /// One page of a lane.
     pub async fn pull(&self, client: &Client, lane: &str, cursor: Option<&str>) -> (Value, String) {
-        let asks = json!([{"stream": "ollama_api", "provider": "ollama", "lane": lane, "cursor": cursor, "limit": 1000}]);
+        let asks =
+            json!([{"stream": self.of, "provider": "ollama", "lane": lane, "cursor": cursor, "limit": 1000}]);
         let request = json!({"protocol": 1, "instance": self.instance, "asks": asks});
         let answer = call(client, "keytide_pull", &request).await;
         (answer["pages"][0].clone(), answer["snapshot"].as_str().unwrap().to_owned())
