@@ -258,13 +258,13 @@ async fn batches_that_make_rows_go_one_after_another() {
         return;
     }
     let (cluster, client) = hub().await;
-    let make = |model: &str| {
-        format!("BEGIN; INSERT INTO ollama_api_model_stats (provider, model) VALUES ('ollama', '{model}')")
-    };
-    let (first, second) =
-        (cluster.connect("hub", "postgres").await, cluster.connect("hub", "postgres").await);
-    first.batch_execute(&make("a")).await.unwrap();
-    second.batch_execute(&make("b")).await.unwrap();
+    // A batch stops before it makes "b".
+    let held = "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END $$;
+        CREATE TRIGGER hold BEFORE INSERT ON ollama_api_model_stats FOR EACH ROW
+        WHEN (NEW.model = 'b' AND current_setting('keytide.writer', true) = 'on') EXECUTE FUNCTION hold();
+        SELECT pg_advisory_lock(77)";
+    client.batch_execute(held).await.unwrap();
     let push = |n: u128, pusher: tokio_postgres::Client| {
         let batch = json!({"models": [{"m": "a", "s": 1}, {"m": "b", "s": 1}]});
         tokio::spawn(async move { Stream::new(n).push(&pusher, batch).await })
@@ -274,12 +274,13 @@ async fn batches_that_make_rows_go_one_after_another() {
     while rows(&client, waiting).await != "1" {
         tokio::task::yield_now().await;
     }
-    second.batch_execute("COMMIT").await.unwrap();
+    let make = "INSERT INTO ollama_api_model_stats (provider, model) VALUES ('ollama', 'b')";
+    client.batch_execute(make).await.unwrap();
     let two = push(2, cluster.connect("hub", "postgres").await);
     while rows(&client, waiting).await != "2" {
         tokio::task::yield_now().await;
     }
-    first.batch_execute("ROLLBACK").await.unwrap();
+    client.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
     assert_eq!((one.await.unwrap(), two.await.unwrap()), (json!({}), json!({})));
     let counted = "SELECT model, total_requests FROM ollama_api_model_stats ORDER BY model";
     assert_eq!(rows(&client, counted).await, "a|2\nb|2");
