@@ -61,6 +61,21 @@ BEGIN
             SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.token = r.id))$q$,
             stream || '_client_tokens') INTO moves USING token_stats;
     END IF;
+    -- Two who lock rows that are there and make others, each in order, can still come upon each other's the wrong way
+    -- round, when a third has made a row between.
+    IF cardinality(models) > 0 AND NOT moves THEN
+        EXECUTE format($q$
+            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (
+                SELECT 1 FROM public.%I m WHERE m.provider = $2 AND m.model = r.id))$q$, stream || '_model_stats')
+        INTO moves USING models, provider;
+    END IF;
+    IF cardinality(hours) > 0 AND NOT moves THEN
+        EXECUTE format($q$
+            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (
+                SELECT 1 FROM public.%I m WHERE m.provider = $2 AND m.model = r.id
+                  AND m.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval))$q$, stream || '_model_hourly')
+        INTO moves USING hours, provider;
+    END IF;
     IF moves THEN
         PERFORM pg_advisory_xact_lock(hashtextextended('keytide ' || stream, 0));
     ELSE

@@ -204,18 +204,26 @@ async fn counts_that_come_while_other_hands_add_their_key_again_are_its() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_row_that_another_batch_makes_meanwhile_is_counted_too() {
+async fn a_row_that_other_hands_make_meanwhile_is_counted_too() {
     if skipped(&["HUB_TESTS"]) {
         return;
     }
     let (cluster, client) = hub().await;
     let hour = version(0) / 1024 / 3_600_000_000;
-    let (mut one, mut two) = (Stream::new(1), Stream::new(2));
+    let mut one = Stream::new(1);
     let held = "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END $$;";
     client.batch_execute(held).await.unwrap();
     let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted";
-    for (list, table) in [("models", "ollama_api_model_stats"), ("hours", "ollama_api_model_hourly")] {
+    let make_model = "INSERT INTO ollama_api_model_stats (provider, model, total_requests, success_count)
+        VALUES ('ollama', 'new', 1, 1)";
+    let make_hour = format!(
+        "INSERT INTO ollama_api_model_hourly (provider, model, hour, requests, success)
+        VALUES ('ollama', 'new', 'epoch'::timestamptz + {hour} * '1 hour'::interval, 1, 1)"
+    );
+    for (list, table, make) in
+        [("models", "ollama_api_model_stats", make_model), ("hours", "ollama_api_model_hourly", &*make_hour)]
+    {
         let row = |model: &str| json!({"m": model, "h": hour, "s": 1});
         one.push(&client, json!({list: [row("old")]})).await;
         // The first batch stops while it updates what is there: after it has looked, and before it makes the rest.
@@ -232,7 +240,7 @@ async fn a_row_that_another_batch_makes_meanwhile_is_counted_too() {
         while rows(&client, waits).await != "1" {
             tokio::task::yield_now().await;
         }
-        two.push(&client, json!({list: [row("new")]})).await;
+        client.batch_execute(make).await.unwrap();
         client.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
         one = pushing.await.unwrap();
         let counted = format!(
@@ -241,4 +249,40 @@ async fn a_row_that_another_batch_makes_meanwhile_is_counted_too() {
         );
         assert_eq!(rows(&client, &counted).await, "new|2\nold|2", "{list}");
     }
+}
+
+/// One batch has looked when a row was not there yet, the other one finds it: each would hold what the other needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_that_make_rows_go_one_after_another() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (cluster, client) = hub().await;
+    // A batch stops before it makes "b".
+    let held = "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END $$;
+        CREATE TRIGGER hold BEFORE INSERT ON ollama_api_model_stats FOR EACH ROW
+        WHEN (NEW.model = 'b' AND current_setting('keytide.writer', true) = 'on') EXECUTE FUNCTION hold();
+        SELECT pg_advisory_lock(77)";
+    client.batch_execute(held).await.unwrap();
+    let push = |n: u128, pusher: tokio_postgres::Client| {
+        let batch = json!({"models": [{"m": "a", "s": 1}, {"m": "b", "s": 1}]});
+        tokio::spawn(async move { Stream::new(n).push(&pusher, batch).await })
+    };
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'hub' AND wait_event_type = 'Lock'";
+    let one = push(1, cluster.connect("hub", "postgres").await);
+    while rows(&client, waiting).await != "1" {
+        tokio::task::yield_now().await;
+    }
+    let make = "INSERT INTO ollama_api_model_stats (provider, model) VALUES ('ollama', 'b')";
+    client.batch_execute(make).await.unwrap();
+    let two = push(2, cluster.connect("hub", "postgres").await);
+    while rows(&client, waiting).await != "2" {
+        tokio::task::yield_now().await;
+    }
+    client.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    assert_eq!((one.await.unwrap(), two.await.unwrap()), (json!({}), json!({})));
+    let counted = "SELECT model, total_requests FROM ollama_api_model_stats ORDER BY model";
+    assert_eq!(rows(&client, counted).await, "a|2\nb|2");
+    assert!(!cluster.log().contains("deadlock"), "{}", cluster.log());
 }
