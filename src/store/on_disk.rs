@@ -12,10 +12,10 @@ use super::{
     desk::{self, Desk, GoneRecord, optional},
     error::{Error, Fault},
     kept::{Kept, Undo},
-    shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
+    shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry, UserEntry},
     tables::{CounterKey, Dated, RowKey, counter_at, counter_of, read, row_at, row_of, set_at},
 };
-use crate::model::{CounterId, KeyId, Set, SetId, SetKind, Tally, TokenId, Version};
+use crate::model::{CounterId, Event, KeyId, Set, SetId, SetKind, Tally, TokenId, UsageLog, UserId, Version};
 
 /// What an edit leaves.
 pub(super) struct Written {
@@ -206,12 +206,14 @@ fn set<K: redb::Key + Send + 'static>(
 fn seen_at<'a>(provider: &'a str, mark: &'a Seen) -> (&'a str, u8, u128, &'a str) {
     /// Behind the kinds of counters.
     const ROWS: u8 = 16;
+    const SETS: u8 = 32;
     match mark {
         Seen::Counter(id) => counter_at(provider, id),
         Seen::Row(row) => {
             let (provider, kind, id) = row_at(provider, *row);
             (provider, ROWS + kind, id, "")
         }
+        Seen::Set { kind, id, at } => (provider, SETS + kind.number(), *id, at.digits()),
     }
 }
 
@@ -256,6 +258,10 @@ impl Shelf for OnDisk<'_> {
 
     fn set_replicated(&mut self, provider: &str, on: bool) -> Result<()> {
         self.write(|desk| desk.set_replicated(provider, on))
+    }
+
+    fn replicates(&self, provider: &str) -> Result<bool> {
+        self.told(self.desk.replicates(provider))
     }
 
     fn key(&self, provider: &str, id: KeyId) -> Result<Option<KeyEntry>> {
@@ -431,6 +437,46 @@ impl Shelf for OnDisk<'_> {
 
     fn open_sets(&self, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>> {
         self.told(sets(&self.desk.open_sets, after, max))
+    }
+
+    fn open_events(&self, max: usize) -> Result<Vec<Event>> {
+        self.told(list(&self.desk.open_events, Bound::Included(0), max, |_, value| {
+            read(value, || "an event".to_owned()).map(Some)
+        }))
+    }
+
+    fn set_open_event(&mut self, id: Uuid, event: Option<&Event>) -> Result<()> {
+        self.write(|desk| set(&mut desk.open_events, id.as_u128(), event.map(codec::encode)))
+    }
+
+    fn open_logs(&self, max: usize) -> Result<Vec<UsageLog>> {
+        self.told(list(&self.desk.open_logs, Bound::Included(0), max, |_, value| {
+            read(value, || "a request".to_owned()).map(Some)
+        }))
+    }
+
+    fn set_open_log(&mut self, id: Uuid, log: Option<&UsageLog>) -> Result<()> {
+        self.write(|desk| set(&mut desk.open_logs, id.as_u128(), log.map(codec::encode)))
+    }
+
+    fn user(&self, id: UserId) -> Result<Option<UserEntry>> {
+        self.told(self.desk.user(id))
+    }
+
+    fn put_user(&mut self, id: UserId, entry: &UserEntry) -> Result<()> {
+        self.latest = self.latest.max(entry.versions.latest());
+        self.write(|desk| desk.put_user(id, entry))
+    }
+
+    fn remove_user(&mut self, id: UserId) -> Result<()> {
+        self.write(|desk| desk.remove_user(id).map(drop))
+    }
+
+    fn users(&self, after: Option<UserId>, max: usize) -> Result<Vec<(UserId, UserEntry)>> {
+        let start = start(after.map(|id| id.0), 0);
+        let ids = self.told(list(&self.desk.users, start, max, |id, _| Ok(Some(UserId(id)))))?;
+        let entry = |id| Ok(self.told(self.desk.user(id))?.map(|entry| (id, entry)));
+        ids.into_iter().filter_map(|id| entry(id).transpose()).collect()
     }
 
     fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>> {
