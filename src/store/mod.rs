@@ -52,6 +52,7 @@ pub use counted::Counted;
 pub use error::Error;
 pub use events::Events;
 pub use file::FILE_NAME;
+pub use fold::{keeps, keeps_set, owes};
 pub use load::{Contents, ProviderContents};
 pub use options::{Durability, Options};
 pub use size::{Sizes, TableSize};
