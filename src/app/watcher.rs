@@ -354,6 +354,40 @@ mod tests {
         store.close().await.unwrap();
     }
 
+    #[test]
+    #[ignore = "prints times"]
+    fn what_it_costs() {
+        use crate::monitor::End;
+        const USERS: u32 = 1_000;
+        let (watch, mut lists) = (Watch::new(1, true), Vec::new());
+        let mut monitor = Monitor::new(Options::default());
+        let (mut telling, mut observing) = (Duration::ZERO, Duration::ZERO);
+        const ROUNDS: u32 = 50;
+        const EACH: u32 = 10_000;
+        for round in 0..ROUNDS {
+            let begun = std::time::Instant::now();
+            for n in 0..EACH {
+                let seen = Observation {
+                    at: Timestamp(NOW.0 + i64::from(round) * 3_600_000 + i64::from(n)),
+                    subject: Subject::of_user(UserId(u128::from(n % USERS))),
+                    address: Some(IpAddr::from([192, 0, 2, 7])),
+                    key: Some(crate::model::KeyId(u128::from(n % 100))),
+                    provider: 1,
+                    model: Some(7),
+                    what: What::Ended { end: End::Success, status: 200 },
+                };
+                watch.tell(0, std::hint::black_box(seen));
+            }
+            telling += begun.elapsed();
+            let begun = std::time::Instant::now();
+            let all = watch.collect(&mut lists);
+            let events: usize = all.iter().map(|seen| monitor.observe(seen).events.len()).sum();
+            observing += begun.elapsed();
+            std::hint::black_box(events);
+        }
+        println!("telling {:?}, observing {:?} each", telling / (ROUNDS * EACH), observing / (ROUNDS * EACH));
+    }
+
     #[tokio::test]
     async fn what_was_learnt_outlives_a_stop() {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(NOW));
