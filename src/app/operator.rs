@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 
-use super::{StoreSink, replication::Hubs, verify};
+use super::{StoreSink, replication::Hubs, verify, watcher::Watcher};
 use crate::{
     admin::{self, ProbeReport},
     config::Config,
     gateway::Live,
-    guard::Users,
+    guard::{Users, Watch},
     ledger::{Flusher, Ledger},
     model::{Clock, KeyId, Secret},
     observe,
@@ -32,6 +32,8 @@ pub(super) struct Parts<'a> {
     pub hubs: &'a Arc<Hubs>,
     pub clock: &'a Clock,
     pub users: &'a Arc<Users>,
+    pub watch: &'a Arc<Watch>,
+    pub watcher: &'a Arc<Watcher>,
     pub admin_token: &'a Secret,
     /// The core of keytide's own calls.
     pub core: usize,
@@ -41,8 +43,10 @@ pub(super) struct Parts<'a> {
 
 impl Operator {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { config, live, store, ledger, flusher, hubs, clock, users, admin_token, core, edits } =
-            parts;
+        let Parts {
+            config, live, store, ledger, flusher, hubs, clock, users, admin_token, core, edits, ..
+        } = parts;
+        let (watch, watcher) = (parts.watch, parts.watcher);
         let admin = admin::State::new(admin::Parts {
             providers: administered(config, &live.load()),
             store: store.clone(),
@@ -52,11 +56,13 @@ impl Operator {
             sync: hubs.clone(),
             clock: clock.clone(),
             users: users.clone(),
+            watch: watch.clone(),
+            watching: watcher.clone(),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,
             edits: edits.clone(),
         });
-        let (failing, watched) = (flusher.clone(), hubs.clone());
+        let (failing, watched, watcher) = (flusher.clone(), hubs.clone(), watcher.clone());
         let observe = observe::State::new(observe::Parts {
             providers: observed(&live.load()),
             store: store.clone(),
@@ -64,6 +70,7 @@ impl Operator {
             clock: clock.clone(),
             flush_failing: Box::new(move || failing.failing()),
             hubs: Box::new(move || watched.states()),
+            watched: Box::new(move || watcher.reading()),
         });
         Self { admin, observe }
     }

@@ -10,6 +10,7 @@
 mod hubs;
 mod layers;
 mod limits;
+mod monitor;
 mod provider;
 mod reader;
 mod units;
@@ -29,6 +30,7 @@ use std::{
 
 pub use hubs::{BudgetOptions, DEFAULT_HUB, HubConfig, SyncOptions};
 pub use limits::LimitOptions;
+pub use monitor::MonitorOptions;
 pub use provider::{KeyPattern, ProviderConfig};
 
 use crate::{
@@ -52,6 +54,7 @@ pub struct Config {
     pub instance: Option<String>,
     pub budget: BudgetOptions,
     pub limits: LimitOptions,
+    pub monitor: MonitorOptions,
     pub log: LogOptions,
 }
 
@@ -291,9 +294,10 @@ fn read(layers: &Layers, findings: &RefCell<Findings>) -> Config {
     let (sync, instance) = hubs::read_sync(&mut top);
     let budget = hubs::read_budget(&mut top);
     let limits = limits::read(&mut top);
+    let monitor = monitor::read(&mut top);
     let log = read_log(&mut top);
     top.finish();
-    Config { server, store, providers, sync, named_hubs, instance, budget, limits, log }
+    Config { server, store, providers, sync, named_hubs, instance, budget, limits, monitor, log }
 }
 
 fn read_server(top: &mut Section<'_>, providers: &BTreeMap<String, ProviderConfig>) -> ServerConfig {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{metrics::AttemptEnd, provider::Provider};
+use super::{door::Seen, metrics::AttemptEnd, provider::Provider};
 use crate::{
     guard::{self, Caller},
     ledger::{self, Attempt, Class, Ending, Entry, Kind, ModelRef, Ticket},
@@ -47,10 +47,13 @@ pub struct Call {
     model: ModelRef,
     /// A name that has no row yet: it gets one if the provider answers for it.
     new_model: Option<Box<str>>,
+    seen: Seen,
     lease: Option<Lease>,
     /// When the attempt under way, or the last one, began.
     attempted: Option<Timestamp>,
     started: Timestamp,
+    /// What the answer has told so far of its tokens, and in how many events.
+    told: (Tokens, u64),
     closed: bool,
 }
 
@@ -61,6 +64,7 @@ impl Call {
         caller: Caller,
         class: Class,
         model: &str,
+        seen: Seen,
         started: Timestamp,
     ) -> Self {
         let known = provider.ledger.models.find(model);
@@ -73,9 +77,11 @@ impl Call {
             class,
             model: known,
             new_model,
+            seen,
             lease: None,
             attempted: None,
             started,
+            told: Default::default(),
             closed: false,
         }
     }
@@ -111,6 +117,21 @@ impl Call {
     pub fn close(&mut self, closing: Closing, tokens: Option<Tokens>) -> Ticket {
         let now = self.provider.clock.now();
         self.record(closing, tokens.unwrap_or_default(), now)
+    }
+
+    /// For the case that the caller leaves before the end.
+    pub fn heard(&mut self, tokens: Option<Tokens>, events: u64) {
+        self.told = (tokens.unwrap_or_default(), events);
+    }
+
+    /// As [`Call::close`], for a caller who left or was sent away. What was used is told at the end of streams, and whoever leaves just before it
+    /// must not have it for nothing: where tokens are limited, each event counts as one at least.
+    pub fn close_left(&mut self) -> Ticket {
+        let (mut tokens, events) = self.told;
+        if self.caller.counts_tokens() {
+            tokens.completion = tokens.completion.max(events);
+        }
+        self.record(Closing::LEFT, tokens, self.provider.clock.now())
     }
 
     /// The provider stopped in the middle of its answer.
@@ -163,6 +184,8 @@ impl Call {
             prompt_tokens: tokens.prompt,
             completion_tokens: tokens.completion,
         };
+        let key = attempt.map(|attempt| attempt.key);
+        self.provider.watch.tell(self.core, self.seen.at_end(&self.caller, key, closing, now));
         let entry = Entry { caller: counted(&self.caller), attempt, request: Some(ending) };
         ledger.record(self.core, &entry, now)
     }
@@ -176,7 +199,7 @@ pub(super) fn counted(caller: &Caller) -> ledger::Caller {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.closed {
-            self.record(Closing::LEFT, Tokens::default(), self.provider.clock.now());
+            self.close_left();
         }
     }
 }

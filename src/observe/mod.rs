@@ -44,6 +44,20 @@ pub struct Parts {
     pub flush_failing: Box<dyn Fn() -> bool + Send + Sync>,
     /// How replication stands; empty where there is none.
     pub hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
+    pub watched: Box<dyn Fn() -> Watched + Send + Sync>,
+}
+
+/// What the monitor has come to.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// Type, severity, and how many since the start.
+    pub events: Vec<(String, u8, u64)>,
+    /// Events that could not be written.
+    pub events_dropped: u64,
+    pub observations_lost: u64,
+    /// Users, tokens and addresses.
+    pub blocked: usize,
+    pub throttled: usize,
 }
 
 pub struct State {
@@ -53,13 +67,14 @@ pub struct State {
     clock: Clock,
     flush_failing: Box<dyn Fn() -> bool + Send + Sync>,
     hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
+    watched: Box<dyn Fn() -> Watched + Send + Sync>,
 }
 
 impl State {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { providers, store, ledger, clock, flush_failing, hubs } = parts;
+        let Parts { providers, store, ledger, clock, flush_failing, hubs, watched } = parts;
         let providers = ArcSwap::from_pointee(providers);
-        Arc::new(Self { providers, store, ledger, clock, flush_failing, hubs })
+        Arc::new(Self { providers, store, ledger, clock, flush_failing, hubs, watched })
     }
 
     /// For a reload of the configuration.

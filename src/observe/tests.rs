@@ -17,6 +17,12 @@ async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
         hubs: Box::new(|| {
             vec![HubStatus { name: "eu".to_owned(), state: HubState::Failing, ..HubStatus::default() }]
         }),
+        watched: Box::new(|| Watched {
+            events: vec![("abuse".to_owned(), 4, 2)],
+            observations_lost: 7,
+            blocked: 1,
+            ..Watched::default()
+        }),
     });
     let ask = async || {
         let request = http::Request::get("/ready").body(axum::body::Body::empty()).unwrap();
@@ -44,4 +50,11 @@ async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
     let text = String::from_utf8(bytes.to_vec()).unwrap();
     assert!(text.contains("keytide_hub_ok{hub=\"eu\"} 0"), "{text}");
     assert!(text.contains("keytide_hub_bytes_total{hub=\"eu\",direction=\"sent\"} 0"), "{text}");
+    for line in [
+        "keytide_security_events_total{type=\"abuse\",severity=\"4\"} 2",
+        "keytide_observations_lost_total 7",
+        "keytide_verdicts{action=\"block\"} 1",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }

@@ -25,3 +25,4 @@ mod signals;
 mod transport;
 mod upstream;
 mod users;
+mod watch;

@@ -4,6 +4,7 @@
 mod copies;
 mod core;
 pub mod cutter;
+mod events;
 mod foreign;
 mod hubs;
 mod moved;
