@@ -232,7 +232,7 @@ impl Config {
 
     /// The hubs that are switched on and have providers: the default one first.
     pub fn hubs(&self) -> Vec<HubConfig> {
-        hubs::in_use(&self.sync, &self.named_hubs, &self.providers)
+        hubs::in_use(&self.sync, &self.named_hubs, &self.providers, &self.budget)
     }
 
     /// The settings that differ in `new` and that a running process keeps as they were at its start.
@@ -258,7 +258,9 @@ impl Config {
             ("sync.instance", self.instance != new.instance),
             ("hubs", self.named_hubs != new.named_hubs),
             ("which provider replicates where", self.placed() != new.placed()),
-            ("budget.egress", self.budget != new.budget),
+            ("budget.hub", self.budget.hub != new.budget.hub),
+            ("budget.local", self.budget.local != new.budget.local),
+            ("budget.egress", self.budget.egress != new.budget.egress),
             ("limits.time_zone", self.limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];
