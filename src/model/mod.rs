@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod day;
 pub mod error_body;
+pub mod event;
 pub mod health;
 pub mod id;
 pub mod key;
@@ -24,6 +25,7 @@ pub mod window;
 
 pub use budget::{History, Rung, Space, TableSpace};
 pub use day::{Day, DaySpan, Month, UnknownZone, Zone};
+pub use event::{Event, UsageLog, UsageType};
 pub use health::{Cause, Effect, Health, Policy};
 pub use id::{KeyId, TokenId, UserId};
 pub use key::{KeyRecord, Status};
