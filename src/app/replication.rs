@@ -211,6 +211,7 @@ pub(super) async fn start(
             transport,
             interval: hub.options.interval,
             egress: config.budget.egress,
+            budget: hub.budget,
         };
         let parts = Parts {
             store: store.clone(),

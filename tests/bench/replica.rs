@@ -105,6 +105,7 @@ impl Instance {
             transport: transport.clone(),
             interval,
             egress,
+            budget: None,
         };
         let parts = Parts {
             store: store.clone(),

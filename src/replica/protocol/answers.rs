@@ -113,7 +113,8 @@ impl Machine {
         // Written only when it matters: every round would otherwise be a commit.
         let first = shelf.note(&document::hub_name(&self.hub.name))?.is_none();
         if first || offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
-            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured })?;
+            let note = HubNote { offset, measured, ..before };
+            document::write(shelf, &document::hub_name(&self.hub.name), &note)?;
         }
         if !first && offset != before.offset {
             // What came from the hub was brought home by the old offset.

@@ -18,7 +18,7 @@ use super::{
     text::Shift,
 };
 use crate::{
-    model::{Stamps, Timestamp},
+    model::{Rung, Stamps, Timestamp},
     replica::wire::{Function, HelloRequest, Lane, PROTOCOL, PullRequest, PushRequest, Rows},
     store::shelf::Shelf,
 };
@@ -400,6 +400,26 @@ impl Machine {
     pub fn clock(&self, shelf: &dyn Shelf) -> Result<(i64, i64)> {
         let note = self.hub_note(shelf)?;
         Ok((note.measured, note.offset))
+    }
+
+    /// How far the ladder of the hub's storage budget is climbed, as the hub said last.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn rung(&self, shelf: &dyn Shelf) -> Result<Rung> {
+        Ok(self.hub_note(shelf)?.rung)
+    }
+
+    /// The hub has said it. From its highest rung on nothing optional is told.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn set_rung(&mut self, shelf: &mut dyn Shelf, rung: Rung) -> Result<()> {
+        let note = self.hub_note(shelf)?;
+        if note.rung != rung {
+            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { rung, ..note })?;
+        }
+        Ok(())
     }
 
     pub(super) fn hub_note(&self, shelf: &dyn Shelf) -> Result<HubNote> {

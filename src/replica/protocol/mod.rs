@@ -64,7 +64,7 @@ mod walk;
 
 use uuid::Uuid;
 
-pub use document::{HubNote, Resync, Stop, Why};
+pub use document::{HubNote, Resync, Stop, Why, keep_sizes, sizes_before};
 pub use machine::{Machine, Sealing};
 pub use obstacles::Obstacles;
 pub use others::Others;
