@@ -48,6 +48,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 pub use error::ApiError;
+pub use storage::Spaces;
 pub use sync::{Refusal, Replication};
 
 use crate::{
@@ -133,6 +134,7 @@ pub struct Parts {
     pub flush: Arc<dyn Flush>,
     pub probe: Arc<dyn Probe>,
     pub sync: Arc<dyn Replication>,
+    pub spaces: Arc<dyn Spaces>,
     pub clock: Clock,
     pub users: Arc<Users>,
     pub admin_token: String,
@@ -149,6 +151,7 @@ pub struct State {
     flush: Arc<dyn Flush>,
     probe: Arc<dyn Probe>,
     sync: Arc<dyn Replication>,
+    spaces: Arc<dyn Spaces>,
     clock: Clock,
     users: Arc<Users>,
     /// Only its digest is kept.
@@ -167,6 +170,7 @@ impl State {
             flush,
             probe,
             sync,
+            spaces,
             clock,
             users,
             admin_token,
@@ -180,6 +184,7 @@ impl State {
             flush,
             probe,
             sync,
+            spaces,
             clock,
             users,
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 
-use super::{StoreSink, replication::Hubs, verify};
+use super::{StoreSink, replication::Hubs, space::Spaces, verify};
 use crate::{
     admin::{self, ProbeReport},
     config::Config,
@@ -30,6 +30,7 @@ pub(super) struct Parts<'a> {
     pub ledger: &'a Arc<Ledger>,
     pub flusher: &'a Arc<Flusher<StoreSink>>,
     pub hubs: &'a Arc<Hubs>,
+    pub spaces: &'a Arc<Spaces>,
     pub clock: &'a Clock,
     pub users: &'a Arc<Users>,
     pub admin_token: &'a Secret,
@@ -41,8 +42,20 @@ pub(super) struct Parts<'a> {
 
 impl Operator {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { config, live, store, ledger, flusher, hubs, clock, users, admin_token, core, edits } =
-            parts;
+        let Parts {
+            config,
+            live,
+            store,
+            ledger,
+            flusher,
+            hubs,
+            spaces,
+            clock,
+            users,
+            admin_token,
+            core,
+            edits,
+        } = parts;
         let admin = admin::State::new(admin::Parts {
             providers: administered(config, &live.load()),
             store: store.clone(),
@@ -50,13 +63,14 @@ impl Operator {
             flush: Arc::new(Flush { flusher: flusher.clone(), hubs: hubs.clone() }),
             probe: Arc::new(Probe { live: live.clone(), core }),
             sync: hubs.clone(),
+            spaces: spaces.clone(),
             clock: clock.clone(),
             users: users.clone(),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,
             edits: edits.clone(),
         });
-        let (failing, watched) = (flusher.clone(), hubs.clone());
+        let (failing, watched, measured) = (flusher.clone(), hubs.clone(), spaces.clone());
         let observe = observe::State::new(observe::Parts {
             providers: observed(&live.load()),
             store: store.clone(),
@@ -64,6 +78,7 @@ impl Operator {
             clock: clock.clone(),
             flush_failing: Box::new(move || failing.failing()),
             hubs: Box::new(move || watched.states()),
+            spaces: Box::new(move || measured.latest()),
         });
         Self { admin, observe }
     }

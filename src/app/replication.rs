@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{StoreSink, providers::Everyone};
 use crate::{
     admin::{self, Refusal},
-    config::Config,
+    config::{Config, DEFAULT_HUB},
     ledger::{Flusher, Ledger},
     model::Clock,
     pool::InsertError,
@@ -212,6 +212,7 @@ pub(super) async fn start(
             interval: hub.options.interval,
             egress: config.budget.egress,
             budget: hub.budget,
+            logs: config.usage_log && name == DEFAULT_HUB,
         };
         let parts = Parts {
             store: store.clone(),

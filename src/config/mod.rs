@@ -52,6 +52,8 @@ pub struct Config {
     pub instance: Option<String>,
     pub budget: BudgetOptions,
     pub limits: LimitOptions,
+    /// Whether a row is kept for each request, for a week, in the default hub.
+    pub usage_log: bool,
     pub log: LogOptions,
 }
 
@@ -221,6 +223,12 @@ impl Config {
                 ));
             }
         }
+        if self.usage_log && self.hubs().iter().all(|hub| hub.name != DEFAULT_HUB) {
+            notices.push(
+                "usage_log.enabled keeps nothing: its rows are kept in the hub of [sync], and there is none"
+                    .to_owned(),
+            );
+        }
         let default = &self.server.default_provider;
         if self.providers.get(default).is_some_and(|provider| !provider.enabled()) {
             notices.push(format!(
@@ -293,9 +301,11 @@ fn read(layers: &Layers, findings: &RefCell<Findings>) -> Config {
     let (sync, instance) = hubs::read_sync(&mut top);
     let budget = hubs::read_budget(&mut top);
     let limits = limits::read(&mut top);
+    let usage_log = read_usage_log(&mut top);
     let log = read_log(&mut top);
     top.finish();
-    Config { server, store, providers, sync, named_hubs, instance, budget, limits, log }
+    let store = store::Options { budget: budget.local, ..store };
+    Config { server, store, providers, sync, named_hubs, instance, budget, limits, usage_log, log }
 }
 
 fn read_server(top: &mut Section<'_>, providers: &BTreeMap<String, ProviderConfig>) -> ServerConfig {
@@ -359,6 +369,7 @@ fn read_store(top: &mut Section<'_>) -> store::Options {
             defaults.flush_interval,
             Duration::from_millis(10)..=SECOND * 10,
         ),
+        budget: None,
         durability: table.choice(
             "durability",
             defaults.durability,
@@ -367,6 +378,13 @@ fn read_store(top: &mut Section<'_>) -> store::Options {
     };
     table.finish();
     options
+}
+
+fn read_usage_log(top: &mut Section<'_>) -> bool {
+    let mut table = top.child("usage_log");
+    let enabled = table.boolean("enabled", false);
+    table.finish();
+    enabled
 }
 
 fn read_log(top: &mut Section<'_>) -> LogOptions {

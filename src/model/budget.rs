@@ -76,6 +76,7 @@ impl From<Rung> for u8 {
 
 /// How one place stands: the local file, or a hub's database.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
 pub struct Space {
     /// Null when any number of bytes may be used.
     pub budget_bytes: Option<u64>,
@@ -109,6 +110,7 @@ impl Space {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
 pub struct TableSpace {
     /// Of a table in parts: all of them.
     pub name: String,

@@ -62,6 +62,8 @@ pub struct Options {
     pub egress: Option<u64>,
     /// Bytes that the hub's database may have.
     pub budget: Option<u64>,
+    /// Whether rows of single requests are to be kept there.
+    pub logs: bool,
 }
 
 pub struct Parts {
@@ -127,7 +129,7 @@ impl Replicator {
     /// # Errors
     /// The store's.
     pub async fn start(options: Options, parts: Parts) -> Result<Self, protocol::Error> {
-        let Options { hub, transport, interval, egress, budget } = options;
+        let Options { hub, transport, interval, egress, budget, logs } = options;
         let name = hub.name.clone();
         let status = HubStatus {
             name: name.clone(),
@@ -145,7 +147,7 @@ impl Replicator {
             unreadable: OnceLock::new(),
             status: Mutex::new(status),
         });
-        let room = Room::new(budget, hub.streams.iter().map(|of| of.stream.clone()).collect());
+        let room = Room::new(budget, logs, hub.streams.iter().map(|of| of.stream.clone()).collect());
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
         let steps = Steps {
             machine: Arc::new(Mutex::new(machine)),
@@ -202,6 +204,11 @@ impl Replicator {
         if self.commands.try_send(Command::List(done)).is_ok() {
             let _as_it_was = tokio::time::timeout(LIST_PATIENCE, over).await;
         }
+    }
+
+    /// How many bytes of confirmed batches are kept, in case the hub is rolled back.
+    pub fn keep_batches(&self, bytes: u64) {
+        self.steps.lock().keep_batches(bytes);
     }
 
     /// Somebody looks at how large the hub is: it is asked, if it is well. Once a minute at most.

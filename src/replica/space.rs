@@ -110,6 +110,23 @@ pub fn soon(tables: &[TableSpace]) -> impl Iterator<Item = String> {
     })
 }
 
+/// Why rows of single requests are not kept there, though they are wanted.
+pub fn without_logs(usage_logs: Option<&str>) -> Option<&'static str> {
+    match usage_logs {
+        Some("on") => None,
+        Some("foreign") => Some(
+            "usage_log is on, and the hub has a table key_usage_logs of another make: move its totals with `keytide migrate \
+             usage-logs` and drop it, or rename it, then run `keytide schema apply --usage-logs`",
+        ),
+        Some(_) => {
+            Some("usage_log is on, and the hub keeps no such rows: run `keytide schema apply --usage-logs`")
+        }
+        None => Some(
+            "usage_log is on, and the hub's functions are older than that: run `keytide schema apply --usage-logs`",
+        ),
+    }
+}
+
 /// On Supabase's hosts a budget above the free plan's size deserves a word.
 pub fn beyond_plan(target: &str, budget: Option<u64>) -> Option<String> {
     let host = target.split("://").last()?.split(['/', ':']).next()?;

@@ -785,6 +785,9 @@ pub struct SizesAnswer {
     pub used: Option<u64>,
     #[serde(default)]
     pub rung: Option<Rung>,
+    /// Whether a row is kept of each request: `on`, `off`, or `foreign` where a table of another make has the place.
+    #[serde(default)]
+    pub usage_logs: Option<String>,
     #[serde(default)]
     pub tables: Vec<SizeRow>,
     #[serde(default)]

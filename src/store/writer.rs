@@ -19,12 +19,12 @@ use super::{
     change::{self, Change},
     edit::Edit,
     error::{Error, Fault, guarded},
-    fold,
+    fold::{self, Keeps},
     kept::Undo,
     on_disk::OnDisk,
     tables::{Identity, JOURNAL, META},
 };
-use crate::model::{Clock, Stamps, Version};
+use crate::model::{Clock, Rung, Stamps, Version};
 
 /// How long an entry may lie in the journal: short enough for a quick start, long enough for folds to be rare.
 pub(super) const FOLD_EVERY: Duration = Duration::from_secs(2);
@@ -45,6 +45,8 @@ pub(super) enum Request {
     Append(Vec<u8>, Done),
     Change(Vec<Change>, Done<Version>),
     Edit(Box<dyn Edit>),
+    /// What is kept from now on; what is too old for that goes at once.
+    Keep(Rung, Done),
     Read(Done<ReadTransaction>),
     /// The same, with nothing left in the journal.
     Counted(Done<ReadTransaction>),
@@ -115,6 +117,7 @@ pub(super) struct Writer {
     unsure: Option<uuid::Uuid>,
     clock: Clock,
     stamps: Arc<Stamps>,
+    keeps: Keeps,
 }
 
 impl Writer {
@@ -136,6 +139,7 @@ impl Writer {
             unsure: None,
             clock,
             stamps: Arc::new(Stamps::new(identity.instance.as_u128(), 0, Version::ZERO)),
+            keeps: Keeps::on(Rung::Normal),
         };
         writer.fold()?;
         Ok(writer)
@@ -226,6 +230,11 @@ impl Writer {
                 Request::Edit(edit) => {
                     self.commit(std::mem::take(&mut group));
                     self.edit(edit);
+                }
+                Request::Keep(rung, done) => {
+                    self.commit(std::mem::take(&mut group));
+                    self.keeps = Keeps::on(rung);
+                    let _ = done.send(self.fold_all(true));
                 }
                 Request::Read(reply) => {
                     self.commit(std::mem::take(&mut group));
@@ -338,8 +347,12 @@ impl Writer {
         if self.database.is_some() && self.journal.entries == 0 {
             return Ok(());
         }
-        let now = self.clock.now();
-        self.transact(|txn, _| fold::fold(txn, now))?;
+        self.fold_all(false)
+    }
+
+    fn fold_all(&mut self, look: bool) -> Result<(), Error> {
+        let (now, keeps) = (self.clock.now(), self.keeps);
+        self.transact(|txn, _| fold::fold(txn, now, &keeps, look))?;
         // The numbers go on: an entry to take back can never be mistaken for a later one.
         self.journal = Journal { next: self.journal.next, ..Journal::default() };
         Ok(())

@@ -106,6 +106,7 @@ impl Instance {
             interval,
             egress,
             budget: None,
+            logs: false,
         };
         let parts = Parts {
             store: store.clone(),

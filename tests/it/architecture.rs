@@ -39,6 +39,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             // It asks hubs what they hold, without a server.
             "replica::route",
             "replica::wire",
+            "replica::space",
             "store",
             "model",
             "app",

@@ -37,6 +37,8 @@ fn entry(caller: Caller, key: u128, kind: Kind) -> Entry {
         used_keys: true,
         prompt_tokens: 3,
         completion_tokens: 2,
+        key: None,
+        status: 200,
     };
     Entry {
         caller,

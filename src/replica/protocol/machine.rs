@@ -402,6 +402,11 @@ impl Machine {
         Ok((note.measured, note.offset))
     }
 
+    /// Of confirmed batches, so many bytes are kept from now on.
+    pub fn keep_batches(&mut self, bytes: u64) {
+        self.hub.bounds.kept_bytes = bytes;
+    }
+
     /// How far the ladder of the hub's storage budget is climbed, as the hub said last.
     ///
     /// # Errors

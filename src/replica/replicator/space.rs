@@ -35,6 +35,8 @@ const DID: usize = 20;
 /// What the task knows of its hub's space.
 pub(super) struct Room {
     budget: Option<u64>,
+    /// Whether rows of single requests are to be kept there.
+    logs: bool,
     /// Of the providers' tables.
     prefixes: Vec<String>,
     retained_at: Option<Instant>,
@@ -47,9 +49,10 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(budget: Option<u64>, prefixes: Vec<String>) -> Self {
+    pub(super) fn new(budget: Option<u64>, logs: bool, prefixes: Vec<String>) -> Self {
         Self {
             budget,
+            logs,
             prefixes,
             retained_at: None,
             measured_at: None,
@@ -210,6 +213,10 @@ impl Task {
         }
         fresh.measured_at = Some(now);
         fresh.advice = space::advice(&fresh, &self.room.to_vacuum, &self.transport.target());
+        if let Some(why) = space::without_logs(found.usage_logs.as_deref()).filter(|_| self.room.logs) {
+            self.shared.say(now, why);
+            fresh.advice.push(why.to_owned());
+        }
         let mut space = self.shared.space();
         (fresh.retained_at, fresh.did) = (space.retained_at, std::mem::take(&mut space.did));
         *space = fresh;

@@ -120,16 +120,20 @@ impl Shared {
         if notes.is_empty() {
             return;
         }
-        let mut status = self.status();
         for note in summed(notes) {
-            let text = words::note(&note);
-            // What the hub repeats every round is said once.
-            if status.notes.first().is_some_and(|last| last.text == text) {
-                continue;
-            }
-            warn!(hub = status.name, "{text}");
-            status.notes.insert(0, status::Note { at, text });
+            self.say(at, &words::note(&note));
         }
+    }
+
+    /// In the log, and among what operators are shown.
+    pub(super) fn say(&self, at: Timestamp, text: &str) {
+        let mut status = self.status();
+        // What the hub repeats every round is said once.
+        if status.notes.first().is_some_and(|last| last.text == text) {
+            return;
+        }
+        warn!(hub = status.name, "{text}");
+        status.notes.insert(0, status::Note { at, text: text.to_owned() });
         status.notes.truncate(NOTES);
     }
 }
