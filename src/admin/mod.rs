@@ -281,6 +281,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/users", get(users::list).post(users::add))
         .route("/admin/users/{id}", get(users::show).patch(users::edit).delete(users::delete))
         .route("/admin/storage", get(storage::storage))
+        .route("/admin/storage/retain", post(storage::retain))
         .route("/admin/storage/backup", post(storage::backup))
         .route("/admin/providers", get(storage::providers))
         .route("/admin/sync", get(sync::status))

@@ -30,6 +30,9 @@ pub trait Spaces: Send + Sync {
     /// The file as it is now, measured and brought to the rung that follows from it.
     fn file(&self) -> BoxFuture<'_, Result<(Sizes, Space), Error>>;
 
+    /// Has every hub keep to its budget now.
+    fn retain(&self) -> BoxFuture<'_, ()>;
+
     /// Every hub as of the last minute, where it can be asked.
     fn hubs(&self) -> BoxFuture<'_, Vec<view::HubSpace>>;
 }
@@ -42,12 +45,27 @@ pub(super) async fn storage(
     Extract(state): Extract<Shared>,
     Query(Nothing {}): Query<Nothing>,
 ) -> Answer<view::Storage> {
+    Answer(look(&state).await)
+}
+
+/// Keeps file and hubs to their budgets now, and answers how they stand then.
+#[utoipa::path(post, path = "/admin/storage/retain", tag = "storage",
+    responses((status = 200, body = view::Storage)))]
+pub(super) async fn retain(
+    Extract(state): Extract<Shared>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<view::Storage> {
+    state.spaces.retain().await;
+    Answer(look(&state).await)
+}
+
+async fn look(state: &Shared) -> view::Storage {
     let measured = state.spaces.file().await;
     let unreadable = measured.as_ref().err().map(ToString::to_string);
     let problem = state.store.healthy().or(unreadable);
     let (sizes, local) =
         measured.map_or_else(|_| (None, Space::default()), |(sizes, space)| (Some(sizes), space));
-    Answer(view::Storage {
+    view::Storage {
         file: whole(state.store.file()),
         healthy: problem.is_none(),
         problem,
@@ -56,7 +74,7 @@ pub(super) async fn storage(
         tables: sizes.map(|sizes| sizes.tables),
         local,
         hubs: state.spaces.hubs().await,
-    })
+    }
 }
 
 /// The path for whoever asks, whose current folder may be another one.

@@ -196,6 +196,12 @@ impl admin::Spaces for Spaces {
         Box::pin(self.measure())
     }
 
+    fn retain(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            join_all(self.hubs.replicators.iter().map(Replicator::retain)).await;
+        })
+    }
+
     fn hubs(&self) -> BoxFuture<'_, Vec<HubSpace>> {
         Box::pin(async {
             join_all(self.hubs.replicators.iter().map(Replicator::measure)).await;

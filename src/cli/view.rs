@@ -1,8 +1,8 @@
 //! What the admin API answers, as far as the command line shows it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::model::Timestamp;
+use crate::model::{Space, Timestamp};
 
 #[derive(Deserialize)]
 pub(super) struct KeyPage {

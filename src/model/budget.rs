@@ -97,6 +97,8 @@ pub struct Space {
     pub retained_at: Option<Timestamp>,
     /// What the latest retention that had anything to do did, for people.
     pub did: Vec<String>,
+    /// Rows of what is optional that this hub was not told for want of room, since the start.
+    pub kept_back: u64,
     /// What to do, a sentence each.
     pub advice: Vec<String>,
 }

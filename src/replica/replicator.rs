@@ -81,6 +81,8 @@ enum Command {
     List(oneshot::Sender<()>),
     /// Somebody looks at how large it is.
     Measure(oneshot::Sender<()>),
+    /// It is to be kept to its budget now.
+    Retain(oneshot::Sender<()>),
     Adopt(oneshot::Sender<Result<Vec<String>, String>>),
     Stop(Duration, oneshot::Sender<()>),
 }
@@ -223,6 +225,14 @@ impl Replicator {
         let (done, over) = oneshot::channel();
         if self.commands.try_send(Command::Measure(done)).is_ok() {
             let _as_it_was = tokio::time::timeout(LIST_PATIENCE, over).await;
+        }
+    }
+
+    /// Has the hub keep to its budget now, and measures it; [`Replicator::space`] tells how it stands then.
+    pub async fn retain(&self) {
+        let (done, over) = oneshot::channel();
+        if self.commands.send(Command::Retain(done)).await.is_ok() {
+            let _ended = over.await;
         }
     }
 

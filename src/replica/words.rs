@@ -149,10 +149,13 @@ pub fn note(note: &Note) -> String {
             rows(*count)
         ),
         Note::Gone { provider, rows: count } => {
-            format!("{provider}: {} of keys or tokens that were deleted elsewhere", rows(*count))
+            format!("{provider}: {} of keys, tokens or users that were deleted elsewhere", rows(*count))
         }
         Note::Expired { provider, rows: count } => {
-            format!("{provider}: {} of hours that are no longer kept; the totals have them", rows(*count))
+            format!(
+                "{provider}: {} of hours or days that are no longer kept; the totals have them",
+                rows(*count)
+            )
         }
         Note::Uncertain { provider, requests: count } => format!(
             "{provider}: the hub was adopted by way of what one instance knew; up to {} that this instance had told it \
@@ -166,6 +169,11 @@ pub fn note(note: &Note) -> String {
             )
         }
         Note::Missing { missing } => format!("{}; run `keytide schema apply`", lacking(missing)),
+        Note::KeptBack { rows: count } => format!(
+            "the hub has no room for what is optional: hours of keys, details of events and rows of requests stay here from \
+             now on, to begin with {}",
+            rows(*count)
+        ),
         Note::ReadOnly => READ_ONLY.to_owned(),
         Note::Unsupported { speaks } => format!("{}; {OTHER_FUNCTIONS}", other_functions(speaks)),
         Note::Adopted { to } => format!("this database ({}) is the hub from now on", to.id),

@@ -5,6 +5,8 @@
 pub(super) mod core;
 mod retain;
 
+pub use self::retain::{keeps, keeps_set, owes};
+
 use std::collections::BTreeSet;
 
 use redb::{ReadableTable, WriteTransaction};

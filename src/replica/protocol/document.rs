@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::{
-    model::{CounterId, History, KeyId, Rung, TokenId},
+    model::{CounterId, History, KeyId, Rung, SetId, TokenId, UserId},
     replica::wire::{HubIdentity, Lane, Rows},
     store::shelf::{Row, Shelf},
 };
@@ -119,8 +119,13 @@ pub enum Walk {
 pub enum Part {
     Keys(Option<KeyId>),
     Tokens(Option<TokenId>),
+    Users(Option<UserId>),
     Gone(Option<Row>),
+    /// The last key, and its provider.
+    Shares(Option<(String, KeyId)>),
     Counters(Option<CounterId>),
+    /// The last set; of one that is not told whole, after how many members it goes on.
+    Sets(Option<(SetId, Option<usize>)>),
     /// In an adoption only.
     Streams(Option<Uuid>),
 }
@@ -296,6 +301,9 @@ pub struct HubNote {
     /// As it was measured last.
     #[serde(default)]
     pub measured: i64,
+    /// In which days begin and end.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// How far the hub's storage budget is used up.
     #[serde(default)]
     pub rung: Rung,

@@ -444,10 +444,12 @@ impl Machine {
         let Some(note) = document::read::<StreamNote>(shelf, &document::stream_name(provider))? else {
             return Ok(None);
         };
-        let shift = if broken!(DatesAreNotShifted) { Shift(0) } else { Shift(self.hub_note(shelf)?.offset) };
+        let hub = self.hub_note(shelf)?;
+        let shift = if broken!(DatesAreNotShifted) { Shift(0) } else { Shift(hub.offset) };
+        let shed = hub.rung >= Rung::Bare;
         let before = note.clone();
-        let (bounds, stamps) = (self.hub.bounds, self.stamps.as_ref());
-        let mut stream = Stream { shelf, stamps, provider, bounds, shift, now, out, note };
+        let (bounds, stamps, providers) = (self.hub.bounds, self.stamps.as_ref(), &self.hub.providers);
+        let mut stream = Stream { shelf, stamps, provider, providers, bounds, shift, now, out, note, shed };
         let value = work(&mut stream)?;
         if stream.note != before {
             stream.save()?;

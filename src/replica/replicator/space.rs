@@ -78,6 +78,13 @@ impl Task {
         }
     }
 
+    /// Now, since somebody has asked for it.
+    pub(super) async fn care_now(&mut self) {
+        self.room.retained_at = Some(Instant::now());
+        self.retain().await;
+        self.measure().await;
+    }
+
     /// Has the hub forget what it keeps no more. Another time will do where it cannot. Returns whether its sizes have
     /// changed by it.
     async fn retain(&mut self) -> bool {
@@ -219,6 +226,7 @@ impl Task {
         }
         let mut space = self.shared.space();
         (fresh.retained_at, fresh.did) = (space.retained_at, std::mem::take(&mut space.did));
+        fresh.kept_back = space.kept_back;
         *space = fresh;
     }
 

@@ -183,6 +183,10 @@ impl Task {
                     }
                     let _gone = done.send(());
                 }
+                Some(Command::Retain(done)) => {
+                    self.care_now().await;
+                    let _gone = done.send(());
+                }
                 Some(Command::Adopt(done)) => {
                     let adopted = self.adopt().await;
                     next = Instant::now();

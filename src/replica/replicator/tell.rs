@@ -121,6 +121,15 @@ impl Shared {
             return;
         }
         for note in summed(notes) {
+            if let Note::KeptBack { rows } = note {
+                let mut space = self.space();
+                let before = space.kept_back;
+                space.kept_back = before.saturating_add(rows);
+                // With each batch there is some.
+                if before > 0 {
+                    continue;
+                }
+            }
             self.say(at, &words::note(&note));
         }
     }

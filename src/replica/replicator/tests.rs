@@ -150,6 +150,7 @@ impl Scene {
             interval: Duration::from_secs(600),
             egress: None,
             budget: None,
+            logs: false,
         };
         let parts = Parts {
             store: store.clone(),

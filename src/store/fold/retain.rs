@@ -6,7 +6,7 @@
 use redb::ReadableTable;
 
 use crate::{
-    model::{CounterId, Day, Hour, Rung, SetKind, SpanKind, Tally, Timestamp, UsageLog},
+    model::{CounterId, Day, Hour, Rung, SetId, SetKind, SpanId, SpanKind, Tally, Timestamp, UsageLog},
     store::{
         codec,
         desk::Desk,
@@ -69,6 +69,35 @@ const OWED_DAYS: u32 = 30;
 const LOOKED: &str = "retained";
 
 const USERS: [SpanKind; 3] = [SpanKind::UserClasses, SpanKind::UserErrors, SpanKind::UserUses];
+
+/// Whether a row of these numbers is still kept here, as long as there is room.
+pub fn keeps(id: &SpanId, now: Timestamp) -> bool {
+    let kept = Kept::on(Rung::Normal);
+    let days = |kept| id.at.number() >= oldest(Day::of_utc(now), kept).0;
+    match id.kind {
+        SpanKind::KeyTotal => true,
+        SpanKind::KeyHour => id.at.number() >= Hour::of(now).0.saturating_sub(kept.key_hours),
+        SpanKind::TokenDay => days(TOKEN_DAYS),
+        SpanKind::KeyDay => days(kept.key_days),
+        SpanKind::UserClasses | SpanKind::UserErrors | SpanKind::UserUses => days(USER_DAYS),
+    }
+}
+
+/// Whether a set is.
+pub fn keeps_set(id: SetId, now: Timestamp) -> bool {
+    match id.kind {
+        SetKind::UserKeys => id.at >= oldest(Day::of_utc(now), USER_DAYS).0,
+        SetKind::KeyDay | SetKind::KeyHour => owes(id, now),
+    }
+}
+
+/// Whether a hub still takes in members of it.
+pub fn owes(id: SetId, now: Timestamp) -> bool {
+    match id.kind {
+        SetKind::KeyHour => id.at >= Hour::of(now).0.saturating_sub(HOUR_SETS),
+        SetKind::KeyDay | SetKind::UserKeys => id.at >= oldest(Day::of_utc(now), DAY_SETS).0,
+    }
+}
 
 pub(super) fn retain(desk: &mut Desk<'_>, now: Timestamp, keeps: &Kept, look: bool) -> Result<(), Fault> {
     let hour = Hour::of(now);
