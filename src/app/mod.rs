@@ -13,6 +13,7 @@ mod signals;
 mod space;
 mod used;
 mod verify;
+mod watcher;
 
 use std::{
     net::SocketAddr,
@@ -37,7 +38,7 @@ pub use signals::{Reload, run_demo, run_serve};
 use crate::{
     config::{Config, Loaded},
     gateway::{self, Gateway, Live, serve::Workers},
-    guard::Users,
+    guard::{Users, Watch},
     ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
     model::{Clock, Delta, Zone},
     pool::Pool,
@@ -48,6 +49,7 @@ use providers::Registry;
 use replication::{Hubs, Memory};
 use space::Spaces;
 use used::UsedToday;
+use watcher::Watcher;
 
 /// A running keytide.
 pub struct App {
@@ -72,6 +74,7 @@ pub(crate) struct Shared {
     flusher: Arc<Flusher<StoreSink>>,
     hubs: Arc<Hubs>,
     store: Store,
+    watcher: Arc<Watcher>,
     clock: Clock,
 }
 
@@ -147,8 +150,19 @@ impl App {
         let used = UsedToday::read(&store, &contents, &zone, clock.now()).await?;
         let users = users_of(zone, &contents, &used);
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
-        let mut registry =
-            Registry::new(contents, used, ledger.clone(), clock.clone(), cores, store.stamps().clone());
+        let watch = Arc::new(Watch::new(cores, config.monitor.watch.enabled));
+        let watcher = Watcher::start(&config.monitor, watch.clone(), store.clone(), clock.clone()).await?;
+        let mut registry = Registry::new(
+            contents,
+            used,
+            providers::Common {
+                ledger: ledger.clone(),
+                watch: watch.clone(),
+                clock: clock.clone(),
+                cores,
+                stamps: store.stamps().clone(),
+            },
+        );
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         let live = Arc::new(ArcSwap::from_pointee(live));
         let changes = watch::Sender::new(());
@@ -176,6 +190,8 @@ impl App {
             spaces: &spaces,
             clock: &clock,
             users: &users,
+            watch: &watch,
+            watcher: &watcher,
             admin_token: &admin_token.secret,
             core: workers,
             edits: &edits,
@@ -201,6 +217,7 @@ impl App {
             flusher,
             hubs,
             store,
+            watcher,
             clock,
         });
         let (stop, stopped) = oneshot::channel();
@@ -215,8 +232,11 @@ impl App {
             let flusher = shared.flusher.clone();
             async move { flusher.run().await }
         });
-        let background =
-            vec![tokio::spawn(verify::run(shared.clone(), workers)), tokio::spawn(spaces.clone().watch())];
+        let background = vec![
+            tokio::spawn(verify::run(shared.clone(), workers)),
+            tokio::spawn(spaces.clone().watch()),
+            tokio::spawn(shared.watcher.clone().run()),
+        ];
         info!(%address, workers, "keytide is ready");
         Ok(Self { address, admin_token, shared, stop, accepting, flushing, background })
     }
@@ -257,6 +277,7 @@ impl App {
         self.shared.operator.reload(&config, &live, &admin_token.secret);
         self.shared.ledger.keep_logs(config.usage_log);
         self.shared.gateway.replace(live);
+        self.shared.watcher.reload(&config.monitor);
         *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         info!("the configuration is reloaded");
         self.shared.hubs.remind();
@@ -278,7 +299,9 @@ impl App {
         tokio::task::spawn_blocking(move || workers.stop(patience)).await.context("the data plane failed")?;
         for task in self.background {
             task.abort();
+            let _cut_short = task.await;
         }
+        self.shared.watcher.finish().await;
         self.shared.flusher.stop();
         self.flushing.await.context("the flusher failed")?;
         let lost = self.shared.flusher.failing();

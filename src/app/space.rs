@@ -17,7 +17,10 @@ use crate::{
     admin::{self, view::HubSpace},
     config::Config,
     ledger::Ledger,
-    model::{Clock, History, Rung, Space, TableSpace, budget::file_share},
+    model::{
+        Clock, History, Rung, Space, TableSpace,
+        budget::{Step, file_share},
+    },
     replica::{protocol, replicator::Replicator, space::soon},
     store::{self, Sizes, Store},
 };
@@ -145,6 +148,8 @@ impl Spaces {
         } else {
             info!(rung = number, used, budget, "the file has room again: {means}");
         }
+        let event = Step { place: "file", from: before, to: rung, used: Some(used), budget }.event(now);
+        self.store.record_events(vec![event], Step::KEEP).await?;
         let mut space = self.space();
         space.retained_at = Some(now);
         space.did = vec![format!("rung {}: {means}", rung.number())];

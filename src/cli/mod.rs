@@ -14,6 +14,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod error;
+mod events;
 mod hub;
 mod io;
 mod keys;
@@ -73,6 +74,7 @@ enum Command {
     Keys(keys::Args),
     Tokens(tokens::Args),
     Users(users::Args),
+    Events(events::Args),
     Stats(stats::Args),
     Sync(sync::Args),
     Schema(schema::Args),
@@ -111,6 +113,7 @@ fn dispatch(command: Command, hooks: Hooks, io: &mut Io) -> Result<(), Error> {
         Command::Keys(args) => block_on(keys::run(args, io)),
         Command::Tokens(args) => block_on(tokens::run(args, io)),
         Command::Users(args) => block_on(users::run(args, io)),
+        Command::Events(args) => block_on(events::run(args, io)),
         Command::Stats(args) => block_on(stats::run(&args, io)),
         Command::Sync(args) => block_on(sync::run(args, io)),
         Command::Schema(args) => block_on(schema::run(&args, io)),

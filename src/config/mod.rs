@@ -10,6 +10,7 @@
 mod hubs;
 mod layers;
 mod limits;
+mod monitor;
 mod provider;
 mod reader;
 mod units;
@@ -29,6 +30,7 @@ use std::{
 
 pub use hubs::{BudgetOptions, DEFAULT_HUB, HubConfig, SyncOptions};
 pub use limits::LimitOptions;
+pub use monitor::MonitorOptions;
 pub use provider::{KeyPattern, ProviderConfig};
 
 use crate::{
@@ -54,6 +56,7 @@ pub struct Config {
     pub limits: LimitOptions,
     /// Whether a row is kept for each request, for a week, in the default hub.
     pub usage_log: bool,
+    pub monitor: MonitorOptions,
     pub log: LogOptions,
 }
 
@@ -301,11 +304,12 @@ fn read(layers: &Layers, findings: &RefCell<Findings>) -> Config {
     let (sync, instance) = hubs::read_sync(&mut top);
     let budget = hubs::read_budget(&mut top);
     let limits = limits::read(&mut top);
+    let monitor = monitor::read(&mut top);
     let usage_log = read_usage_log(&mut top);
     let log = read_log(&mut top);
     top.finish();
     let store = store::Options { budget: budget.local, ..store };
-    Config { server, store, providers, sync, named_hubs, instance, budget, limits, usage_log, log }
+    Config { server, store, providers, sync, named_hubs, instance, budget, limits, usage_log, monitor, log }
 }
 
 fn read_server(top: &mut Section<'_>, providers: &BTreeMap<String, ProviderConfig>) -> ServerConfig {

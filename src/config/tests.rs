@@ -258,8 +258,13 @@ fn unknown_keys_name_the_nearest() {
         ("[budget]\nlocall = \"1GB\"", "did you mean budget.local?"),
         ("[budget]\nx = \"1GB\"", "known here are egress, hub, local"),
         ("[limits]\ntimezone = 1", "did you mean limits.time_zone?"),
-        ("[xyz]", "known here are budget, hubs, limits, log, providers, server, store, sync, usage_log"),
-        ("[monitor]", "is not a known setting"),
+        (
+            "[xyz]",
+            "known here are budget, hubs, limits, log, monitor, providers, server, store, sync, usage_log",
+        ),
+        ("[monitor]\nwarmup_days = 1", "did you mean monitor.warm_up_days?"),
+        ("[monitor.abuse]\nblok = 1", "did you mean monitor.abuse.block?"),
+        ("[monitor.storage]\nblock = 1", "is not a known setting"),
         ("\"a b\".c = 1", "\"a b\" (config.toml:1) is not a known setting"),
     ] {
         let problem = one_problem(text);
@@ -277,6 +282,51 @@ fn unknown_keys_name_the_nearest() {
     }
     let all = problems("", &[("KEYTIDE_SERVER__LISTEN", "x"), ("KEYTIDE_SERVER__LISTEN__X", "x")]);
     assert!(all.iter().any(|line| line.contains("contradicts another variable")), "{all:?}");
+}
+
+#[test]
+fn what_the_monitor_does() {
+    use crate::monitor::{Action, EventType, Rule};
+    let config = good(
+        "[monitor]\nsensitivity = 1.5\nkeep = \"7d\"\n[monitor.auth_fail]\nthrottle = 2\nfactor = 0.1\n\
+         block = 4\nspan = \"10m\"\n[monitor.abuse]\nblock = 5\n",
+    );
+    let (watch, span) = (&config.monitor.watch, Duration::from_secs(600));
+    assert_eq!((watch.sensitivity, config.monitor.keep), (1.5, Duration::from_secs(7 * 86_400)));
+    let rule = |event, severity, action| Rule { event: Some(event), severity, action };
+    assert_eq!(
+        watch.actions,
+        [
+            rule(EventType::AuthFail, 2, Action::Throttle { factor: 0.1, span }),
+            rule(EventType::AuthFail, 4, Action::Block { span }),
+            rule(EventType::Abuse, 5, Action::Block { span: Duration::from_secs(3600) }),
+        ]
+    );
+    let from_env =
+        load("", &[("KEYTIDE_MONITOR__SENSITIVITY", "0.5"), ("KEYTIDE_MONITOR__ABUSE__BLOCK", "3")]);
+    let watch = from_env.unwrap().config.monitor.watch;
+    assert_eq!((watch.sensitivity, watch.actions[0].severity), (0.5, 3));
+    for (text, says) in [
+        ("sensitivity = 3", "monitor.sensitivity (config.toml:2) must be a number from 0.5 to 2"),
+        ("sensitivity = \"1\"", "monitor.sensitivity (config.toml:2) must be a number from 0.5 to 2"),
+        ("sensitivity = nan", "must be a number from 0.5 to 2"),
+        (
+            "warm_up_days = 0",
+            "monitor.warm_up_days (config.toml:2) must be a whole number from 1 to 60, not 0",
+        ),
+        ("keep = \"1h\"", "monitor.keep (config.toml:2) must be a duration from 24h to 8760h"),
+        (
+            "window = \"24h\"\nlongest_window = \"1h\"",
+            "monitor.longest_window (config.toml:3) must be at least",
+        ),
+        ("abuse.block = 6", "monitor.abuse.block (config.toml:2) must be a whole number from 0 to 5, not 6"),
+        ("abuse.factor = 1", "monitor.abuse.factor (config.toml:2) must be a number from 0.01 to 0.99"),
+        ("abuse.span = \"1s\"", "monitor.abuse.span (config.toml:2) must be a duration from 1m to 720h"),
+        ("abuse = \"block\"", "monitor.abuse (config.toml:2) must be a table"),
+    ] {
+        let problem = one_problem(&format!("[monitor]\n{text}"));
+        assert!(problem.contains(says), "{problem}");
+    }
 }
 
 #[test]

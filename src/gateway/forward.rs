@@ -1,6 +1,6 @@
 //! From an admitted request to its answer: keys are tried in a bounded loop until one serves it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
@@ -12,6 +12,7 @@ use super::{
     body::Body,
     cache::AnswerCache,
     call::{Call, Closing},
+    door::Seen,
     peek::{End, Peeked, concat, peek, read_error_body, read_some},
     provider::Provider,
     redact::Redactor,
@@ -45,6 +46,7 @@ pub struct Forward<'a> {
     pub core: usize,
     pub provider: &'a Arc<Provider>,
     pub caller: &'a Caller,
+    pub address: IpAddr,
     pub api: Api,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
@@ -58,7 +60,9 @@ impl Forward<'_> {
     pub async fn run(self) -> Response<Body> {
         let provider = self.provider;
         let (caller, class) = (self.caller.clone(), self.asked.class);
-        let mut call = Call::open(provider.clone(), self.core, caller, class, &self.asked.model, self.now);
+        let seen = Seen::of(self.address, provider.name(), &self.asked.model);
+        let mut call =
+            Call::open(provider.clone(), self.core, caller, class, &self.asked.model, seen, self.now);
         let cache_key = match &provider.answers {
             Some(_) if !self.asked.stream => Some(AnswerCache::key(self.api, self.query, &self.asked.body)),
             _ => None,

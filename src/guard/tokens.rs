@@ -23,8 +23,8 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Unknown,
-    /// With whose it was.
-    Expired(Option<UserId>),
+    /// Which it was, and whose.
+    Expired(TokenId, Option<UserId>),
     UserDisabled(UserId),
 }
 
@@ -84,7 +84,7 @@ impl Tokens {
         let tokens = self.by_digest.read().unwrap_or_else(PoisonError::into_inner);
         let token = tokens.get(&digest).ok_or(Refusal::Unknown)?;
         if token.record.is_expired(now) {
-            return Err(Refusal::Expired(token.record.user));
+            return Err(Refusal::Expired(token.id, token.record.user));
         }
         Ok(token.clone())
     }
@@ -139,8 +139,8 @@ mod tests {
         let id = tokens.insert("p", record("sk-a"));
         assert_eq!(tokens.find("sk-a", NOW).unwrap().id, id);
         assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Unknown);
-        tokens.insert("p", TokenRecord { expires_at: Some(NOW), ..record("sk-b") });
-        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired(None));
+        let expired = tokens.insert("p", TokenRecord { expires_at: Some(NOW), ..record("sk-b") });
+        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired(expired, None));
         assert!(tokens.remove(id).is_some() && tokens.remove(id).is_none());
         assert_eq!(tokens.find("sk-a", NOW).unwrap_err(), Refusal::Unknown);
     }

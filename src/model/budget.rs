@@ -2,12 +2,14 @@
 //!
 //! The hub's own functions climb the same ladder by the same numbers (`keytide_rung`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::Timestamp;
+use super::{Event, Timestamp};
 
 /// How far space is used up, and what is done about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,6 +73,39 @@ impl From<u8> for Rung {
 impl From<Rung> for u8 {
     fn from(rung: Rung) -> Self {
         rung.number()
+    }
+}
+
+/// A step up or down, as an event.
+pub struct Step<'a> {
+    /// `file`, or `hub/` and a hub's name.
+    pub place: &'a str,
+    pub from: Rung,
+    pub to: Rung,
+    pub used: Option<u64>,
+    pub budget: Option<u64>,
+}
+
+impl Step<'_> {
+    /// The `type` of such events.
+    pub const KIND: &'static str = "storage";
+    /// Recording one lets go of no other: how long events are kept is the monitor's to say.
+    pub const KEEP: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+    /// Of one hub's step all instances that hear of it within an hour make the same event; of a file there is one.
+    pub fn event(&self, at: Timestamp) -> Event {
+        let Self { place, from, to, used, budget } = self;
+        let is_file = *place == "file";
+        let name = format!("{place} {} {} {}", from.number(), to.number(), at.0 / 3_600_000);
+        let id = if is_file { Uuid::new_v4() } else { Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()) };
+        let details = json!({
+            "place": place, "from": from.number(), "rung": to.number(), "used_bytes": used, "budget_bytes": budget,
+            "means": to.means(is_file),
+        });
+        let details = details.as_object().cloned().unwrap_or_default();
+        let severity = if to > from { to.number() + 1 } else { 1 };
+        let kind = Self::KIND.into();
+        Event { id, kind, user: None, key: None, severity, details, at, weight: 1 }
     }
 }
 
@@ -261,6 +296,24 @@ mod tests {
             (Rung::from(9), serde_json::to_string(&Rung::Short).unwrap()),
             (Rung::Bare, "2".to_owned())
         );
+    }
+
+    #[test]
+    fn a_step_is_an_event_that_all_instances_make_alike() {
+        let step = |place: &'static str, from: u8, to: u8| Step {
+            place,
+            from: Rung::from(from),
+            to: Rung::from(to),
+            used: Some(86),
+            budget: Some(100),
+        };
+        let (up, down) = (step("hub/default", 1, 2).event(at(1.0)), step("hub/default", 2, 1).event(at(1.0)));
+        assert_eq!((&*up.kind, up.severity, down.severity), ("storage", 3, 1));
+        assert_eq!((&up.details["rung"], &up.details["used_bytes"]), (&json!(2), &json!(86)));
+        assert!(up.id != down.id && up.id == step("hub/default", 1, 2).event(Timestamp(at(1.0).0 + 1)).id);
+        assert!(up.id != step("hub/default", 1, 2).event(at(2.0)).id);
+        assert!(step("file", 0, 1).event(at(1.0)).id != step("file", 0, 1).event(at(1.0)).id);
+        assert!(serde_json::to_string(&up.details).unwrap().len() < Event::MAX_DETAILS);
     }
 
     fn at(days: f64) -> Timestamp {

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::State;
+use super::{State, Watched};
 use crate::{
     gateway::metrics::{DURATION_BOUNDS_S, Reading},
     ledger::OTHER,
@@ -40,6 +40,7 @@ struct Scrape {
     flush_failing: bool,
     hubs: Vec<HubStatus>,
     spaces: Vec<(String, Space)>,
+    watched: Watched,
 }
 
 #[derive(Debug)]
@@ -83,6 +84,7 @@ impl Scrape {
             flush_failing: (state.flush_failing)(),
             hubs: (state.hubs)(),
             spaces: (state.spaces)(),
+            watched: (state.watched)(),
         }
     }
 }
@@ -136,6 +138,7 @@ impl Collector for Scrape {
         self.since_start(&mut out)?;
         self.replication(&mut out)?;
         self.storage(&mut out)?;
+        self.monitor(&mut out)?;
         if let Some(bytes) = self.file_bytes {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             out.gauge("store_file_bytes", "Size of the store's file", |row| row(&[], bytes))?;
@@ -242,6 +245,29 @@ impl Scrape {
         })
     }
 
+    fn monitor(&self, out: &mut Out<'_>) -> fmt::Result {
+        let watched = &self.watched;
+        out.counter("security_events", "What was abnormal, by type and severity, since the start", |row| {
+            watched.events.iter().try_for_each(|(kind, severity, count)| {
+                row(&[("type", kind), ("severity", &severity.to_string())], *count)
+            })
+        })?;
+        out.counter(
+            "security_events_dropped",
+            "Events that the store did not take, since the start",
+            |row| row(&[], watched.events_dropped),
+        )?;
+        out.counter(
+            "observations_lost",
+            "What the monitor was too busy to look at, since the start",
+            |row| row(&[], watched.observations_lost),
+        )?;
+        out.gauge("verdicts", "Users, tokens and addresses that are kept out or slowed down", |row| {
+            row(&[("action", "block")], i64::try_from(watched.blocked).unwrap_or(i64::MAX))?;
+            row(&[("action", "throttle")], i64::try_from(watched.throttled).unwrap_or(i64::MAX))
+        })
+    }
+
     fn since_start(&self, out: &mut Out<'_>) -> fmt::Result {
         out.counter("attempts", "Attempts at providers by how they ended, since the start", |row| {
             self.each(|p| {
@@ -276,8 +302,11 @@ impl Out<'_> {
         rows: impl FnOnce(&mut dyn FnMut(Labels<'_, '_>, u64) -> fmt::Result) -> fmt::Result,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        rows(&mut |labels, value| {
-            family.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+        rows(&mut |labels, value| match labels {
+            [] => family.encode_counter::<[(&str, &str); 0], _, u64>(&value, None),
+            labels => {
+                family.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+            }
         })
     }
 

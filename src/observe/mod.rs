@@ -46,6 +46,20 @@ pub struct Parts {
     pub hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
     /// The file and the hubs, as they were measured last, each by what the figures call it.
     pub spaces: Box<dyn Fn() -> Vec<(String, Space)> + Send + Sync>,
+    pub watched: Box<dyn Fn() -> Watched + Send + Sync>,
+}
+
+/// What the monitor has come to.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// Type, severity, and how many since the start.
+    pub events: Vec<(String, u8, u64)>,
+    /// Events that could not be written.
+    pub events_dropped: u64,
+    pub observations_lost: u64,
+    /// Users, tokens and addresses.
+    pub blocked: usize,
+    pub throttled: usize,
 }
 
 pub struct State {
@@ -56,13 +70,14 @@ pub struct State {
     flush_failing: Box<dyn Fn() -> bool + Send + Sync>,
     hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
     spaces: Box<dyn Fn() -> Vec<(String, Space)> + Send + Sync>,
+    watched: Box<dyn Fn() -> Watched + Send + Sync>,
 }
 
 impl State {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { providers, store, ledger, clock, flush_failing, hubs, spaces } = parts;
+        let Parts { providers, store, ledger, clock, flush_failing, hubs, spaces, watched } = parts;
         let providers = ArcSwap::from_pointee(providers);
-        Arc::new(Self { providers, store, ledger, clock, flush_failing, hubs, spaces })
+        Arc::new(Self { providers, store, ledger, clock, flush_failing, hubs, spaces, watched })
     }
 
     /// For a reload of the configuration.

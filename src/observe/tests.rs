@@ -33,6 +33,12 @@ async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
             };
             vec![("file".to_owned(), Space::default()), ("hub/eu".to_owned(), space)]
         }),
+        watched: Box::new(|| Watched {
+            events: vec![("abuse".to_owned(), 4, 2)],
+            observations_lost: 7,
+            blocked: 1,
+            ..Watched::default()
+        }),
     });
     let ask = async || {
         let request = http::Request::get("/ready").body(axum::body::Body::empty()).unwrap();
@@ -69,4 +75,11 @@ async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(text.contains("keytide_hub_bytes_total{hub=\"eu\",direction=\"sent\"} 0"), "{text}");
+    for line in [
+        "keytide_security_events_total{type=\"abuse\",severity=\"4\"} 2",
+        "keytide_observations_lost_total 7",
+        "keytide_verdicts{action=\"block\"} 1",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }

@@ -343,6 +343,19 @@ pub(super) fn decode<T: Record>(bytes: &[u8]) -> Result<T, Error> {
     }
 }
 
+/// For what is no record: a value in a layout that is somebody else's to keep track of. `None` where it has no such form.
+pub(super) fn pack(version: u8, value: &impl Serialize) -> Option<Vec<u8>> {
+    let mut bytes = vec![version];
+    bincode::serde::encode_into_std_write(value, &mut bytes, LAYOUT).ok()?;
+    Some(bytes)
+}
+
+/// `None` where it was written in another layout, or is broken.
+pub(super) fn unpack<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Option<T> {
+    let body = bytes.strip_prefix(&[version])?;
+    decode_body(body).ok()
+}
+
 fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     match bincode::serde::decode_from_slice(body, LAYOUT) {
         Ok((record, used)) if used == body.len() => Ok(record),

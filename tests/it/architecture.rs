@@ -14,15 +14,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pool", &["model"]),
     ("upstream", &["model"]),
     ("ledger", &["model"]),
-    ("guard", &["model", "ledger"]),
+    // It brings the monitor what happens, and holds what comes of it.
+    ("guard", &["model", "ledger", "monitor"]),
     // Told what happens, and tells what is abnormal: it neither reads nor does anything itself.
     ("monitor", &["model"]),
     ("replica", &["model", "store"]),
-    ("gateway", &["model", "pool", "upstream", "guard", "ledger"]),
+    ("gateway", &["model", "pool", "upstream", "guard", "ledger", "monitor"]),
     ("observe", &["gateway::metrics", "replica::status", "ledger", "pool", "store", "model", "guard"]),
-    ("admin", &["model", "store", "pool", "ledger", "guard", "replica::status"]),
+    ("admin", &["model", "store", "pool", "ledger", "guard", "monitor", "replica::status"]),
     // Composed of each room's own options.
-    ("config", &["model", "store", "pool", "upstream", "gateway", "replica::route"]),
+    ("config", &["model", "store", "pool", "upstream", "gateway", "monitor", "replica::route"]),
     ("demo", &["model"]),
     // A whole keytide in one process, listening where it can.
     ("demo/tour", &["model", "app", "admin", "config", "gateway::serve"]),

@@ -94,6 +94,17 @@ async fn every_rung_of_a_hub_is_climbed_and_said_and_totals_stay_exact() {
     assert!(metrics.contains("keytide_storage_bytes{where=\"hub/default\",table=\"filler\"}"), "{metrics}");
     assert!(metrics.contains("keytide_storage_budget_bytes{where=\"hub/default\"} 100000000"), "{metrics}");
 
+    // Each step is an event, also at the hub, where there was no room for the details of one.
+    let events = node.get("/admin/events?type=storage").await;
+    let steps: Vec<_> =
+        events["events"].as_array().unwrap().iter().map(|event| &event["details"]["rung"]).collect();
+    assert_eq!(steps, [0, 3, 2, 1], "{events}");
+    world.settle().await;
+    let told =
+        "SELECT count(*), count(*) FILTER (WHERE details ->> 'place' = 'hub/default') FROM security_events
+                WHERE event_type = 'storage'";
+    assert_eq!(world.sql(told)[0], ["4", "3"]);
+
     // The same for people, through the server, and without one from the hub itself.
     let shown =
         node::keytide(&["store", "size", "--url", &node.url, "--admin-token", ADMIN], "postgres://unused");

@@ -26,3 +26,4 @@ mod signals;
 mod transport;
 mod upstream;
 mod users;
+mod watch;

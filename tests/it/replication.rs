@@ -2,7 +2,9 @@
 //! the same everywhere, whatever is killed, cut or kept away meanwhile.
 
 mod copies;
+mod core;
 pub mod cutter;
+mod events;
 mod foreign;
 mod hubs;
 mod moved;

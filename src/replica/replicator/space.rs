@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::task::Task;
 use crate::{
-    model::{History, Rung},
+    model::{History, Rung, budget::Step},
     replica::{
         protocol, space,
         wire::{DidRow, Function, PROTOCOL, RetainAnswer, RetainRequest, SizesAnswer, SizesRequest},
@@ -180,14 +180,14 @@ impl Task {
             if let Err(error) = stored {
                 return warn!(hub = self.name(), "the hub's rung could not be kept: {error}");
             }
-            self.tell_rung(before, rung, answer.used);
+            self.tell_rung(before, rung, answer.used).await;
         }
         self.room.rung = Some(rung);
         let mut space = self.shared.space();
         (space.rung, space.rung_means) = (rung, rung.means(false).to_owned());
     }
 
-    fn tell_rung(&self, before: Rung, rung: Rung, used: Option<u64>) {
+    async fn tell_rung(&self, before: Rung, rung: Rung, used: Option<u64>) {
         let (number, means, budget) = (rung.number(), rung.means(false), self.room.budget);
         if rung > before {
             warn!(
@@ -199,6 +199,12 @@ impl Task {
             );
         } else {
             info!(hub = self.name(), rung = number, used, budget, "the hub has room again: {means}");
+        }
+        let place = format!("hub/{}", self.name());
+        let event =
+            Step { place: &place, from: before, to: rung, used, budget }.event(self.parts.clock.now());
+        if let Err(error) = self.parts.store.record_events(vec![event], Step::KEEP).await {
+            warn!(hub = self.name(), "the step has no event: {error}");
         }
     }
 

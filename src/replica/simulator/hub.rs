@@ -160,7 +160,7 @@ impl ModelHub {
             now: self.now,
             was: self.db.was.clone(),
             read_only: self.read_only,
-            zone: None,
+            zone: Some("UTC".to_owned()),
         }
     }
 
