@@ -92,6 +92,10 @@ BEGIN
                 'schema', t.schema, 'name', t.name, 'rows', t.rows, 'heap', t.heap, 'index', t.index, 'toast', t.toast, 'dead', t.dead,
                 'reusable', t.reusable) ORDER BY t.heap + t.index + t.toast DESC, t.name), '[]')
             FROM (SELECT * FROM public.keytide_space() s ORDER BY s.heap + s.index + s.toast DESC LIMIT 200) t),
+        -- A table of another make is not ours to write to.
+        'usage_logs', CASE WHEN EXISTS (SELECT 1 FROM public.keytide_parted() p WHERE p.name = 'key_usage_logs') THEN 'on'
+                           WHEN EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = to_regclass('public.key_usage_logs') AND c.relkind <> 'p')
+                           THEN 'foreign' ELSE 'off' END,
         'used', public.keytide_used(), 'rung', (SELECT s.rung FROM public.keytide_settings s),
         'reports', public.keytide_ignored(50));
 END $$;

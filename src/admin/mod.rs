@@ -50,6 +50,7 @@ use serde_json::{Value, json};
 
 pub use error::ApiError;
 pub use events::Watching;
+pub use storage::Spaces;
 pub use sync::{Refusal, Replication};
 
 use crate::{
@@ -135,6 +136,7 @@ pub struct Parts {
     pub flush: Arc<dyn Flush>,
     pub probe: Arc<dyn Probe>,
     pub sync: Arc<dyn Replication>,
+    pub spaces: Arc<dyn Spaces>,
     pub clock: Clock,
     pub users: Arc<Users>,
     pub watch: Arc<Watch>,
@@ -153,6 +155,7 @@ pub struct State {
     flush: Arc<dyn Flush>,
     probe: Arc<dyn Probe>,
     sync: Arc<dyn Replication>,
+    spaces: Arc<dyn Spaces>,
     clock: Clock,
     users: Arc<Users>,
     watch: Arc<Watch>,
@@ -173,6 +176,7 @@ impl State {
             flush,
             probe,
             sync,
+            spaces,
             clock,
             users,
             watch,
@@ -188,6 +192,7 @@ impl State {
             flush,
             probe,
             sync,
+            spaces,
             clock,
             users,
             watch,
@@ -289,6 +294,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/verdicts", get(events::verdicts))
         .route("/admin/verdicts/{subject}", delete(events::lift))
         .route("/admin/storage", get(storage::storage))
+        .route("/admin/storage/retain", post(storage::retain))
         .route("/admin/storage/backup", post(storage::backup))
         .route("/admin/providers", get(storage::providers))
         .route("/admin/sync", get(sync::status))

@@ -27,11 +27,11 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     ledger::{Attempt, Books, Caller, Class, Ending, Entry, Flusher, Kind, ProviderLedger, Sink},
-    model::{Delta, Effect, Timestamp, TokenId},
+    model::{Delta, Effect, Rung, Space, Timestamp, TokenId},
     monitor::Subject,
     observe,
     pool::{self, Ask},
-    store::{self, ProviderContents},
+    store::{self, ProviderContents, Sizes},
 };
 
 pub(super) const TOKEN: &str = "admin-token-for-tests";
@@ -86,6 +86,36 @@ impl Probe for Probing {
             }
             ProbeReport { ok, detail: if ok { "it answered 200" } else { "it answered 401" }.to_owned() }
         })
+    }
+}
+
+/// The file, and one hub that is nearly full.
+struct Measured(Store);
+
+impl Spaces for Measured {
+    fn file(&self) -> BoxFuture<'_, Result<(Sizes, Space), store::Error>> {
+        Box::pin(async {
+            let sizes = self.0.size().await?;
+            let space = Space {
+                used_bytes: Some(sizes.used()),
+                total_bytes: Some(sizes.file_bytes),
+                ..Space::default()
+            };
+            Ok((sizes, space))
+        })
+    }
+
+    fn retain(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn hubs(&self) -> BoxFuture<'_, Vec<view::HubSpace>> {
+        let space =
+            Space { budget_bytes: Some(100), used_bytes: Some(96), rung: Rung::Bare, ..Space::default() };
+        let name = |text: &str| text.to_owned();
+        let hub =
+            view::HubSpace { hub: name("eu"), transport: name("rest"), target: name("https://h"), space };
+        Box::pin(async { vec![hub] })
     }
 }
 
@@ -197,6 +227,7 @@ impl World {
             flush: Arc::new(Flushing(flusher, unsealable.clone(), prepared.clone())),
             probe: probing,
             sync: Arc::new(sync::OneHub),
+            spaces: Arc::new(Measured(store.clone())),
             clock: clock.clone(),
             users,
             watch: watch.clone(),
@@ -212,6 +243,7 @@ impl World {
             clock: clock.clone(),
             flush_failing: Box::new(|| false),
             hubs: Box::new(Vec::new),
+            spaces: Box::new(Vec::new),
             watched: Box::new(observe::Watched::default),
         });
         let router = operator_router(state.clone(), observe::router(observe));
@@ -283,6 +315,8 @@ impl World {
             used_keys: true,
             prompt_tokens: 10,
             completion_tokens: 5,
+            key: None,
+            status: 200,
         };
         let entry = Entry {
             caller: Caller { token: TokenId::derive("alpha", "sk-token"), user: None },

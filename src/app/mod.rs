@@ -10,6 +10,7 @@ mod operator;
 mod providers;
 mod replication;
 mod signals;
+mod space;
 mod used;
 mod verify;
 mod watcher;
@@ -46,6 +47,7 @@ use crate::{
 use operator::Operator;
 use providers::Registry;
 use replication::{Hubs, Memory};
+use space::Spaces;
 use used::UsedToday;
 use watcher::Watcher;
 
@@ -75,9 +77,6 @@ pub(crate) struct Shared {
     watcher: Arc<Watcher>,
     clock: Clock,
 }
-
-/// How often hourly rows past their retention leave memory.
-const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// The store as the ledger's sink.
 pub(crate) struct StoreSink {
@@ -146,6 +145,7 @@ impl App {
         let cores = workers + 1;
         let zone = replication::zone(&config, &store).await?;
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
+        ledger.keep_logs(config.usage_log);
         ledger.set_zone(zone.clone());
         let used = UsedToday::read(&store, &contents, &zone, clock.now()).await?;
         let users = users_of(zone, &contents, &used);
@@ -179,6 +179,7 @@ impl App {
         };
         // Before anything is counted: what the last process left is told as its own.
         let hubs = Arc::new(replication::start(&config, &store, memory, changes).await?);
+        let spaces = Arc::new(Spaces::new(&config, &store, &hubs, &ledger, &clock));
         let operator = Operator::new(operator::Parts {
             config: &config,
             live: &live,
@@ -186,6 +187,7 @@ impl App {
             ledger: &ledger,
             flusher: &flusher,
             hubs: &hubs,
+            spaces: &spaces,
             clock: &clock,
             users: &users,
             watch: &watch,
@@ -232,7 +234,7 @@ impl App {
         });
         let background = vec![
             tokio::spawn(verify::run(shared.clone(), workers)),
-            tokio::spawn(forget(shared.clone())),
+            tokio::spawn(spaces.clone().watch()),
             tokio::spawn(shared.watcher.clone().run()),
         ];
         info!(%address, workers, "keytide is ready");
@@ -273,6 +275,7 @@ impl App {
         let admin_token = AdminToken::load(&config)?;
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);
+        self.shared.ledger.keep_logs(config.usage_log);
         self.shared.gateway.replace(live);
         self.shared.watcher.reload(&config.monitor);
         *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
@@ -316,14 +319,6 @@ impl App {
 fn warn_of_open_folder(dir: &Path) {
     if std::fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
         warn!("the data folder {0} is open to others: `chmod 700 {0}` closes it", dir.display());
-    }
-}
-
-async fn forget(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(FORGET_EVERY);
-    loop {
-        tick.tick().await;
-        shared.ledger.forget_old_hours(shared.clock.now());
     }
 }
 

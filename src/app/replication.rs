@@ -284,6 +284,8 @@ pub(super) async fn start(
             transport,
             interval: hub.options.interval,
             egress: config.budget.egress,
+            budget: hub.budget,
+            logs: config.usage_log && name == DEFAULT_HUB,
         };
         let parts = Parts {
             store: store.clone(),

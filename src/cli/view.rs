@@ -1,8 +1,8 @@
 //! What the admin API answers, as far as the command line shows it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::model::Timestamp;
+use crate::model::{Space, Timestamp};
 
 #[derive(Deserialize)]
 pub(super) struct KeyPage {
@@ -257,6 +257,21 @@ pub(super) struct Storage {
     pub(super) problem: Option<String>,
     #[serde(flatten)]
     pub(super) sizes: crate::store::Sizes,
+    #[serde(default)]
+    pub(super) local: Space,
+    #[serde(default)]
+    pub(super) hubs: Vec<HubSpace>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct HubSpace {
+    pub(super) hub: String,
+    #[serde(default)]
+    pub(super) transport: String,
+    #[serde(default)]
+    pub(super) target: String,
+    #[serde(flatten)]
+    pub(super) space: Space,
 }
 
 #[derive(Deserialize)]

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::{door::Seen, metrics::AttemptEnd, provider::Provider};
 use crate::{
     guard::{self, Caller},
     ledger::{self, Attempt, Class, Ending, Entry, Kind, ModelRef, Ticket},
-    model::{Effect, Timestamp},
+    model::{Effect, KeyId, Timestamp},
     pool::Lease,
     upstream::scan::Tokens,
 };
@@ -52,10 +54,16 @@ pub struct Call {
     /// When the attempt under way, or the last one, began.
     attempted: Option<Timestamp>,
     started: Timestamp,
+    /// The last key that was tried, and what the caller is answered.
+    key: Option<KeyId>,
+    status: StatusCode,
     /// What the answer has told so far of its tokens, and in how many events.
     told: (Tokens, u64),
     closed: bool,
 }
+
+/// Of a caller that left before there was an answer, in logs only: as nginx writes it.
+const LEFT: u16 = 499;
 
 impl Call {
     pub fn open(
@@ -81,6 +89,8 @@ impl Call {
             lease: None,
             attempted: None,
             started,
+            key: None,
+            status: StatusCode::from_u16(LEFT).unwrap_or(StatusCode::BAD_REQUEST),
             told: Default::default(),
             closed: false,
         }
@@ -95,7 +105,13 @@ impl Call {
         self.caller.revoked()
     }
 
+    /// What the caller is told, before that is closed.
+    pub fn answers(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
     pub fn begin_attempt(&mut self, lease: Lease, now: Timestamp) {
+        self.key = Some(lease.key_id());
         self.lease = Some(lease);
         self.attempted = Some(now);
     }
@@ -183,6 +199,8 @@ impl Call {
             used_keys: self.attempted.is_some(),
             prompt_tokens: tokens.prompt,
             completion_tokens: tokens.completion,
+            key: self.key,
+            status: self.status.as_u16(),
         };
         let key = attempt.map(|attempt| attempt.key);
         self.provider.watch.tell(self.core, self.seen.at_end(&self.caller, key, closing, now));

@@ -178,6 +178,7 @@ impl Forward<'_> {
     ) -> Served {
         let provider = self.provider;
         let (mut parts, body) = response.into_parts();
+        call.answers(parts.status);
         let framing = parts
             .headers
             .get(header::CONTENT_TYPE)
@@ -271,6 +272,7 @@ impl Forward<'_> {
         redactor: &Redactor,
     ) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
+        call.answers(parts.status);
         let Peeked { head, end } = read_some(body).await;
         match end {
             End::Complete => {
@@ -281,6 +283,7 @@ impl Forward<'_> {
             }
             End::Broken(why) => {
                 warn!(provider = self.provider.name(), "an error's text broke off: {why}");
+                call.answers(StatusCode::BAD_GATEWAY);
                 let ticket = call.close(Closing::failure(Effect::Server { cooldown: None }), None);
                 self.commit(ticket).await;
                 broken_answer().response()
@@ -310,6 +313,10 @@ impl Forward<'_> {
     }
 
     async fn give_up(&self, mut call: Call, error: LastError) -> Response<Body> {
+        call.answers(match &error {
+            LastError::Ours(error) => error.status,
+            LastError::Answer { status, .. } => *status,
+        });
         let ticket = call.close_unserved();
         self.commit(ticket).await;
         match error {
@@ -324,6 +331,7 @@ impl Forward<'_> {
     }
 
     async fn refuse(&self, call: &mut Call, error: ApiError) -> Response<Body> {
+        call.answers(error.status);
         let ticket = call.close_unserved();
         self.commit(ticket).await;
         error.response()

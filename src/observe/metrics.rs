@@ -13,13 +13,15 @@ use super::{State, Watched};
 use crate::{
     gateway::metrics::{DURATION_BOUNDS_S, Reading},
     ledger::OTHER,
-    model::{Counts, Usage},
+    model::{Counts, Space, Usage},
     pool::StateCounts,
     replica::status::{HubState, HubStatus},
 };
 
 /// Models with a row of their own; the rest are added up, so that a scrape stays small.
 const TOP_MODELS: usize = 50;
+/// Of a database that is shared with others there may be many.
+const TOP_TABLES: usize = 100;
 
 pub(super) fn encode(state: &State, file_bytes: Option<u64>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("keytide");
@@ -37,6 +39,7 @@ struct Scrape {
     store_healthy: bool,
     flush_failing: bool,
     hubs: Vec<HubStatus>,
+    spaces: Vec<(String, Space)>,
     watched: Watched,
 }
 
@@ -80,6 +83,7 @@ impl Scrape {
             store_healthy: state.store.healthy().is_none(),
             flush_failing: (state.flush_failing)(),
             hubs: (state.hubs)(),
+            spaces: (state.spaces)(),
             watched: (state.watched)(),
         }
     }
@@ -133,6 +137,7 @@ impl Collector for Scrape {
         self.books(&mut out)?;
         self.since_start(&mut out)?;
         self.replication(&mut out)?;
+        self.storage(&mut out)?;
         self.monitor(&mut out)?;
         if let Some(bytes) = self.file_bytes {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -207,6 +212,36 @@ impl Scrape {
                 row(&[("hub", &hub.name), ("direction", "sent")], hub.traffic.sent)?;
                 row(&[("hub", &hub.name), ("direction", "received")], hub.traffic.received)
             })
+        })
+    }
+
+    fn storage(&self, out: &mut Out<'_>) -> fmt::Result {
+        if self.spaces.is_empty() {
+            return Ok(());
+        }
+        let figure = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        out.gauge("storage_bytes", "Bytes of a table in the file or in a hub, as measured last", |row| {
+            self.spaces.iter().try_for_each(|(place, space)| {
+                let mut tables = space.tables.iter().take(TOP_TABLES);
+                tables.try_for_each(|table| {
+                    row(&[("where", place), ("table", &table.name)], figure(table.bytes))
+                })
+            })
+        })?;
+        out.gauge("storage_used_bytes", "Bytes that count against the budget", |row| {
+            self.spaces.iter().try_for_each(|(place, space)| {
+                space.used_bytes.map_or(Ok(()), |bytes| row(&[("where", place)], figure(bytes)))
+            })
+        })?;
+        out.gauge("storage_budget_bytes", "Bytes that the file or a hub may have", |row| {
+            self.spaces.iter().try_for_each(|(place, space)| {
+                space.budget_bytes.map_or(Ok(()), |bytes| row(&[("where", place)], figure(bytes)))
+            })
+        })?;
+        out.gauge("storage_rung", "How far the ladder is climbed, 0 to 3", |row| {
+            self.spaces
+                .iter()
+                .try_for_each(|(place, space)| row(&[("where", place)], space.rung.number().into()))
         })
     }
 

@@ -7,7 +7,7 @@
 //!   losses and partitions;
 //! - `replicator` is the task that goes through rounds, `pace` says when they are due;
 //! - `schema` is the hub's side, as SQL: printed, applied, checked;
-//! - `status` is what an operator is told, `words` how it is said.
+//! - `status` and `space` are what an operator is told, `words` how it is said.
 
 mod later;
 pub mod pace;
@@ -19,6 +19,7 @@ pub mod route;
 pub mod schema;
 #[cfg(test)]
 mod simulator;
+pub mod space;
 mod sqlstate;
 pub mod status;
 mod tls;

@@ -57,7 +57,7 @@ pub use load::{Contents, ProviderContents};
 pub use options::{Durability, Options};
 pub use size::{Sizes, TableSize};
 
-use crate::model::{Clock, Delta, Event, Stamps, Version};
+use crate::model::{Clock, Delta, Event, Rung, Stamps, Version};
 use edit::Asked;
 use shelf::Shelf;
 use writer::{Opener, Problem, Request, Writer};
@@ -86,6 +86,9 @@ impl Store {
         file::prepare_dir(&options.dir)?;
         let path = options.dir.join(FILE_NAME);
         file::create_if_missing(&path, clock.now())?;
+        if let Some(budget) = options.budget {
+            file::shrink(&path, budget)?;
+        }
         let again = path.clone();
         let opened = Self::start(path.clone(), Box::new(move || file::open(&again)), clock)?;
         file::sweep_drafts(&path);
@@ -273,6 +276,19 @@ impl Store {
     ) -> Result<(), Error> {
         let from = self.file.clone();
         blocking(move || backup::write(&frozen.0, &from, &to, progress)).await
+    }
+
+    /// Keeps from now on what is kept on this rung, and drops at once what is not any more.
+    ///
+    /// # Errors
+    /// The file cannot be written; it is tried again with the next fold then.
+    pub async fn keep(&self, rung: Rung) -> Result<(), Error> {
+        self.ask(|done| Request::Keep(rung, done)).await
+    }
+
+    /// For how many hours those of models are shown on this rung.
+    pub fn model_hours_kept(rung: Rung) -> u32 {
+        fold::Keeps::on(rung).model_hours
     }
 
     /// How large the file and its tables are.

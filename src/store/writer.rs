@@ -19,13 +19,14 @@ use super::{
     change::{self, Change},
     edit::Edit,
     error::{Error, Fault, guarded},
-    events, fold,
+    events,
+    fold::{self, Keeps},
     kept::Undo,
     memory,
     on_disk::OnDisk,
     tables::{Identity, JOURNAL, META},
 };
-use crate::model::{Clock, Event, Stamps, Timestamp, Version};
+use crate::model::{Clock, Event, Rung, Stamps, Timestamp, Version};
 
 /// How long an entry may lie in the journal: short enough for a quick start, long enough for folds to be rare.
 pub(super) const FOLD_EVERY: Duration = Duration::from_secs(2);
@@ -46,6 +47,8 @@ pub(super) enum Request {
     Append(Vec<u8>, Done),
     Change(Vec<Change>, Done<Version>),
     Edit(Box<dyn Edit>),
+    /// What is kept from now on; what is too old for that goes at once.
+    Keep(Rung, Done),
     /// With how long events are kept.
     Events(Vec<Event>, Duration, Done),
     /// What is remembered under a name.
@@ -122,6 +125,7 @@ pub(super) struct Writer {
     unsure: Option<uuid::Uuid>,
     clock: Clock,
     stamps: Arc<Stamps>,
+    keeps: Keeps,
 }
 
 impl Writer {
@@ -143,6 +147,7 @@ impl Writer {
             unsure: None,
             clock,
             stamps: Arc::new(Stamps::new(identity.instance.as_u128(), 0, Version::ZERO)),
+            keeps: Keeps::on(Rung::Normal),
         };
         writer.fold()?;
         Ok(writer)
@@ -235,6 +240,11 @@ impl Writer {
                 Request::Edit(edit) => {
                     self.commit(std::mem::take(&mut group));
                     self.edit(edit);
+                }
+                Request::Keep(rung, done) => {
+                    self.commit(std::mem::take(&mut group));
+                    self.keeps = Keeps::on(rung);
+                    let _ = done.send(self.fold_all(true));
                 }
                 Request::Read(reply) => {
                     self.commit(std::mem::take(&mut group));
@@ -356,8 +366,12 @@ impl Writer {
         if self.database.is_some() && self.journal.entries == 0 {
             return Ok(());
         }
-        let now = self.clock.now();
-        self.transact(|txn, _| fold::fold(txn, now))?;
+        self.fold_all(false)
+    }
+
+    fn fold_all(&mut self, look: bool) -> Result<(), Error> {
+        let (now, keeps) = (self.clock.now(), self.keeps);
+        self.transact(|txn, _| fold::fold(txn, now, &keeps, look))?;
         // The numbers go on: an entry to take back can never be mistaken for a later one.
         self.journal = Journal { next: self.journal.next, ..Journal::default() };
         Ok(())

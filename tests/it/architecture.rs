@@ -40,6 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             // It asks hubs what they hold, without a server.
             "replica::route",
             "replica::wire",
+            "replica::space",
             "store",
             "model",
             "app",

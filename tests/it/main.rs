@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "where a test's helper cannot go on, the test has failed")]
 
 mod architecture;
+mod budget;
 mod cli;
 mod counted;
 mod crash;

@@ -7,7 +7,7 @@ mod apply;
 mod check;
 mod convert;
 
-pub use apply::{Applied, apply};
+pub use apply::{Applied, apply, keep_usage_logs};
 pub use check::{Problem, Report, check, newer_than};
 
 /// What every hub needs, in order: the file's name and its text.
