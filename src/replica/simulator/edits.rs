@@ -12,6 +12,15 @@ use crate::{
 };
 
 impl World {
+    /// So much more of a row, as the fold writes it and memory shows it.
+    pub fn count(&mut self, at: usize, provider: &str, id: &CounterId, more: &Tally) {
+        let it = &mut self.instances[at];
+        local::count(&mut it.shelf, provider, id, more);
+        it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(more);
+        it.shelf.commit();
+        self.oracle.recorded(provider, id, more);
+    }
+
     /// A request and its attempt, as the fold writes them.
     pub fn traffic(&mut self, at: usize) {
         let provider = self.rng.usize(..self.providers);
@@ -21,14 +30,10 @@ impl World {
     /// An attempt with that key.
     pub fn attempt(&mut self, at: usize, provider: &'static str, key: &str) {
         let tally = Tally { failure: 1, last_used: Some(self.local(at)), ..Tally::default() };
-        let it = &mut self.instances[at];
-        *it.own.entry(provider).or_default() += 1;
+        *self.instances[at].own.entry(provider).or_default() += 1;
         for id in [CounterId::Key(KeyId::derive(provider, key)), CounterId::Total] {
-            local::count(&mut it.shelf, provider, &id, &tally);
-            it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(&tally);
-            self.oracle.recorded(provider, &id, &tally);
+            self.count(at, provider, &id, &tally);
         }
-        it.shelf.commit();
     }
 
     pub fn traffic_of(&mut self, at: usize, provider: usize) {
@@ -67,11 +72,8 @@ impl World {
             rows.push((CounterId::Token(tokens[self.rng.usize(..tokens.len())].0), tally));
         }
         for (id, tally) in rows {
-            local::count(&mut it.shelf, provider, &id, &tally);
-            it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(&tally);
-            self.oracle.recorded(provider, &id, &tally);
+            self.count(at, provider, &id, &tally);
         }
-        it.shelf.commit();
     }
 }
 
