@@ -202,6 +202,7 @@ pub(super) async fn start(
             hub: Hub {
                 name: name.clone(),
                 streams: streams.collect(),
+                providers: config.providers.keys().cloned().collect(),
                 bounds,
                 instance_name: config.instance.clone().unwrap_or_else(machine_name),
                 version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -5,6 +5,7 @@
 
 pub mod day;
 pub mod error_body;
+pub mod event;
 pub mod health;
 pub mod id;
 pub mod key;
@@ -22,6 +23,7 @@ pub mod version;
 pub mod window;
 
 pub use day::{Day, DaySpan, Month, UnknownZone, Zone};
+pub use event::{Event, UsageLog, UsageType};
 pub use health::{Cause, Effect, Health, Policy};
 pub use id::{KeyId, TokenId, UserId};
 pub use key::{KeyRecord, Status};

@@ -14,8 +14,8 @@ use super::{
     offline,
     tables::{
         BATCHES, DIGESTS, DIRTY, GONE, HEALTH, HOURS, INFLIGHT, JOURNAL, KEY_USAGE, KEY_VERSIONS, KEYS, META,
-        MODELS, MONTHS, NOTES, OPEN, OPEN_SETS, REPLICATED, SEEN, SET_SIZES, SETS, TALLIES, TOKEN_USAGE,
-        TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS, USERS,
+        MODELS, MONTHS, NOTES, OPEN, OPEN_EVENTS, OPEN_LOGS, OPEN_SETS, REPLICATED, SEEN, SET_SIZES, SETS,
+        TALLIES, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS, USERS,
     },
 };
 
@@ -45,7 +45,7 @@ pub(super) fn write(
         for table in [KEYS, KEY_VERSIONS, HEALTH, KEY_USAGE, TOKENS, TOKEN_VERSIONS, TOKEN_USAGE] {
             copy.table(&txn, table)?;
         }
-        for table in [USERS, USER_VERSIONS] {
+        for table in [USERS, USER_VERSIONS, OPEN_EVENTS, OPEN_LOGS] {
             copy.table(&txn, table)?;
         }
         for table in [TALLIES, MONTHS, SETS, SET_SIZES, OPEN_SETS] {

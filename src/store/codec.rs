@@ -12,8 +12,8 @@ use super::{
     tables::SetSize,
 };
 use crate::model::{
-    Delta, Health, KeyRecord, KeyUsage, KeyVersions, Set, Tally, TokenRecord, TokenVersions, Usage,
-    UserRecord, UserVersions, Version,
+    Delta, Event, Health, KeyRecord, KeyUsage, KeyVersions, Set, Tally, TokenRecord, TokenVersions, Usage,
+    UsageLog, UserRecord, UserVersions, Version,
 };
 
 /// A mangled length may not ask for more memory than this; the largest journal entry stays far below.
@@ -52,7 +52,7 @@ macro_rules! first_version {
     ($($record:ty),*) => {$(impl Record for $record { const VERSION: u8 = 1; })*};
 }
 first_version!(KeyUsage, Usage, Dirty, GoneRecord, Inflight, Tally);
-first_version!(UserRecord, Packed<UserVersions>, Set, SetSize);
+first_version!(UserRecord, Packed<UserVersions>, Set, SetSize, Event, UsageLog);
 
 /// The versions of a row's fields. Most rows were never changed since they were added, and there are many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,9 +8,12 @@ use redb::{ReadTransaction, ReadableTable};
 use super::{
     codec::Record,
     error::{Error, Fault, guarded},
-    tables::{Dated, MONTHS, Of, SET_SIZES, SETS, SetSize, TALLIES, USERS, read, set_at, span_at},
+    tables::{
+        Dated, MONTHS, OPEN_EVENTS, OPEN_LOGS, Of, SET_SIZES, SETS, SetSize, TALLIES, USERS, read, set_at,
+        span_at,
+    },
 };
-use crate::model::{Month, Set, SetId, SpanId, SpanKind, Tally, UserId};
+use crate::model::{Event, Month, Set, SetId, SpanId, SpanKind, Tally, UsageLog, UserId};
 
 /// The counts of one moment.
 pub struct Counted {
@@ -104,9 +107,20 @@ pub(super) fn check(txn: &ReadTransaction) -> Result<u64, Fault> {
         }
         Ok(rows)
     }
+    fn single<T: Record>(txn: &ReadTransaction, table: Of<u128>, what: &str) -> Result<u64, Fault> {
+        let mut rows = 0;
+        for row in txn.open_table(table)?.iter()? {
+            let (id, value) = row?;
+            let _: T = read(value.value(), || format!("{what} {}", uuid::Uuid::from_u128(id.value())))?;
+            rows += 1;
+        }
+        Ok(rows)
+    }
     Ok(walk::<Tally>(txn, TALLIES, "the count")?
         + walk::<Tally>(txn, MONTHS, "the month's count")?
         + walk::<Set>(txn, SETS, "the set")?
         + walk::<Set>(txn, super::tables::OPEN_SETS, "what is new in the set")?
+        + single::<Event>(txn, OPEN_EVENTS, "the event")?
+        + single::<UsageLog>(txn, OPEN_LOGS, "the request")?
         + walk::<SetSize>(txn, SET_SIZES, "the size of the set")?)
 }

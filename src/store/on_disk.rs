@@ -12,10 +12,10 @@ use super::{
     desk::{self, Desk, GoneRecord, optional},
     error::{Error, Fault},
     kept::{Kept, Undo},
-    shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
+    shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry, UserEntry},
     tables::{CounterKey, Dated, RowKey, counter_at, counter_of, read, row_at, row_of, set_at},
 };
-use crate::model::{CounterId, KeyId, Set, SetId, SetKind, Tally, TokenId, Version};
+use crate::model::{CounterId, Event, KeyId, Set, SetId, SetKind, Tally, TokenId, UsageLog, UserId, Version};
 
 /// What an edit leaves.
 pub(super) struct Written {
@@ -431,6 +431,46 @@ impl Shelf for OnDisk<'_> {
 
     fn open_sets(&self, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>> {
         self.told(sets(&self.desk.open_sets, after, max))
+    }
+
+    fn open_events(&self, max: usize) -> Result<Vec<Event>> {
+        self.told(list(&self.desk.open_events, Bound::Included(0), max, |_, value| {
+            read(value, || "an event".to_owned()).map(Some)
+        }))
+    }
+
+    fn set_open_event(&mut self, id: Uuid, event: Option<&Event>) -> Result<()> {
+        self.write(|desk| set(&mut desk.open_events, id.as_u128(), event.map(codec::encode)))
+    }
+
+    fn open_logs(&self, max: usize) -> Result<Vec<UsageLog>> {
+        self.told(list(&self.desk.open_logs, Bound::Included(0), max, |_, value| {
+            read(value, || "a request".to_owned()).map(Some)
+        }))
+    }
+
+    fn set_open_log(&mut self, id: Uuid, log: Option<&UsageLog>) -> Result<()> {
+        self.write(|desk| set(&mut desk.open_logs, id.as_u128(), log.map(codec::encode)))
+    }
+
+    fn user(&self, id: UserId) -> Result<Option<UserEntry>> {
+        self.told(self.desk.user(id))
+    }
+
+    fn put_user(&mut self, id: UserId, entry: &UserEntry) -> Result<()> {
+        self.latest = self.latest.max(entry.versions.latest());
+        self.write(|desk| desk.put_user(id, entry))
+    }
+
+    fn remove_user(&mut self, id: UserId) -> Result<()> {
+        self.write(|desk| desk.remove_user(id).map(drop))
+    }
+
+    fn users(&self, after: Option<UserId>, max: usize) -> Result<Vec<(UserId, UserEntry)>> {
+        let start = start(after.map(|id| id.0), 0);
+        let ids = self.told(list(&self.desk.users, start, max, |id, _| Ok(Some(UserId(id)))))?;
+        let entry = |id| Ok(self.told(self.desk.user(id))?.map(|entry| (id, entry)));
+        ids.into_iter().filter_map(|id| entry(id).transpose()).collect()
     }
 
     fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>> {

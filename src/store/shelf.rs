@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::model::{
-    CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Set, SetId, Tally, TokenId, TokenRecord,
-    TokenVersions, UserId, UserRecord, UserVersions, Version,
+    CounterId, Event, Health, KeyId, KeyRecord, KeyVersions, Secret, Set, SetId, Tally, TokenId, TokenRecord,
+    TokenVersions, UsageLog, UserId, UserRecord, UserVersions, Version,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -170,6 +170,18 @@ pub trait Shelf {
     fn open_set(&self, id: SetId) -> Result<Set>;
     fn put_open_set(&mut self, id: SetId, set: &Set) -> Result<()>;
     fn open_sets(&self, after: Option<SetId>, max: usize) -> Result<Vec<(SetId, Set)>>;
+
+    /// Of [`CORE`], as all that follows: what is in no batch yet, the first ones in the order of their ids.
+    fn open_events(&self, max: usize) -> Result<Vec<Event>>;
+    fn set_open_event(&mut self, id: Uuid, event: Option<&Event>) -> Result<()>;
+    fn open_logs(&self, max: usize) -> Result<Vec<UsageLog>>;
+    fn set_open_log(&mut self, id: Uuid, log: Option<&UsageLog>) -> Result<()>;
+
+    fn user(&self, id: UserId) -> Result<Option<UserEntry>>;
+    /// Does not make it dirty.
+    fn put_user(&mut self, id: UserId, entry: &UserEntry) -> Result<()>;
+    fn remove_user(&mut self, id: UserId) -> Result<()>;
+    fn users(&self, after: Option<UserId>, max: usize) -> Result<Vec<(UserId, UserEntry)>>;
 
     /// Sealed batches and, for a while, confirmed ones, as the protocol writes them.
     fn batch(&self, provider: &str, seq: u64) -> Result<Option<Vec<u8>>>;

@@ -64,6 +64,9 @@ pub(super) const INFLIGHT: Of<CounterKey> = TableDefinition::new("inflight");
 pub(super) const BATCHES: Of<(&str, u64)> = TableDefinition::new("batches");
 /// Members of sets that are in no batch yet.
 pub(super) const OPEN_SETS: Of<Dated> = TableDefinition::new("open_sets");
+/// Events and requests that are in no batch yet, by their ids.
+pub(super) const OPEN_EVENTS: Of<u128> = TableDefinition::new("open_events");
+pub(super) const OPEN_LOGS: Of<u128> = TableDefinition::new("open_logs");
 pub(super) const SEEN: Of<CounterKey> = TableDefinition::new("seen");
 pub(super) const NOTES: Of<&str> = TableDefinition::new("notes");
 
@@ -176,7 +179,7 @@ pub(super) fn migrate(txn: &WriteTransaction) -> Result<(), Fault> {
     for table in [KEY_VERSIONS, TOKEN_VERSIONS] {
         txn.open_table(table)?;
     }
-    for table in [USERS, USER_VERSIONS] {
+    for table in [USERS, USER_VERSIONS, OPEN_EVENTS, OPEN_LOGS] {
         txn.open_table(table)?;
     }
     for table in [TALLIES, MONTHS, SETS, SET_SIZES, OPEN_SETS] {

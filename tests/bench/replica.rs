@@ -96,6 +96,7 @@ impl Instance {
             hub: Hub {
                 name: "default".to_owned(),
                 streams: vec![StreamOf { provider: P.to_owned(), stream: PREFIX.to_owned() }],
+                providers: vec![P.to_owned()],
                 bounds: Bounds::default(),
                 instance_name: "bench".to_owned(),
                 version: "0".to_owned(),

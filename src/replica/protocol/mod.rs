@@ -84,6 +84,8 @@ use crate::{
 pub struct Hub {
     pub name: String,
     pub streams: Vec<StreamOf>,
+    /// All that are configured, whatever hub is theirs: the core tells whose each key is.
+    pub providers: Vec<String>,
     pub bounds: Bounds,
     /// For people: this machine's name, and keytide's version.
     pub instance_name: String,

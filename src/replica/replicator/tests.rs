@@ -137,6 +137,7 @@ impl Scene {
         let stream = StreamOf { provider: "alpha".to_owned(), stream: "alpha_api".to_owned() };
         let hub = Hub {
             name: "default".to_owned(),
+            providers: vec![stream.provider.clone()],
             streams: vec![stream],
             bounds: Bounds::default(),
             instance_name: "test".to_owned(),

@@ -160,6 +160,7 @@ impl ModelHub {
             now: self.now,
             was: self.db.was.clone(),
             read_only: self.read_only,
+            zone: None,
         }
     }
 

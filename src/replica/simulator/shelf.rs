@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, ops::Bound};
 use uuid::Uuid;
 
 use crate::{
-    model::{CounterId, KeyId, Set, SetId, SetKind, Tally, TokenId},
+    model::{CounterId, Event, KeyId, Set, SetId, SetKind, Tally, TokenId, UsageLog, UserId},
     store::{
         Error,
-        shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry},
+        shelf::{Dirty, Gone, Inflight, KeyEntry, Row, Seen, Shelf, TokenEntry, UserEntry},
     },
 };
 
@@ -27,6 +27,9 @@ enum At {
     Inflight(String, CounterId),
     Set(SetId),
     OpenSet(SetId),
+    OpenEvent(Uuid),
+    OpenLog(Uuid),
+    User(UserId),
     Batch(String, u64),
     Seen(String, Seen),
 }
@@ -44,6 +47,9 @@ enum Item {
     Tally(Tally),
     Inflight(Inflight),
     Set(Set),
+    Event(Box<Event>),
+    Log(UsageLog),
+    User(Box<UserEntry>),
     Seen,
 }
 
@@ -398,6 +404,50 @@ impl Shelf for MemoryShelf {
     fn open_sets(&self, after: Option<SetId>, max: usize) -> Result2<Vec<(SetId, Set)>> {
         Ok(self.list(begin(after, At::OpenSet, At::OpenSet(FIRST_SET)), max, |at, item| match (at, item) {
             (At::OpenSet(id), Item::Set(set)) => Some((*id, set.clone())),
+            _ => None,
+        }))
+    }
+
+    fn open_events(&self, max: usize) -> Result2<Vec<Event>> {
+        Ok(self.list(Bound::Included(At::OpenEvent(Uuid::nil())), max, |_, item| match item {
+            Item::Event(event) => Some((**event).clone()),
+            _ => None,
+        }))
+    }
+
+    fn set_open_event(&mut self, id: Uuid, event: Option<&Event>) -> Result2<()> {
+        self.put(At::OpenEvent(id), event.map(|event| Item::Event(Box::new(event.clone()))))
+    }
+
+    fn open_logs(&self, max: usize) -> Result2<Vec<UsageLog>> {
+        Ok(self.list(Bound::Included(At::OpenLog(Uuid::nil())), max, |_, item| match item {
+            Item::Log(log) => Some(*log),
+            _ => None,
+        }))
+    }
+
+    fn set_open_log(&mut self, id: Uuid, log: Option<&UsageLog>) -> Result2<()> {
+        self.put(At::OpenLog(id), log.map(|log| Item::Log(*log)))
+    }
+
+    fn user(&self, id: UserId) -> Result2<Option<UserEntry>> {
+        Ok(match self.items.get(&At::User(id)) {
+            Some(Item::User(entry)) => Some((**entry).clone()),
+            _ => None,
+        })
+    }
+
+    fn put_user(&mut self, id: UserId, entry: &UserEntry) -> Result2<()> {
+        self.put(At::User(id), Some(Item::User(Box::new(entry.clone()))))
+    }
+
+    fn remove_user(&mut self, id: UserId) -> Result2<()> {
+        self.put(At::User(id), None)
+    }
+
+    fn users(&self, after: Option<UserId>, max: usize) -> Result2<Vec<(UserId, UserEntry)>> {
+        Ok(self.list(begin(after, At::User, At::User(UserId(0))), max, |at, item| match (at, item) {
+            (At::User(id), Item::User(entry)) => Some((*id, (**entry).clone())),
             _ => None,
         }))
     }

@@ -201,6 +201,7 @@ impl World {
         let hub = Hub {
             name: "main".to_owned(),
             streams: streams.collect(),
+            providers: PROVIDERS.iter().map(|(provider, _)| (*provider).to_owned()).collect(),
             bounds: self.bounds,
             instance_name: "simulated".to_owned(),
             version: "0".to_owned(),

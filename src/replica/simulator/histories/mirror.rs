@@ -77,6 +77,7 @@ impl Mirror {
             hours: self.hours.values().cloned().collect(),
             global: self.global.clone(),
             streams: self.streams.values().cloned().collect(),
+            ..Rows::default()
         }
     }
 }
