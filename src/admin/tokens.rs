@@ -47,7 +47,7 @@ pub(super) async fn list(
 
 fn shown(state: &State, token: &guard::Token, usage: &Usage) -> view::Token {
     let (now, record) = (state.clock.now(), &token.record);
-    let (_, used) = token.used(now, state.users.zone());
+    let (_, used) = token.used(now, &state.users.zone());
     let texts = |texts: &[Box<str>]| texts.iter().map(ToString::to_string).collect();
     view::Token {
         id: token.id,

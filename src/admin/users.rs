@@ -54,8 +54,8 @@ fn page(state: &State, query: &view::UsersQuery, cut: Cut) -> view::UserPage {
         .into_iter()
         .map(|user| {
             let used = match sort {
-                UserSort::RequestsToday => user.used(now, zone).1.requests,
-                UserSort::TokensToday => user.used(now, zone).1.tokens,
+                UserSort::RequestsToday => user.used(now, &zone).1.requests,
+                UserSort::TokensToday => user.used(now, &zone).1.tokens,
                 UserSort::CreatedAt | UserSort::Name => 0,
             };
             (user, used)
@@ -101,7 +101,7 @@ fn own_tokens(state: &State) -> HashMap<UserId, Vec<OwnToken>> {
 }
 
 fn shown(state: &State, user: &guard::User, tokens: Vec<OwnToken>) -> view::User {
-    let (day, used) = user.used(state.clock.now(), state.users.zone());
+    let (day, used) = user.used(state.clock.now(), &state.users.zone());
     let UserRecord { name, note, created_at, enabled, limits } = &user.record;
     let texts = |texts: &[Box<str>]| texts.iter().map(ToString::to_string).collect();
     view::User {

@@ -141,7 +141,7 @@ impl App {
         };
         // One more than the data plane has, for keytide's own calls.
         let cores = workers + 1;
-        let zone = Zone::named(&config.limits.time_zone)?;
+        let zone = replication::zone(&config, &store).await?;
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
         ledger.set_zone(zone.clone());
         let used = UsedToday::read(&store, &contents, &zone, clock.now()).await?;
@@ -161,6 +161,7 @@ impl App {
             flusher: flusher.clone(),
             edits: edits.clone(),
             clock: clock.clone(),
+            users: users.clone(),
         };
         // Before anything is counted: what the last process left is told as its own.
         let hubs = Arc::new(replication::start(&config, &store, memory, changes).await?);

@@ -32,6 +32,10 @@ impl Everyone {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    pub(super) fn each(&self, mut see: impl FnMut(&Lasting)) {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().for_each(&mut see);
+    }
+
     fn insert(&self, name: &str, lasting: Lasting) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), lasting);
     }

@@ -7,20 +7,21 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tracing::{info, warn};
 
-use super::{StoreSink, providers::Everyone};
+use super::{StoreSink, providers::Everyone, used::used};
 use crate::{
     admin::{self, Refusal},
-    config::Config,
+    config::{Config, DEFAULT_HUB},
+    guard::Users,
     ledger::{Flusher, Ledger},
-    model::Clock,
+    model::{Clock, CounterId, Day, SpanId, SpanKind, Tally, TokenId, UserId, Zone},
     pool::InsertError,
     replica::{
-        protocol::{Bounds, Effect, Hub, StreamOf},
+        protocol::{self, Bounds, Effect, Hub, StreamOf},
         replicator::{self, Mirror, Parts, Replicator},
         route::{self, Route},
         status::{HubError, HubStatus},
     },
-    store::Store,
+    store::{Store, shelf::CORE},
 };
 
 /// How long a shutdown waits for the hub.
@@ -122,6 +123,68 @@ pub(super) struct Memory {
     pub(super) flusher: Arc<Flusher<StoreSink>>,
     pub(super) edits: Arc<Mutex<()>>,
     pub(super) clock: Clock,
+    pub(super) users: Arc<Users>,
+}
+
+impl Memory {
+    /// What others have counted on a day near this one is used of the same limits.
+    fn count(&self, id: &SpanId, from: &Tally, to: &Tally) {
+        let zone = self.users.zone();
+        let today = zone.day_of(self.clock.now()).day;
+        let Some(day) = zone.span(Day(id.at.number())).filter(|span| span.day.0.abs_diff(today.0) <= 1)
+        else {
+            return;
+        };
+        let by = used(&to.minus(from));
+        match id.kind {
+            SpanKind::UserUses => self.users.shift(UserId(id.id), day, by),
+            SpanKind::TokenDay => self.providers.each(|of| of.tokens.shift(TokenId(id.id), day, by)),
+            SpanKind::KeyDay
+            | SpanKind::KeyHour
+            | SpanKind::KeyTotal
+            | SpanKind::UserClasses
+            | SpanKind::UserErrors => {}
+        }
+    }
+
+    fn keep_days_in(&self, name: &str) {
+        let Some(zone) = zone_of_hub(name, &self.users.zone()) else { return };
+        self.ledger.set_zone(zone.clone());
+        self.users.set_zone(zone);
+    }
+}
+
+/// The hub's, if it is another one than ours.
+fn zone_of_hub(name: &str, ours: &Zone) -> Option<Zone> {
+    let ours = ours.name();
+    match Zone::named(name) {
+        Ok(zone) if zone.name() == ours => None,
+        Ok(zone) => {
+            let name = zone.name();
+            warn!(
+                "days begin and end in the hub's time zone {name}, since they are the same for all who use it, and not \
+                 in {ours}; write time_zone = \"{name}\" under [limits]"
+            );
+            Some(zone)
+        }
+        Err(error) => {
+            warn!("the hub's time zone cannot be used, and days begin and end in {ours}: {error}");
+            None
+        }
+    }
+}
+
+/// Where days begin and end: as configured, unless the hub has said otherwise.
+///
+/// # Errors
+/// The store cannot be read.
+pub(super) async fn zone(config: &Config, store: &Store) -> anyhow::Result<Zone> {
+    let ours = Zone::named(&config.limits.time_zone)?;
+    if config.hubs().iter().all(|hub| hub.name != DEFAULT_HUB) {
+        return Ok(ours);
+    }
+    let told = store.edit(|shelf| protocol::zone_of(shelf, DEFAULT_HUB)).await?;
+    Ok(told.and_then(|name| zone_of_hub(&name, &ours)).unwrap_or(ours))
 }
 
 impl Mirror for Memory {
@@ -160,6 +223,12 @@ impl Mirror for Memory {
                         of.tokens.remove(id);
                     }
                 }
+                Effect::UserPut { id, entry } => self.users.insert(id, entry.record),
+                Effect::UserRemoved { id } => {
+                    self.users.remove(id);
+                }
+                Effect::Zone { name } => self.keep_days_in(&name),
+                Effect::Counter { id: CounterId::Span(id), from, to, .. } => self.count(&id, &from, &to),
                 Effect::Counter { provider, id, from, to } => self.ledger.shift(&provider, &id, &from, &to),
             }
         }
@@ -198,10 +267,13 @@ pub(super) async fn start(
             .providers
             .iter()
             .map(|(provider, prefix)| StreamOf { provider: provider.clone(), stream: prefix.clone() });
+        // What belongs to no provider goes to one hub.
+        let core =
+            (name == DEFAULT_HUB).then(|| StreamOf { provider: CORE.to_owned(), stream: CORE.to_owned() });
         let options = replicator::Options {
             hub: Hub {
                 name: name.clone(),
-                streams: streams.collect(),
+                streams: streams.chain(core).collect(),
                 providers: config.providers.keys().cloned().collect(),
                 bounds,
                 instance_name: config.instance.clone().unwrap_or_else(machine_name),

@@ -46,7 +46,7 @@ impl UsedToday {
     }
 }
 
-fn used(day: &Tally) -> Used {
+pub(super) fn used(day: &Tally) -> Used {
     let requests = day.success.saturating_add(day.failure).saturating_add(day.other);
     Used { requests, tokens: day.prompt_tokens.saturating_add(day.completion_tokens) }
 }

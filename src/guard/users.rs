@@ -24,13 +24,13 @@ pub struct User {
 #[derive(Debug, Default)]
 pub struct Users {
     by_id: RwLock<HashMap<UserId, Arc<User>>>,
-    zone: Zone,
+    zone: RwLock<Zone>,
 }
 
 impl Users {
     /// Days begin and end in `zone`.
     pub fn new(zone: Zone) -> Self {
-        Self { by_id: RwLock::default(), zone }
+        Self { by_id: RwLock::default(), zone: RwLock::new(zone) }
     }
 
     /// Puts a user in force, or what is said of one: what was used stays used. Streams of one who is disabled end within
@@ -70,8 +70,13 @@ impl Users {
         self.len() == 0
     }
 
-    pub fn zone(&self) -> &Zone {
-        &self.zone
+    pub fn zone(&self) -> Zone {
+        self.zone.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The day under way goes on to its end as it was begun.
+    pub fn set_zone(&self, zone: Zone) {
+        *self.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
     }
 
     /// Who stands behind a request with this token.
@@ -86,7 +91,7 @@ impl Users {
                 Some(enabled.ok_or(Refusal::UserDisabled(id))?)
             }
         };
-        Ok(Caller::new(token, user, self.zone.clone()))
+        Ok(Caller::new(token, user, self.zone()))
     }
 
     /// Sets what a user had used on a day, as the books know it. Says nothing of users who are not there.

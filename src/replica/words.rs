@@ -149,10 +149,13 @@ pub fn note(note: &Note) -> String {
             rows(*count)
         ),
         Note::Gone { provider, rows: count } => {
-            format!("{provider}: {} of keys or tokens that were deleted elsewhere", rows(*count))
+            format!("{provider}: {} of keys, tokens or users that were deleted elsewhere", rows(*count))
         }
         Note::Expired { provider, rows: count } => {
-            format!("{provider}: {} of hours that are no longer kept; the totals have them", rows(*count))
+            format!(
+                "{provider}: {} of hours or days that are no longer kept; the totals have them",
+                rows(*count)
+            )
         }
         Note::Uncertain { provider, requests: count } => format!(
             "{provider}: the hub was adopted by way of what one instance knew; up to {} that this instance had told it \

@@ -90,6 +90,7 @@ pub(super) fn apply(
             }
             (Row::Key(id), _) => {
                 if let Some(record) = desk.remove_key(provider, id)? {
+                    share(&mut desk, id)?;
                     delete(&mut desk, provider, row, &record.secret, version)?;
                 }
             }
@@ -121,6 +122,7 @@ fn put_key(
     record: &KeyRecord,
     version: Version,
 ) -> Result<(), Fault> {
+    let mut shares = true;
     let (entry, is_new) = match desk.key(provider, id)? {
         Some(before) => {
             let mut versions = before.versions;
@@ -128,6 +130,7 @@ fn put_key(
             if (&before.record, before.versions) == (record, versions) {
                 return Ok(());
             }
+            shares = (before.record.owner, before.record.enabled) != (record.owner, record.enabled);
             (KeyEntry { record: record.clone(), versions, health: before.health }, false)
         }
         None => {
@@ -136,7 +139,15 @@ fn put_key(
         }
     };
     desk.put_key(provider, id, &entry)?;
+    if shares {
+        share(desk, id)?;
+    }
     put(desk, provider, Row::Key(id), is_new)
+}
+
+/// The core says whose each key is.
+fn share(desk: &mut Desk<'_>, id: KeyId) -> Result<(), Fault> {
+    desk.mark(CORE, Row::Key(id), |dirty| dirty.changed = true)
 }
 
 fn put_token(

@@ -5,6 +5,8 @@
 mod core;
 mod retain;
 
+pub use self::retain::{keeps, keeps_set, owes};
+
 use std::{collections::BTreeSet, time::Duration};
 
 use redb::{ReadableTable, WriteTransaction};

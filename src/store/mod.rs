@@ -45,6 +45,7 @@ pub use change::Change;
 pub use counted::Counted;
 pub use error::Error;
 pub use file::FILE_NAME;
+pub use fold::{keeps, keeps_set, owes};
 pub use load::{Contents, ProviderContents};
 pub use options::{Durability, Options};
 pub use size::{Sizes, TableSize};

@@ -206,12 +206,14 @@ fn set<K: redb::Key + Send + 'static>(
 fn seen_at<'a>(provider: &'a str, mark: &'a Seen) -> (&'a str, u8, u128, &'a str) {
     /// Behind the kinds of counters.
     const ROWS: u8 = 16;
+    const SETS: u8 = 32;
     match mark {
         Seen::Counter(id) => counter_at(provider, id),
         Seen::Row(row) => {
             let (provider, kind, id) = row_at(provider, *row);
             (provider, ROWS + kind, id, "")
         }
+        Seen::Set { kind, id, at } => (provider, SETS + kind.number(), *id, at.digits()),
     }
 }
 
@@ -256,6 +258,10 @@ impl Shelf for OnDisk<'_> {
 
     fn set_replicated(&mut self, provider: &str, on: bool) -> Result<()> {
         self.write(|desk| desk.set_replicated(provider, on))
+    }
+
+    fn replicates(&self, provider: &str) -> Result<bool> {
+        self.told(self.desk.replicates(provider))
     }
 
     fn key(&self, provider: &str, id: KeyId) -> Result<Option<KeyEntry>> {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::model::{
-    CounterId, Event, Health, KeyId, KeyRecord, KeyVersions, Secret, Set, SetId, Tally, TokenId, TokenRecord,
-    TokenVersions, UsageLog, UserId, UserRecord, UserVersions, Version,
+    CounterId, Event, Health, KeyId, KeyRecord, KeyVersions, Period, Secret, Set, SetId, SetKind, Tally,
+    TokenId, TokenRecord, TokenVersions, UsageLog, UserId, UserRecord, UserVersions, Version, id,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -107,6 +107,7 @@ pub trait Shelf {
     /// Whether deltas of this provider are to be kept open for a hub, and its changes as dirty. From the moment
     /// it is switched on; what was there before is the protocol's to bring in, also by its [digest](Self::set_digest).
     fn set_replicated(&mut self, provider: &str, on: bool) -> Result<()>;
+    fn replicates(&self, provider: &str) -> Result<bool>;
 
     fn key(&self, provider: &str, id: KeyId) -> Result<Option<KeyEntry>>;
     /// Does not make it dirty.
@@ -200,4 +201,10 @@ pub trait Shelf {
 pub enum Seen {
     Row(Row),
     Counter(CounterId),
+    Set {
+        kind: SetKind,
+        #[serde(with = "id::as_uuid")]
+        id: u128,
+        at: Period,
+    },
 }

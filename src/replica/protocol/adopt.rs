@@ -35,7 +35,10 @@ use crate::{
             Rows, StreamRow, TokenStatsRow,
         },
     },
-    store::shelf::Shelf,
+    store::{
+        self,
+        shelf::{Dirty, Row, Shelf},
+    },
 };
 
 /// How far an adoption is.
@@ -75,8 +78,8 @@ pub struct Asked {
 }
 
 impl Step {
-    fn keys_of(stream: usize, marks: Marks) -> Self {
-        Self::Rows { stream, part: Part::Keys(None), marks, stamped: false }
+    fn rows_of(stream: usize, part: Part, marks: Marks) -> Self {
+        Self::Rows { stream, part, marks, stamped: false }
     }
 
     /// Of whose rows it is.
@@ -141,7 +144,7 @@ impl Machine {
                 (request.stream, request.provider) = (of.stream.clone(), of.provider.clone());
                 let known = self.stream(shelf, *at, now, out, |stream| stream.contained())?;
                 request.rows.streams = known.map(|known| rows_of(&known)).unwrap_or_default();
-                ("look", Step::keys_of(*at, Marks::Unknown))
+                ("look", step.clone())
             }
             Step::Rows { stream: at, part, marks, .. } => {
                 let of = &self.hub.streams[*at];
@@ -192,8 +195,11 @@ impl Machine {
         adopting.step = match asked.step {
             Step::Begin => asked.next,
             Step::Look { stream: at } => {
-                self.stream(shelf, at, now, out, |stream| stream.looked(answer.marks))?;
-                Step::keys_of(at, answer.marks)
+                let first = self.stream(shelf, at, now, out, |stream| {
+                    stream.looked(answer.marks)?;
+                    Ok(stream.first_part())
+                })?;
+                Step::rows_of(at, first.unwrap_or(Part::Keys(None)), answer.marks)
             }
             Step::Rows { stream: at, part, marks, stamped } => {
                 let refused = answer.rows.clock.len();
@@ -301,6 +307,18 @@ impl Stream<'_> {
                 }
                 if ends { Part::Gone(None) } else { Part::Tokens(last) }
             }
+            Part::Users(after) => {
+                let mut last = *after;
+                let users = self.shelf.users(last, self.bounds.rows)?;
+                let ends = users.is_empty();
+                for (id, entry) in users {
+                    if !self.seal_user(id, &entry, true, &mut draft) {
+                        break;
+                    }
+                    last = Some(id);
+                }
+                if ends { Part::Gone(None) } else { Part::Users(last) }
+            }
             Part::Gone(after) => {
                 let mut last = *after;
                 let gone = self.shelf.all_gone(self.provider, last, self.bounds.rows)?;
@@ -311,10 +329,28 @@ impl Stream<'_> {
                     }
                     last = Some(row);
                 }
-                match (ends, raises(marks)) {
-                    (false, _) => Part::Gone(last),
-                    (true, true) => Part::Counters(None),
-                    (true, false) => Part::Streams(None),
+                match ends {
+                    false => Part::Gone(last),
+                    true if self.is_core() => Part::Shares(None),
+                    true if raises(marks) => Part::Counters(None),
+                    true => Part::Streams(None),
+                }
+            }
+            Part::Shares(after) => {
+                let mut last = after.clone();
+                match self.keys_of_all(last.as_ref(), self.bounds.rows)? {
+                    Some((provider, keys)) => {
+                        for (id, _) in keys {
+                            if !self.seal_row(Row::Key(id), Dirty::default(), &mut draft)? {
+                                break;
+                            }
+                            last = Some((provider.clone(), id));
+                        }
+                        Part::Shares(last)
+                    }
+                    // What counts nothing is told in any case.
+                    None if raises(marks) => Part::Counters(None),
+                    None => Part::Sets(None),
                 }
             }
             Part::Counters(after) => {
@@ -327,7 +363,26 @@ impl Stream<'_> {
                     }
                     last = Some(id);
                 }
-                if ends { Part::Streams(None) } else { Part::Counters(last) }
+                match ends {
+                    false => Part::Counters(last),
+                    true if self.is_core() => Part::Sets(None),
+                    true => Part::Streams(None),
+                }
+            }
+            Part::Sets(after) => {
+                let (some, ends) = self.sets_from(after.as_ref(), self.bounds.rows)?;
+                let mut last = *after;
+                for (id, set, from) in some {
+                    let told = match store::owes(id, self.now) {
+                        true => self.seal_set(id, &set, from, &mut draft),
+                        false => None,
+                    };
+                    last = Some((id, told));
+                    if told.is_some() {
+                        break;
+                    }
+                }
+                if ends { Part::Streams(None) } else { Part::Sets(last) }
             }
             Part::Streams(after) => {
                 let contained = rows_of(&self.installed(marks)?);
@@ -377,8 +432,7 @@ impl Stream<'_> {
                 draft.push(|rows| &mut rows.hours, HourRow { h: hour.0, m: model.to_string(), sums })
             }
             CounterId::Total => draft.put_global(GlobalRow { sums }),
-            // No stream of a provider has any.
-            CounterId::Span(_) => true,
+            CounterId::Span(id) => draft.push(|rows| &mut rows.tallies, text::tally_row(id, sums)),
         })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{
-    Error, Machine, Note, Outcome, Result,
+    Effect, Error, Machine, Note, Outcome, Result,
     answer::parse,
     clock,
     document::{self, HubNote, Mark, Why},
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::Timestamp,
     replica::wire::{AdoptAnswer, Ask, Greeting, HelloAnswer, Page, PullAnswer, PushAnswer},
-    store::shelf::Shelf,
+    store::shelf::{CORE, Shelf},
 };
 
 /// Of an answer that leaves room for a larger one: a call has several times as long.
@@ -112,8 +112,14 @@ impl Machine {
         }
         // Written only when it matters: every round would otherwise be a commit.
         let first = shelf.note(&document::hub_name(&self.hub.name))?.is_none();
-        if first || offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
-            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured })?;
+        let days = self.hub.streams.iter().any(|of| of.provider == CORE);
+        let zone = greeting.zone.as_ref().filter(|zone| days && before.zone.as_ref() != Some(zone));
+        if let Some(name) = zone {
+            out.effects.push(Effect::Zone { name: name.clone() });
+        }
+        if first || zone.is_some() || offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
+            let zone = zone.cloned().or(before.zone);
+            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured, zone })?;
         }
         if !first && offset != before.offset {
             // What came from the hub was brought home by the old offset.

@@ -44,8 +44,13 @@ impl Stream<'_> {
         self.note.run = run;
         self.shelf.set_replicated(self.provider, true)?;
         // Keys first: counts of a key that the hub does not have would be those of a deleted one.
-        self.note.walk = Some(Walk::Attach(Part::Keys(None)));
+        self.note.walk = Some(Walk::Attach(self.first_part()));
         Ok(())
+    }
+
+    /// Where a walk over all rows begins.
+    pub fn first_part(&self) -> Part {
+        if self.is_core() { Part::Users(None) } else { Part::Keys(None) }
     }
 
     pub fn attach_on(&mut self, part: Part) -> Result<Option<Walk>> {
@@ -97,10 +102,24 @@ impl Stream<'_> {
                 }
                 Ok(Some(Part::Tokens(last)))
             }
+            Part::Users(mut last) => {
+                let users = self.shelf.users(last, stride)?;
+                if users.is_empty() {
+                    return Ok(Some(Part::Gone(None)));
+                }
+                for (id, entry) in users {
+                    if !self.seal_user(id, &entry, true, draft) {
+                        break;
+                    }
+                    self.shelf.set_dirty(self.provider, Row::User(id), None)?;
+                    last = Some(id);
+                }
+                Ok(Some(Part::Users(last)))
+            }
             Part::Gone(mut last) => {
                 let gone = self.shelf.all_gone(self.provider, last, stride)?;
                 if gone.is_empty() {
-                    return Ok(Some(Part::Counters(None)));
+                    return Ok(Some(if self.is_core() { Part::Shares(None) } else { Part::Counters(None) }));
                 }
                 for (row, gone) in gone {
                     let dirty = Dirty { gone: gone.is_deletion(), ..Dirty::default() };
@@ -112,10 +131,23 @@ impl Stream<'_> {
                 }
                 Ok(Some(Part::Gone(last)))
             }
+            Part::Shares(mut last) => {
+                let Some((provider, keys)) = self.keys_of_all(last.as_ref(), stride)? else {
+                    return Ok(Some(Part::Counters(None)));
+                };
+                for (id, _) in keys {
+                    if !self.seal_row(Row::Key(id), Dirty::default(), draft)? {
+                        break;
+                    }
+                    self.shelf.set_dirty(self.provider, Row::Key(id), None)?;
+                    last = Some((provider.clone(), id));
+                }
+                Ok(Some(Part::Shares(last)))
+            }
             Part::Counters(mut last) => {
                 let views = self.shelf.views(self.provider, last.as_ref(), stride)?;
                 if views.is_empty() {
-                    return Ok(None);
+                    return Ok(self.is_core().then_some(Part::Sets(None)));
                 }
                 for (id, view) in views {
                     let before = self.before_this(&id, view)?;
@@ -125,6 +157,25 @@ impl Stream<'_> {
                     last = Some(id);
                 }
                 Ok(Some(Part::Counters(last)))
+            }
+            Part::Sets(after) => {
+                let (some, ends) = self.sets_from(after.as_ref(), stride)?;
+                if ends {
+                    return Ok(None);
+                }
+                let mut last = after;
+                for (id, set, from) in some {
+                    let before = self.set_before_this(id, &set)?;
+                    let told = match before.is_empty() {
+                        true => None,
+                        false => self.seal_set(id, &before, from, draft),
+                    };
+                    last = Some((id, told));
+                    if told.is_some() {
+                        break;
+                    }
+                }
+                Ok(Some(Part::Sets(last)))
             }
             Part::Streams(_) => Ok(None),
         }

@@ -7,7 +7,7 @@ use super::{
     text,
 };
 use crate::{
-    model::{CounterId, Health, KeyId, TokenId, Version, version::MAX_AHEAD},
+    model::{CounterId, Health, KeyId, SpanId, SpanKind, TokenId, Version, version::MAX_AHEAD},
     replica::wire::{GoneRow, KeyRow, RowAnswers, Rows, TokenRow},
     store::shelf::{Dirty, Gone, Row},
 };
@@ -21,6 +21,21 @@ fn named(list: &[(String, usize)], place: (&str, usize)) -> bool {
     list.iter().any(|(name, at)| (name.as_str(), *at) == place)
 }
 
+/// What a hub that is nearly full leaves to those who count it.
+fn is_optional(id: &CounterId) -> bool {
+    matches!(id, CounterId::Span(SpanId { kind: SpanKind::KeyHour, .. }))
+}
+
+/// Rows of which an operator is to hear that they came too late. Not of what a full hub refuses all day.
+fn expired_rows(rows: &Rows, answers: &RowAnswers) -> u64 {
+    let is_told = |(list, at): &&(String, usize)| match list.as_str() {
+        "hours" | "events" => true,
+        "tallies" => rows.tallies.get(*at).is_some_and(|row| row.t != SpanKind::KeyHour.code()),
+        _ => false,
+    };
+    answers.expired.iter().filter(is_told).count() as u64
+}
+
 impl Stream<'_> {
     /// Without answers, when only those to a later batch are known: what a row lacks then comes with the pages,
     /// unless its deletion was on one already.
@@ -30,8 +45,13 @@ impl Stream<'_> {
         let answers = answers.filter(|_| !broken!(IgnoresAnswers)).unwrap_or(&nothing);
         let places = self.tallies_by_place(&batch.rows);
         for (place, id, _) in places {
-            let told_off = named(&answers.gone, place)
-                || named(&answers.expired, place) && !broken!(IgnoresExpired)
+            let expired = named(&answers.expired, place) && !broken!(IgnoresExpired);
+            if expired && is_optional(&id) {
+                self.keep_here(batch.head.seq, &id)?;
+                continue;
+            }
+            let told_off = expired
+                || named(&answers.gone, place)
                 || unknown && self.is_deleted(&id)? && !broken!(UnknownAnswersAreNone);
             self.confirm_counter(batch.head.seq, &id, told_off)?;
         }
@@ -50,10 +70,17 @@ impl Stream<'_> {
                 self.is_there(Row::Token(TokenId::derive(self.provider, row.k.expose())))?;
             }
         }
+        for (at, row) in batch.rows.users.iter().enumerate() {
+            if named(&answers.gone, ("users", at)) {
+                self.lose_user(row)?;
+            } else if row.add && !named(&answers.clock, ("users", at)) {
+                self.is_there(Row::User(text::user_of(row)))?;
+            }
+        }
         self.stamp_anew(&batch.rows, answers)?;
         for (rows, note) in [
             (gone, (|provider, rows| Note::Gone { provider, rows }) as fn(String, u64) -> Note),
-            (answers.expired.len() as u64, |provider, rows| Note::Expired { provider, rows }),
+            (expired_rows(&batch.rows, answers), |provider, rows| Note::Expired { provider, rows }),
         ] {
             if rows > 0 && !broken!(RefusalsAreSilent) {
                 self.say(|provider| note(provider, rows));
@@ -79,6 +106,11 @@ impl Stream<'_> {
         for (at, row) in rows.tokens.iter().enumerate() {
             if named(&answers.clock, ("tokens", at)) && !named(&answers.gone, ("tokens", at)) {
                 self.restamp_token(row)?;
+            }
+        }
+        for (at, row) in rows.users.iter().enumerate() {
+            if named(&answers.clock, ("users", at)) && !named(&answers.gone, ("users", at)) {
+                self.restamp_user(row)?;
             }
         }
         for (at, row) in rows.gone.iter().enumerate() {
@@ -133,6 +165,13 @@ impl Stream<'_> {
         self.put_inflight(id, inflight)
     }
 
+    /// The hub has no room for it: it stays what this instance knows alone.
+    fn keep_here(&mut self, seq: u64, id: &CounterId) -> Result<()> {
+        let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
+        inflight.sealed.retain(|(sealed, _)| *sealed != seq);
+        self.put_inflight(id, inflight)
+    }
+
     fn lose_key(&mut self, row: &KeyRow) -> Result<()> {
         let id = KeyId::derive(self.provider, row.k.expose());
         match self.shelf.key(self.provider, id)? {
@@ -161,6 +200,7 @@ impl Stream<'_> {
         let row = Row::Key(id);
         self.shelf.set_gone(self.provider, row, Some(Gone { version, digest, text: Some(secret) }))?;
         self.shelf.set_dirty(self.provider, row, None)?;
+        self.tell_share(id)?;
         self.effect(|provider| Effect::KeyRemoved { provider, id });
         Ok(())
     }
@@ -178,7 +218,7 @@ impl Stream<'_> {
     }
 
     /// The present, for what was stamped by a clock that ran ahead; and up to where versions are believed.
-    fn anew(&self) -> (Version, Version) {
+    pub fn anew(&self) -> (Version, Version) {
         let hub_now = self.hub_now();
         if !broken!(ClockIsNotRewound) {
             self.stamps.rewind(hub_now);
@@ -203,6 +243,7 @@ impl Stream<'_> {
         entry.health =
             text::of_age(Health { epoch: entry.health.epoch, ..entry.health }, entry.versions.added);
         self.shelf.put_key(self.provider, id, &entry)?;
+        self.tell_share(id)?;
         self.soil(Row::Key(id), Dirty { added: row.add, gone: false, changed: true })?;
         self.effect(|provider| Effect::KeyPut { provider, id, entry: Box::new(entry) });
         Ok(())

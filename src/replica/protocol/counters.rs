@@ -4,7 +4,10 @@ use super::{Effect, Result, stream::Stream, text};
 use crate::{
     model::{CounterId, Hour, KeyId, Secret, Tally, TokenId, Version},
     replica::wire::Rows,
-    store::shelf::{Gone, Inflight, Row, Seen},
+    store::{
+        self,
+        shelf::{Gone, Inflight, Row, Seen},
+    },
 };
 
 impl Stream<'_> {
@@ -33,7 +36,10 @@ impl Stream<'_> {
         });
         let global =
             rows.global.iter().map(|row| (("global", 0), CounterId::Total, text::of_sums(&row.sums, shift)));
-        keys.chain(tokens).chain(models).chain(hours).chain(global).collect()
+        let spans = rows.tallies.iter().enumerate().filter_map(|(at, row)| {
+            Some((("tallies", at), text::tally_of(row)?, text::of_sums(&row.sums, shift)))
+        });
+        keys.chain(tokens).chain(models).chain(hours).chain(global).chain(spans).collect()
     }
 
     pub fn put_inflight(&mut self, id: &CounterId, inflight: Inflight) -> Result<()> {
@@ -65,6 +71,12 @@ impl Stream<'_> {
 
     /// Sets the view.
     pub fn show(&mut self, id: &CounterId, to: &Tally) -> Result<()> {
+        if let CounterId::Span(span) = id
+            && !store::keeps(span, self.now)
+        {
+            // The hub keeps it longer. Here it would be looked at by nobody, and never forgotten.
+            return Ok(());
+        }
         let from = self.shelf.view(self.provider, id)?;
         if from != *to {
             self.shelf.set_view(self.provider, id, to)?;

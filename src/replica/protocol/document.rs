@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::{
-    model::{CounterId, KeyId, TokenId},
+    model::{CounterId, KeyId, SetId, TokenId, UserId},
     replica::wire::{HubIdentity, Lane, Rows},
     store::shelf::{Row, Shelf},
 };
@@ -119,8 +119,13 @@ pub enum Walk {
 pub enum Part {
     Keys(Option<KeyId>),
     Tokens(Option<TokenId>),
+    Users(Option<UserId>),
     Gone(Option<Row>),
+    /// The last key, and its provider.
+    Shares(Option<(String, KeyId)>),
     Counters(Option<CounterId>),
+    /// The last set; of one that is not told whole, after how many members it goes on.
+    Sets(Option<(SetId, Option<usize>)>),
     /// In an adoption only.
     Streams(Option<Uuid>),
 }
@@ -296,6 +301,9 @@ pub struct HubNote {
     /// As it was measured last.
     #[serde(default)]
     pub measured: i64,
+    /// In which days begin and end.
+    #[serde(default)]
+    pub zone: Option<String>,
 }
 
 /// How far each instance is contained in the totals that were pulled.

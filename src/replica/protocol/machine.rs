@@ -421,8 +421,8 @@ impl Machine {
         };
         let shift = if broken!(DatesAreNotShifted) { Shift(0) } else { Shift(self.hub_note(shelf)?.offset) };
         let before = note.clone();
-        let (bounds, stamps) = (self.hub.bounds, self.stamps.as_ref());
-        let mut stream = Stream { shelf, stamps, provider, bounds, shift, now, out, note };
+        let (bounds, stamps, providers) = (self.hub.bounds, self.stamps.as_ref(), &self.hub.providers);
+        let mut stream = Stream { shelf, stamps, provider, providers, bounds, shift, now, out, note };
         let value = work(&mut stream)?;
         if stream.note != before {
             stream.save()?;

@@ -11,7 +11,8 @@
 //! - `seal` makes batches, `split` makes more of one, `confirm` ends them, `position` compares where the hub says a
 //!   stream is with where it is here: confirmed without an answer, forked, rolled back; `identity` does so for the
 //!   hub itself;
-//! - `page` takes a page in, `state` its keys and tokens, `counters` its numbers; `resync` is what follows a full
+//! - `page` takes a page in, `state` its keys and tokens, `people` its users, `counters` its numbers, `sets` who was
+//!   counted in them; `shares` tells the core whose keys are; `resync` is what follows a full
 //!   pull; `text` turns rows into the wire's and back;
 //! - `obstacles` is what a hub says that it cannot do, `apart` keeps one stream's from the others, `others` is who else
 //!   there is;
@@ -51,10 +52,13 @@ mod machine;
 mod obstacles;
 mod others;
 mod page;
+mod people;
 mod position;
 mod resync;
 mod round;
 mod seal;
+mod sets;
+mod shares;
 mod split;
 mod state;
 mod status;
@@ -72,10 +76,10 @@ pub use status::{LaneStatus, StreamStatus};
 
 use super::wire::{Function, HubIdentity, MissingRow};
 use crate::{
-    model::{CounterId, KeyId, Tally, TokenId},
+    model::{CounterId, KeyId, Tally, TokenId, UserId},
     store::{
         self,
-        shelf::{KeyEntry, TokenEntry},
+        shelf::{KeyEntry, Shelf, TokenEntry, UserEntry},
     },
 };
 
@@ -191,6 +195,17 @@ pub enum Effect {
         provider: String,
         id: TokenId,
     },
+    UserPut {
+        id: UserId,
+        entry: Box<UserEntry>,
+    },
+    UserRemoved {
+        id: UserId,
+    },
+    /// Days begin and end in this time zone from now on, whatever is configured: they are the same for all of a hub.
+    Zone {
+        name: String,
+    },
     /// The store's view went from one to the other.
     Counter {
         provider: String,
@@ -304,6 +319,14 @@ pub enum Error {
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// The time zone of the hub of that name, as it told it last.
+///
+/// # Errors
+/// The shelf's.
+pub fn zone_of(shelf: &dyn Shelf, hub: &str) -> Result<Option<String>> {
+    Ok(document::read::<HubNote>(shelf, &document::hub_name(hub))?.and_then(|note| note.zone))
+}
 
 fn garbage(what: impl Into<String>) -> Error {
     Error::Garbage(what.into())

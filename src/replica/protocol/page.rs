@@ -111,6 +111,7 @@ impl Stream<'_> {
             Lane::State => self.take_state(&page.rows, contained)?,
             Lane::Stats => {
                 self.take_counters(&page.rows, contained)?;
+                self.take_sets(&page.rows.sets)?;
                 let first = ask.after.is_none();
                 self.take_streams(
                     &page.rows.streams,

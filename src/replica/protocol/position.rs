@@ -317,8 +317,9 @@ impl Stream<'_> {
             inflight.confirmed = Some((0, sum));
             self.put_inflight(&id, inflight)?;
         }
-        // State can be told twice.
+        // State can be told twice, and so can sets and events.
         self.soil_rows(&batch.rows)?;
+        self.reopen(&batch.rows, false)?;
         self.drop_newest(&batch.head)
     }
 }

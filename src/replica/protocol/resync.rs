@@ -8,9 +8,10 @@ use super::{
     counters::requests,
     document::{Part, Resync, Walk, Why},
     stream::Stream,
+    text,
 };
 use crate::{
-    model::{CounterId, KeyId, Tally, TokenId},
+    model::{CounterId, KeyId, Tally, TokenId, UserId},
     replica::wire::Lane,
     store::shelf::{Dirty, Row, Seen},
 };
@@ -71,7 +72,7 @@ impl Stream<'_> {
                 self.settled(lane)
             }
             Lane::State if !resync.state_done => {
-                self.note.walk = Some(Walk::Settle(Part::Keys(None)));
+                self.note.walk = Some(Walk::Settle(self.first_part()));
                 Ok(())
             }
             Lane::Stats if !resync.stats_done => {
@@ -113,13 +114,29 @@ impl Stream<'_> {
                 let then = deletions.then_some(Part::Gone(None));
                 (Lane::State, last.map_or(then, |last| Some(Part::Tokens(Some(last)))))
             }
+            Part::Users(after) => {
+                let last = self.settle_users(&resync, after)?;
+                let deletions = matches!(resync.why, Why::RolledBack | Why::Moved);
+                let then = deletions.then_some(Part::Gone(None));
+                (Lane::State, last.map_or(then, |last| Some(Part::Users(Some(last)))))
+            }
             Part::Gone(after) => {
                 let last = self.tell_deletions(after)?;
-                (Lane::State, last.map(|last| Part::Gone(Some(last))))
+                let then = self.is_core().then_some(Part::Shares(None));
+                (Lane::State, last.map_or(then, |last| Some(Part::Gone(Some(last)))))
+            }
+            Part::Shares(after) => {
+                let last = self.tell_shares(after.as_ref())?;
+                (Lane::State, last.map(|last| Part::Shares(Some(last))))
             }
             Part::Counters(after) => {
                 let last = self.settle_counters(after.as_ref())?;
-                (Lane::Stats, last.map(|last| Part::Counters(Some(last))))
+                let then = self.is_core().then_some(Part::Sets(None));
+                (Lane::Stats, last.map_or(then, |last| Some(Part::Counters(Some(last)))))
+            }
+            Part::Sets(after) => {
+                let last = self.settle_sets(after.map(|(id, _)| id))?;
+                (Lane::Stats, last.map(|last| Part::Sets(Some((last, None)))))
             }
             Part::Streams(_) => return Ok(None),
         };
@@ -143,6 +160,8 @@ impl Stream<'_> {
             found.extend(keys.map(|row| Row::Key(KeyId::derive(self.provider, row.k.expose()))));
             let tokens = batch.rows.tokens.iter().filter(|row| row.add);
             found.extend(tokens.map(|row| Row::Token(TokenId::derive(self.provider, row.k.expose()))));
+            let users = batch.rows.users.iter().filter(|row| row.add);
+            found.extend(users.map(|row| Row::User(text::user_of(row))));
         }
         Ok(found)
     }
@@ -169,6 +188,27 @@ impl Stream<'_> {
             }
         }
         Ok(last)
+    }
+
+    fn settle_users(&mut self, resync: &Resync, after: Option<UserId>) -> Result<Option<UserId>> {
+        let users = self.shelf.users(after, self.bounds.stride)?;
+        let last = users.last().map(|(last, _)| *last);
+        let unknown_there = self.being_added(resync)?;
+        for (id, entry) in users {
+            if self.is_deleted_there(resync, Row::User(id), &unknown_there)? {
+                self.drop_user(id, entry.versions.added)?;
+            }
+        }
+        Ok(last)
+    }
+
+    /// A hub that has lost rows does not show whose keys are whose.
+    fn tell_shares(&mut self, after: Option<&(String, KeyId)>) -> Result<Option<(String, KeyId)>> {
+        let Some((provider, keys)) = self.keys_of_all(after, self.bounds.stride)? else { return Ok(None) };
+        for (id, _) in &keys {
+            self.tell_share(*id)?;
+        }
+        Ok(keys.last().map(|(id, _)| (provider, *id)))
     }
 
     /// Whether the hub has had the row and has it no more, because it was deleted. If it was not, it is told again.

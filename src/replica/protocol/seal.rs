@@ -14,9 +14,9 @@ use super::{
     text,
 };
 use crate::{
-    model::{CounterId, Tally},
+    model::{CounterId, Tally, UserId},
     replica::wire::{GlobalRow, HourRow, ModelRow, Rows, TokenStatsRow},
-    store::shelf::{Dirty, KeyEntry, Row, TokenEntry},
+    store::shelf::{Dirty, KeyEntry, Row, TokenEntry, UserEntry},
 };
 
 /// A row that is alone larger than a batch may be is sent all the same.
@@ -99,8 +99,15 @@ impl Stream<'_> {
     pub fn seal(&mut self, run: Uuid) -> Result<bool> {
         let mut draft = self.draft();
         self.seal_dirty(&mut draft)?;
+        // Who used what comes before how often: members are new once, and counters change all the time.
+        if !draft.full && self.is_core() {
+            self.seal_seen(&mut draft)?;
+        }
         if !draft.full {
             self.seal_open(&mut draft)?;
+        }
+        if !draft.full && self.is_core() {
+            self.seal_logs(&mut draft)?;
         }
         let left = draft.full;
         self.put(draft, run)?;
@@ -126,6 +133,11 @@ impl Stream<'_> {
     /// whether that fitted in.
     pub fn seal_row(&mut self, row: Row, dirty: Dirty, draft: &mut Draft) -> Result<bool> {
         match row {
+            // Nothing else of a key is the core's.
+            Row::Key(id) if self.is_core() => {
+                let row = self.share(id)?;
+                return Ok(row.is_none_or(|row| draft.push(|rows| &mut rows.shares, row)));
+            }
             Row::Key(id) => {
                 if let Some(entry) = self.shelf.key(self.provider, id)? {
                     return Ok(self.seal_key(&entry, dirty.added, draft));
@@ -136,8 +148,11 @@ impl Stream<'_> {
                     return Ok(self.seal_token(&entry, dirty.added, draft));
                 }
             }
-            // Of no provider's stream.
-            Row::User(_) => {}
+            Row::User(id) => {
+                if let Some(entry) = self.shelf.user(id)? {
+                    return Ok(self.seal_user(id, &entry, dirty.added, draft));
+                }
+            }
         }
         let gone = if dirty.gone { self.shelf.gone(self.provider, row)? } else { None };
         Ok(gone.is_none_or(|gone| draft.push(|rows| &mut rows.gone, text::gone_row(row, &gone))))
@@ -150,6 +165,10 @@ impl Stream<'_> {
 
     pub fn seal_token(&self, entry: &TokenEntry, add: bool, draft: &mut Draft) -> bool {
         draft.push(|rows| &mut rows.tokens, text::token_row(entry, add, self.shift))
+    }
+
+    pub fn seal_user(&self, id: UserId, entry: &UserEntry, add: bool, draft: &mut Draft) -> bool {
+        draft.push(|rows| &mut rows.users, text::user_row(id, entry, add, self.shift))
     }
 
     /// From where the last batch ended, once around.
@@ -199,8 +218,7 @@ impl Stream<'_> {
                 draft.push(|rows| &mut rows.hours, HourRow { h: hour.0, m: model.to_string(), sums })
             }
             CounterId::Total => draft.put_global(GlobalRow { sums }),
-            // No stream of a provider has any.
-            CounterId::Span(_) => false,
+            CounterId::Span(id) => draft.push(|rows| &mut rows.tallies, text::tally_row(id, sums)),
         };
         if fits {
             let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
@@ -309,4 +327,10 @@ pub fn sort(rows: &mut Rows) {
     rows.token_stats.sort_by(|a, b| a.k.cmp(&b.k));
     rows.models.sort_by(|a, b| a.m.cmp(&b.m));
     rows.hours.sort_by(|a, b| (&a.m, a.h).cmp(&(&b.m, b.h)));
+    rows.users.sort_by_key(|row| row.i);
+    rows.shares.sort_by_key(|row| row.i);
+    rows.tallies.sort_by(|a, b| (&a.t, a.i, a.n).cmp(&(&b.t, b.i, b.n)));
+    rows.sets.sort_by(|a, b| (&a.t, a.i, a.n, &a.m).cmp(&(&b.t, b.i, b.n, &b.m)));
+    rows.events.sort_by_key(|row| row.x);
+    rows.logs.sort_by_key(|row| row.x);
 }

@@ -132,6 +132,12 @@ fn cut(mut rows: Rows, most: usize) -> Vec<Rows> {
             token_stats: take(&mut rows.token_stats, &mut left),
             models: take(&mut rows.models, &mut left),
             hours: take(&mut rows.hours, &mut left),
+            users: take(&mut rows.users, &mut left),
+            shares: take(&mut rows.shares, &mut left),
+            tallies: take(&mut rows.tallies, &mut left),
+            sets: take(&mut rows.sets, &mut left),
+            events: take(&mut rows.events, &mut left),
+            logs: take(&mut rows.logs, &mut left),
             ..Rows::default()
         };
         if left > 0 {

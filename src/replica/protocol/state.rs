@@ -13,7 +13,7 @@ use crate::{
 const TOMBSTONES_KEPT: i64 = 30 * 24 * 3_600_000;
 
 /// A field goes to the later version. On equal ones the hub's value stands, so that all have the same.
-fn take<T: PartialEq>(here: &mut T, here_v: &mut Version, there: T, there_v: Version, ahead: &mut bool) {
+pub fn take<T: PartialEq>(here: &mut T, here_v: &mut Version, there: T, there_v: Version, ahead: &mut bool) {
     if there_v > *here_v || there_v == *here_v && !broken!(EqualVersionsDiffer) {
         (*here, *here_v) = (there, there_v);
     } else {
@@ -65,7 +65,7 @@ pub fn merge_token(here: &mut TokenEntry, there: TokenEntry) -> bool {
     ahead | merge_limits(&mut r.limits, &mut v.limits, record.limits, versions.limits)
 }
 
-fn merge_limits(r: &mut Limits, v: &mut LimitVersions, there: Limits, versions: LimitVersions) -> bool {
+pub fn merge_limits(r: &mut Limits, v: &mut LimitVersions, there: Limits, versions: LimitVersions) -> bool {
     let mut ahead = false;
     macro_rules! take_each {
         ($($field:ident),*) => {
@@ -87,6 +87,9 @@ impl Stream<'_> {
         for row in &rows.tokens {
             self.take_token(row)?;
         }
+        for row in &rows.users {
+            self.take_user(row)?;
+        }
         Ok(())
     }
 
@@ -100,8 +103,12 @@ impl Stream<'_> {
             let counter = match row {
                 Row::Key(id) => CounterId::Key(id),
                 Row::Token(id) => CounterId::Token(id),
-                // Of no provider's stream.
-                Row::User(_) => continue,
+                Row::User(_) => {
+                    if gone.version < old && self.shelf.dirty_row(self.provider, row)?.is_none() {
+                        self.shelf.set_gone(self.provider, row, None)?;
+                    }
+                    continue;
+                }
             };
             let wanted = self.shelf.dirty_row(self.provider, row)?.is_some()
                 || self.shelf.open(self.provider, &counter)?.is_some()
@@ -138,7 +145,7 @@ impl Stream<'_> {
     }
 
     /// Whether a deletion here is later than what comes. Otherwise it is forgotten: the row was added again.
-    fn stays_gone(&mut self, row: Row, added: Version) -> Result<bool> {
+    pub fn stays_gone(&mut self, row: Row, added: Version) -> Result<bool> {
         let Some(gone) = self.shelf.gone(self.provider, row)? else { return Ok(false) };
         if added < gone.version && !broken!(OwnDeletionsAreForgotten) {
             self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
@@ -173,6 +180,7 @@ impl Stream<'_> {
         if self.stays_gone(Row::Key(id), row.a)? {
             return Ok(());
         }
+        let mut shares = true;
         let entry = match self.shelf.key(self.provider, id)? {
             None => there,
             Some(mut here) => {
@@ -184,9 +192,15 @@ impl Stream<'_> {
                 if here == before {
                     return Ok(());
                 }
+                let whose = |entry: &KeyEntry| (entry.record.owner, entry.record.enabled);
+                shares = whose(&here) != whose(&before);
                 here
             }
         };
+        if shares {
+            // Whoever has changed it may have done so at the tables.
+            self.tell_share(id)?;
+        }
         self.shelf.put_key(self.provider, id, &entry)?;
         self.effect(|provider| Effect::KeyPut { provider, id, entry: Box::new(entry) });
         Ok(())
@@ -234,7 +248,16 @@ impl Stream<'_> {
         let id = match row.t {
             GoneKind::Model => CounterId::Model(row.id.as_str().into()),
             GoneKind::Global => CounterId::Total,
-            GoneKind::User => return Ok(()),
+            GoneKind::User => {
+                let Some(Row::User(id)) = self.gone_here(row)? else { return Ok(()) };
+                return match self.shelf.user(id)? {
+                    Some(entry) if entry.versions.added > row.v => {
+                        self.soil(Row::User(id), Dirty { added: true, gone: false, changed: true })
+                    }
+                    Some(_) => self.drop_user(id, row.v),
+                    None => self.date_deletion(Row::User(id), row.v),
+                };
+            }
             GoneKind::KeyStats => {
                 let key = digest.map(|digest| self.shelf.key_by_digest(self.provider, digest)).transpose()?;
                 let Some(Some(id)) = key else { return Ok(()) };

@@ -8,7 +8,7 @@ use super::{
     text::{self, Shift},
 };
 use crate::{
-    model::{KeyId, Secret, Stamps, Timestamp, TokenId, Version, version::MAX_AHEAD},
+    model::{KeyId, Secret, Stamps, Timestamp, TokenId, UserId, Version, version::MAX_AHEAD},
     replica::wire::Rows,
     store::shelf::{Dirty, Row, Shelf},
 };
@@ -17,6 +17,8 @@ pub struct Stream<'a> {
     pub shelf: &'a mut dyn Shelf,
     pub stamps: &'a Stamps,
     pub provider: &'a str,
+    /// All that are configured.
+    pub providers: &'a [String],
     pub bounds: Bounds,
     pub shift: Shift,
     pub now: Timestamp,
@@ -139,6 +141,7 @@ impl Stream<'_> {
             self.shelf.set_open(self.provider, &id, Some(&open))?;
         }
         self.soil_rows(&batch.rows)?;
+        self.reopen(&batch.rows, true)?;
         self.drop_newest(head)
     }
 
@@ -151,7 +154,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// What a batch said of keys and tokens is to be told again.
+    /// What a batch said of keys, tokens and users is to be told again.
     pub fn soil_rows(&mut self, rows: &Rows) -> Result<()> {
         for row in &rows.keys {
             let id = Row::Key(KeyId::derive(self.provider, row.k.expose()));
@@ -160,6 +163,14 @@ impl Stream<'_> {
         for row in &rows.tokens {
             let id = Row::Token(TokenId::derive(self.provider, row.k.expose()));
             self.soil(id, Dirty { added: row.add, gone: false, changed: true })?;
+        }
+        for row in &rows.users {
+            let id = Row::User(text::user_of(row));
+            self.soil(id, Dirty { added: row.add, gone: false, changed: true })?;
+        }
+        for row in &rows.shares {
+            let id = Row::Key(KeyId(row.i.as_u128()));
+            self.soil(id, Dirty { changed: true, ..Dirty::default() })?;
         }
         for row in &rows.gone {
             if let Some(row) = self.gone_here(row)? {
@@ -172,6 +183,12 @@ impl Stream<'_> {
     /// Which row of the shelf a deletion is of.
     pub fn gone_here(&self, row: &crate::replica::wire::GoneRow) -> Result<Option<Row>> {
         use crate::replica::wire::GoneKind;
+        if row.t == GoneKind::User {
+            let Some(id) = row.id.parse::<UserId>().ok().filter(|_| self.is_core()) else { return Ok(None) };
+            let row = Row::User(id);
+            let known = self.shelf.user(id)?.is_some() || self.shelf.gone(self.provider, row)?.is_some();
+            return Ok(known.then_some(row));
+        }
         let Some(digest) = text::unhex(&row.id) else { return Ok(None) };
         Ok(match row.t {
             GoneKind::Key => self.shelf.key_by_digest(self.provider, digest)?.map(Row::Key),

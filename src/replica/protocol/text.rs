@@ -1,5 +1,7 @@
 //! Rows of the shelf as rows of the wire and back. Dates are shifted between this machine's clock and the hub's.
 
+mod core;
+
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -11,6 +13,8 @@ use crate::{
     replica::wire::{GoneKind, GoneRow, HealthRow, KeyRow, KeyStatsRow, Rows, Sums, TokenRow},
     store::shelf::{Gone, KeyEntry, Row, TokenEntry},
 };
+
+pub use self::core::*;
 
 /// Dates beyond these are of nobody's clock; they are moved here so that shifting them stays exact.
 const MAX_DATE: i64 = 253_402_300_799_000;
@@ -258,12 +262,12 @@ fn cut(text: Option<&str>, chars: usize) -> Option<Box<str>> {
 }
 
 pub fn gone_row(row: Row, gone: &Gone) -> GoneRow {
-    let t = match row {
-        Row::Key(_) => GoneKind::Key,
-        Row::Token(_) => GoneKind::Token,
-        Row::User(_) => GoneKind::User,
+    let (t, id) = match row {
+        Row::Key(_) => (GoneKind::Key, hex(&gone.digest)),
+        Row::Token(_) => (GoneKind::Token, hex(&gone.digest)),
+        Row::User(id) => (GoneKind::User, id.to_string()),
     };
-    GoneRow { t, id: hex(&gone.digest), v: gone.version }
+    GoneRow { t, id, v: gone.version }
 }
 
 pub fn key_stats_row(secret: Secret, tally: &Tally, shift: Shift) -> KeyStatsRow {

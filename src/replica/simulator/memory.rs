@@ -45,6 +45,8 @@ impl Memory {
             Effect::TokenRemoved { provider, id } => {
                 self.tokens.remove(&(provider, id));
             }
+            // Of no provider's stream, and no world has another one.
+            Effect::UserPut { .. } | Effect::UserRemoved { .. } | Effect::Zone { .. } => {}
             Effect::Counter { provider, id, from, to } => {
                 let at = (provider, id);
                 let here = self.books.get(&at).copied().unwrap_or_default();

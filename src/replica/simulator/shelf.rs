@@ -169,6 +169,10 @@ impl Shelf for MemoryShelf {
         self.put(At::Replicated(provider.to_owned()), on.then_some(Item::Replicated))
     }
 
+    fn replicates(&self, provider: &str) -> Result2<bool> {
+        Ok(self.is_replicated(provider))
+    }
+
     fn key(&self, provider: &str, id: KeyId) -> Result2<Option<KeyEntry>> {
         Ok(match self.items.get(&At::Key(provider.to_owned(), id)) {
             Some(Item::Key(entry)) => Some((**entry).clone()),

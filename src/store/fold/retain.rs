@@ -6,7 +6,7 @@
 use redb::ReadableTable;
 
 use crate::{
-    model::{CounterId, Day, Hour, SetKind, SpanKind, Tally, Timestamp},
+    model::{CounterId, Day, Hour, SetId, SetKind, SpanId, SpanKind, Tally, Timestamp},
     store::{
         codec,
         desk::Desk,
@@ -34,6 +34,34 @@ const OWED_HOURS: u32 = 30 * 24;
 const LOOKED: &str = "retained";
 
 const USERS: [SpanKind; 3] = [SpanKind::UserClasses, SpanKind::UserErrors, SpanKind::UserUses];
+
+/// Whether a row of these numbers is still kept here.
+pub fn keeps(id: &SpanId, now: Timestamp) -> bool {
+    let days = |kept| id.at.number() >= oldest(Day::of_utc(now), kept).0;
+    match id.kind {
+        SpanKind::KeyTotal => true,
+        SpanKind::KeyHour => id.at.number() >= Hour::of(now).0.saturating_sub(KEY_HOURS),
+        SpanKind::TokenDay => days(TOKEN_DAYS),
+        SpanKind::KeyDay => days(KEY_DAYS),
+        SpanKind::UserClasses | SpanKind::UserErrors | SpanKind::UserUses => days(USER_DAYS),
+    }
+}
+
+/// Whether a set is.
+pub fn keeps_set(id: SetId, now: Timestamp) -> bool {
+    match id.kind {
+        SetKind::UserKeys => id.at >= oldest(Day::of_utc(now), USER_DAYS).0,
+        SetKind::KeyDay | SetKind::KeyHour => owes(id, now),
+    }
+}
+
+/// Whether a hub still takes in members of it.
+pub fn owes(id: SetId, now: Timestamp) -> bool {
+    match id.kind {
+        SetKind::KeyHour => id.at >= Hour::of(now).0.saturating_sub(HOUR_SETS),
+        SetKind::KeyDay | SetKind::UserKeys => id.at >= oldest(Day::of_utc(now), DAY_SETS).0,
+    }
+}
 
 pub(super) fn retain(desk: &mut Desk<'_>, now: Timestamp) -> Result<(), Fault> {
     let hour = Hour::of(now);

@@ -3,13 +3,13 @@
 use redb::{ReadTransaction, ReadableTable};
 
 use crate::{
-    model::{CounterId, KeyVersions, Tally},
+    model::{CounterId, KeyId, KeyVersions, Tally},
     store::{
         codec::Record,
         desk::{GoneRecord, read_packed},
         error::Fault,
         load::place,
-        shelf::{Dirty, Inflight, Row},
+        shelf::{CORE, Dirty, Inflight, Row},
         tables::{
             self, CounterKey, DIGESTS, DIRTY, GONE, INFLIGHT, KEY_VERSIONS, KEYS, OPEN, Of, TOKENS, USERS,
             counter_of, row_of,
@@ -63,6 +63,10 @@ fn rows(txn: &ReadTransaction, problems: &mut Vec<String>) -> Result<(), Fault> 
         let (provider, kind, id) = at.value();
         let dirty: Dirty = tables::read(value.value(), || place("change of", provider, id))?;
         let Some(row) = known(at.value(), problems, "change of") else { continue };
+        if (provider, row) == (CORE, Row::Key(KeyId(id))) {
+            // Of some provider: whose it is.
+            continue;
+        }
         let there =
             if dirty.gone { gone.get((provider, kind, id))?.is_some() } else { exists(provider, row)? };
         if !there {

@@ -1,0 +1,192 @@
+//! Sets, events and single requests. Sets and events are the same however often they are told, so nothing has to be
+//! remembered of them beyond what is in no batch yet; requests have no numbers to be compared either, but a row that is
+//! told twice is there twice.
+
+use super::{Result, stream::Stream, text};
+use crate::{
+    model::{Period, Set, SetId},
+    replica::wire::{Rows, SetRow},
+    store::{
+        self,
+        shelf::{CORE, Seen},
+    },
+};
+
+use super::seal::Draft;
+
+/// Most members in one row.
+const MEMBERS: usize = 500;
+
+fn mark(id: SetId) -> Seen {
+    Seen::Set { kind: id.kind, id: id.id, at: Period::new(id.at) }
+}
+
+impl Stream<'_> {
+    pub fn is_core(&self) -> bool {
+        self.provider == CORE
+    }
+
+    /// What is open of sets and events, as far as it fits in.
+    pub fn seal_seen(&mut self, draft: &mut Draft) -> Result<()> {
+        loop {
+            // What was taken is gone from the list.
+            let sets = self.shelf.open_sets(None, self.bounds.stride)?;
+            if sets.is_empty() {
+                break;
+            }
+            for (id, set) in sets {
+                let told = self.seal_set(id, &set, 0, draft);
+                self.shelf.put_open_set(id, &told.map_or_else(Set::default, |told| without(&set, told)))?;
+                if told.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        loop {
+            let events = self.shelf.open_events(self.bounds.stride)?;
+            if events.is_empty() {
+                return Ok(());
+            }
+            for event in events {
+                if !draft.push(|rows| &mut rows.events, text::event_row(&event, self.shift)) {
+                    return Ok(());
+                }
+                self.shelf.set_open_event(event.id, None)?;
+            }
+        }
+    }
+
+    /// Last of all: there may be as many as requests.
+    pub fn seal_logs(&mut self, draft: &mut Draft) -> Result<()> {
+        loop {
+            let logs = self.shelf.open_logs(self.bounds.stride)?;
+            if logs.is_empty() {
+                return Ok(());
+            }
+            for log in logs {
+                if !draft.push(|rows| &mut rows.logs, text::log_row(&log, self.shift)) {
+                    return Ok(());
+                }
+                self.shelf.set_open_log(log.id, None)?;
+            }
+        }
+    }
+
+    /// From behind the first `from` members on. Returns how many are told then, unless that is all.
+    pub fn seal_set(&self, id: SetId, set: &Set, from: usize, draft: &mut Draft) -> Option<usize> {
+        let members: Vec<u128> = set.members.iter().copied().skip(from).collect();
+        let mut told = from;
+        loop {
+            let rest = (told == 0).then_some(set);
+            let some = &members[told - from..members.len().min(told - from + MEMBERS)];
+            if rest.is_none() && some.is_empty() {
+                return None;
+            }
+            if !draft.push(|rows| &mut rows.sets, text::set_row(id, some, rest, self.shift)) {
+                return Some(told);
+            }
+            told += some.len();
+            if some.len() < MEMBERS {
+                return None;
+            }
+        }
+    }
+
+    /// Sets from a place in all of them on, and after how many of its members each is to be told; whether there were
+    /// none.
+    pub fn sets_from(
+        &self,
+        after: Option<&(SetId, Option<usize>)>,
+        max: usize,
+    ) -> Result<(Vec<(SetId, Set, usize)>, bool)> {
+        let mut some = Vec::new();
+        if let Some((id, Some(told))) = after {
+            some.push((*id, self.shelf.set(*id)?, *told));
+        }
+        let sets = self.shelf.sets(after.map(|(id, _)| *id), max)?;
+        let ends = some.is_empty() && sets.is_empty();
+        some.extend(sets.into_iter().map(|(id, set)| (id, set, 0)));
+        Ok((some, ends))
+    }
+
+    /// What a batch has told of these is in no batch any more. With `logs` also requests, which nobody has told then.
+    pub fn reopen(&mut self, rows: &Rows, logs: bool) -> Result<()> {
+        let shift = self.shift;
+        for (id, set) in rows.sets.iter().filter_map(|row| text::set_of(row, shift)) {
+            self.tell_set(id, &set)?;
+        }
+        for event in rows.events.iter().map(|row| text::event_of(row, shift)) {
+            self.shelf.set_open_event(event.id, Some(&event))?;
+        }
+        for log in rows.logs.iter().filter(|_| logs).filter_map(|row| text::log_of(row, shift)) {
+            self.shelf.set_open_log(log.id, Some(&log))?;
+        }
+        Ok(())
+    }
+
+    /// To be told again, as long as anybody takes it in.
+    fn tell_set(&mut self, id: SetId, some: &Set) -> Result<()> {
+        if !store::owes(id, self.now) {
+            return Ok(());
+        }
+        let mut open = self.shelf.open_set(id)?;
+        if !open.add(id.kind, some).is_empty() {
+            self.shelf.put_open_set(id, &open)?;
+        }
+        Ok(())
+    }
+
+    pub fn take_sets(&mut self, rows: &[SetRow]) -> Result<()> {
+        for row in rows {
+            let Some((id, there)) = text::set_of(row, self.shift) else { continue };
+            let mut here = self.shelf.set(id)?;
+            if self.note.resync.is_some() {
+                self.shelf.mark_seen(self.provider, &mark(id))?;
+                // The hub may have lost what it was told.
+                let lacking = there.clone().add(id.kind, &here);
+                if !lacking.is_empty() {
+                    self.tell_set(id, &lacking)?;
+                }
+            }
+            if store::keeps_set(id, self.now) && !here.add(id.kind, &there).is_empty() {
+                self.shelf.put_set(id, &here)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets that a pull of all rows has not shown are told again.
+    pub fn settle_sets(&mut self, after: Option<SetId>) -> Result<Option<SetId>> {
+        let sets = self.shelf.sets(after, self.bounds.stride)?;
+        let last = sets.last().map(|(last, _)| *last);
+        for (id, set) in sets {
+            if !self.shelf.was_seen(self.provider, &mark(id))? {
+                self.tell_set(id, &set)?;
+            }
+        }
+        Ok(last)
+    }
+
+    /// What of a set was there before this process began, for all that anyone can know; nothing where nobody takes it in
+    /// any more.
+    pub fn set_before_this(&self, id: SetId, set: &Set) -> Result<Set> {
+        if !store::owes(id, self.now) {
+            return Ok(Set::default());
+        }
+        let open = self.shelf.open_set(id)?;
+        let members = set.members.difference(&open.members).copied().collect();
+        Ok(Set {
+            members,
+            more: set.more && !open.more,
+            last: set.last.filter(|last| open.last != Some(*last)),
+        })
+    }
+}
+
+/// Without the first members, and what goes with them.
+fn without(set: &Set, told: usize) -> Set {
+    if told == 0 {
+        return set.clone();
+    }
+    Set { members: set.members.iter().copied().skip(told).collect(), ..Set::default() }
+}
