@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{
-    super::{hub::Xid, journal::Event},
-    database::{Database, call_at, retired, run},
+    super::{core, hub::Xid, journal::Event},
+    database::{Database, call_at, retired, run, untold},
 };
 use crate::replica::wire::{
     AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, PullAnswer,
@@ -60,6 +60,9 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
                     let (model, real) = (tables.everything(), order.database.everything(stream).await?);
                     same("what is held", &model, &real, stream)?;
                 }
+                let known = tables.contains_key(core::STREAM);
+                let real = if known { order.database.untold().await? } else { Vec::new() };
+                same("what is told and not read", &untold(tables), &real, "")?;
                 same("what is retired", &retired(tables), &order.database.retired().await?, "")?;
             }
         }
