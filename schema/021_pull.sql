@@ -150,6 +150,8 @@ BEGIN
             WHERE t.kind = which AND NOT pg_visible_in_snapshot(t.stats_xid, cursor);
             CONTINUE WHEN since IS NULL;
         END IF;
+        -- Instances keep hours of keys for two days: a first pull of all that a hub has would be most of what it sends.
+        IF which = 'kh' THEN since := greatest(since, public.keytide_hour() - 49); END IF;
         source := CASE
         WHEN list = 'sets' AND which <> 'uk' THEN format($q$
             SELECT t.n, t.id AS i, row_to_json((SELECT j FROM (SELECT t.kind AS t, t.id AS i, t.n AS n,

@@ -161,10 +161,12 @@ fn usage_stats(found: &Counted, key: KeyId, usage: &KeyUsage, today: Day) -> Res
     for ago in 0..WEEK {
         week.add(&of(today.minus(ago))?);
     }
+    // What a hub knows of from before keytide counted stands beside the attempts.
+    let before = found.tally(&SpanId::new(SpanKind::KeyTotal, key.0, 0))?.prompt_tokens;
     let all = crate::model::Counts::from(&week);
     let rounded = |value: f64, digits: i32| (value * 10_f64.powi(digits)).round() / 10_f64.powi(digits);
     Ok(view::UsageStats {
-        total_usage_count: usage.counts.total(),
+        total_usage_count: usage.counts.total() + u64::try_from(before).unwrap_or(0),
         usage_count_today: crate::model::Counts::from(&of(today)?).total(),
         last_used_at: usage.last_used,
         active_users_today: found.members(SetId { kind: SetKind::KeyDay, at: today.0, id: key.0 })?,

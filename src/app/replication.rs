@@ -163,7 +163,8 @@ fn zone_of_hub(name: &str, ours: &Zone) -> Option<Zone> {
             let name = zone.name();
             warn!(
                 "days begin and end in the hub's time zone {name}, since they are the same for all who use it, and not \
-                 in {ours}; write time_zone = \"{name}\" under [limits]"
+                 in {ours}; write time_zone = \"{name}\" under [limits], or give the hub yours: UPDATE keytide_settings SET \
+                 time_zone = '{ours}'"
             );
             Some(zone)
         }

@@ -2,6 +2,7 @@
 //! the same everywhere, whatever is killed, cut or kept away meanwhile.
 
 mod copies;
+mod core;
 pub mod cutter;
 mod foreign;
 mod hubs;

@@ -44,6 +44,8 @@ mod apart;
 mod attach;
 mod clock;
 mod confirm;
+#[cfg(test)]
+mod core_tests;
 mod counters;
 pub(in crate::replica) mod document;
 mod failures;
