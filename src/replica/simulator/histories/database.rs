@@ -60,12 +60,15 @@ impl Template {
         let targets = PROVIDERS.map(|(provider, prefix)| Target { prefix, provider });
         for part in schema::parts(&targets).unwrap() {
             let sql = part.sql.replace("clock_timestamp()", "now()").replace("now()", "simulated.now()");
+            // The hub's own function asks that clock.
+            let sql = sql.replace("keytide_simulated.now()", "keytide_now()");
             client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{}: {error:?}", part.name));
         }
         client.batch_execute("SELECT public.keytide_usage_logs(true)").await.unwrap();
         client.batch_execute(BESIDE).await.unwrap();
-        let tables =
-            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
+        // Parts of tables come and go with the time.
+        let tables = "SELECT relname FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition";
         let tables: Vec<String> =
             rows(&client, tables).await.unwrap().into_iter().map(|mut row| row.remove(0)).collect();
         for table in &tables {
@@ -111,8 +114,10 @@ impl Database<'_> {
             sql.push_str(&format!("DELETE FROM public.{table};"));
         }
         sql.push_str(
-            "UPDATE public.keytide_settings SET swept = 0, adopter = NULL, adopt_until = NULL;
-             DELETE FROM simulated.applied; SET session_replication_role = origin;",
+            "UPDATE public.keytide_settings SET swept = 0, adopter = NULL, adopt_until = NULL,
+                 rung = DEFAULT, hours_from = DEFAULT, days_from = DEFAULT;
+             DELETE FROM simulated.applied; SET session_replication_role = origin;
+             SET simulated.now = '0'; SELECT public.keytide_parts_ahead();",
         );
         run(self.session(0).await, &sql).await
     }
@@ -139,7 +144,8 @@ impl Database<'_> {
     /// Stamps lie ahead of all transactions, as after a dump and a restore.
     pub async fn move_house(&mut self) -> Result<(), String> {
         let columns = "SELECT format('public.%I', c.relname), a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-            WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attname IN ('state_xid', 'stats_xid')";
+            WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+                AND NOT c.relispartition AND a.attname IN ('state_xid', 'stats_xid')";
         let client = self.session(0).await;
         let mut sql = "SET session_replication_role = replica;".to_owned();
         for row in rows(client, columns).await? {
