@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::{
+    core::{day_of, hour_of},
     journal::{self, Event},
     oracle::Five,
     sabotage::{self, Sabotage},
@@ -177,6 +178,17 @@ impl ModelHub {
         if forgot && !sabotage::on(Sabotage::HubSweepsSilently) {
             let before = Version::at(Timestamp(now - KEPT));
             self.db.tables.values_mut().for_each(|tables| tables.swept = tables.swept.max(before));
+        }
+    }
+
+    /// A budget is used up: hours and days of users are kept for a week from now on.
+    pub fn climb(&mut self) {
+        let hours_from = (hour_of(self.now) / 24 - 7) * 24;
+        let days_from = day_of(self.now) - 7;
+        journal::note(|| Event::Climbed { hours_from, days_from });
+        for core in self.db.tables.values_mut().filter_map(|tables| tables.core.as_mut()) {
+            core.hours_from = core.hours_from.max(hours_from);
+            core.days_from = core.days_from.max(days_from);
         }
     }
 

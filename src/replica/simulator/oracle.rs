@@ -150,6 +150,10 @@ impl Oracle {
         self.unsure.insert((provider.to_owned(), key.to_owned()));
     }
 
+    pub fn is_unsure(&self, provider: &str, key: &str) -> bool {
+        self.unsure.contains(&(provider.to_owned(), key.to_owned()))
+    }
+
     pub fn concluded(&mut self, provider: &str, key: &str, health: Health) {
         self.healths.entry((provider.to_owned(), key.to_owned())).or_default().push(health);
     }

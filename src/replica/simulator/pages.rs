@@ -31,7 +31,7 @@ fn visible(xid: Xid, snapshot: &str) -> bool {
 impl ModelHub {
     /// How many rows a lane has for somebody with that cursor.
     pub fn unseen(&self, stream: &str, lane: Lane, cursor: &str) -> usize {
-        self.db.tables[stream].changed(lane, &|xid| !visible(xid, cursor), false).len()
+        self.db.tables[stream].changed(lane, &|xid| !visible(xid, cursor), self.now, false).len()
     }
 
     pub fn page(&self, instance: Uuid, ask: &Ask) -> Page {
@@ -49,7 +49,7 @@ impl ModelHub {
         let mut rows = Rows::default();
         let mut left = ask.limit as usize;
         let mut next: Option<Value> = None;
-        for (list, place, put) in tables.changed(ask.lane, &wanted, ask.cursor.is_none()) {
+        for (list, place, put) in tables.changed(ask.lane, &wanted, self.now, ask.cursor.is_none()) {
             if after.as_ref().is_some_and(|after| (list, &place) <= (after.0, &after.1)) {
                 continue;
             }
@@ -79,10 +79,10 @@ pub type Put<'a> = Box<dyn FnOnce(&mut Rows) + 'a>;
 
 impl Tables {
     /// All that a pull would tell.
-    pub fn everything(&self) -> Rows {
+    pub fn everything(&self, now: i64) -> Rows {
         let mut rows = Rows::default();
         for lane in [Lane::State, Lane::Stats] {
-            self.changed(lane, &|_| true, true).into_iter().for_each(|(_, _, put)| put(&mut rows));
+            self.changed(lane, &|_| true, now, true).into_iter().for_each(|(_, _, put)| put(&mut rows));
         }
         rows
     }
@@ -92,6 +92,7 @@ impl Tables {
         &'a self,
         lane: Lane,
         wanted: &'a dyn Fn(Xid) -> bool,
+        now: i64,
         anew: bool,
     ) -> Vec<(usize, String, Put<'a>)> {
         let mut out: Vec<(usize, String, Put<'a>)> = Vec::new();
@@ -104,7 +105,7 @@ impl Tables {
             }
             out.sort_by(|a, b| a.1.cmp(&b.1));
             if let Some(core) = &self.core {
-                out.extend(core.changed(lane, wanted, anew));
+                out.extend(core.changed(lane, wanted, now, anew));
             }
             for (k, key) in self.keys.iter().filter(|(_, row)| wanted(row.xid)) {
                 let row = text::key_row(&key.row, false, HOME);
@@ -117,7 +118,7 @@ impl Tables {
             return out;
         }
         if let Some(core) = &self.core {
-            out.extend(core.changed(lane, wanted, anew));
+            out.extend(core.changed(lane, wanted, now, anew));
         }
         for (k, stats) in self.key_stats.iter().filter(|(_, row)| wanted(row.xid)) {
             let (n, k) = (&stats.row, k.clone());

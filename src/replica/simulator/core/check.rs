@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     day_of, hour_of,
-    recorded::{Doubtful, is_of},
+    recorded::{Doubtful, Recorded, is_of},
     tables::Core,
 };
 use crate::{
@@ -33,8 +33,11 @@ impl World {
     /// Whether the hub has taken such a row in since its period began, and whoever counted it has told it.
     pub fn is_span_kept(&self, id: &SpanId) -> bool {
         let (n, today) = (id.at.number(), day_of(self.now));
+        let Recorded { hours_from, days_from, .. } = self.oracle.core;
         match id.kind {
             SpanKind::KeyTotal => true,
+            SpanKind::KeyHour if n < hours_from => false,
+            SpanKind::UserClasses | SpanKind::UserErrors | SpanKind::UserUses if n < days_from => false,
             // A hub that was emptied has of old ones what files keep.
             SpanKind::KeyHour if self.oracle.emptied => n + 48 >= hour_of(self.now) + 3,
             SpanKind::KeyHour => n + 30 * 24 >= hour_of(self.now) + 3,
@@ -43,8 +46,16 @@ impl World {
         }
     }
 
+    /// Whether the hub shows what becomes of it.
+    pub fn is_span_shown(&self, id: &SpanId) -> bool {
+        self.is_span_kept(id) && (id.kind != SpanKind::KeyHour || id.at.number() + 48 >= hour_of(self.now))
+    }
+
     fn is_set_kept(&self, id: SetId) -> bool {
+        let Recorded { hours_from, days_from, .. } = self.oracle.core;
         match id.kind {
+            SetKind::KeyHour if id.at < hours_from => false,
+            SetKind::UserKeys if id.at < days_from => false,
             SetKind::KeyHour => id.at + 26 >= hour_of(self.now) + 3,
             SetKind::KeyDay | SetKind::UserKeys => id.at + 8 > day_of(self.now),
         }
@@ -131,6 +142,11 @@ impl World {
         Ok(())
     }
 
+    /// What happened is known to a hub alone, when it has been told.
+    fn has_hub_lost(&self) -> bool {
+        self.oracle.emptied || self.oracle.lossy
+    }
+
     /// Each once, as it happened.
     fn check_events(&self, core: &Core, doubtful: &Doubtful) -> Result<(), String> {
         let recorded = &self.oracle.core.events;
@@ -140,7 +156,7 @@ impl World {
             }
         }
         let oldest = self.now - super::BEGUN_FOR;
-        let lost = recorded.iter().find(|(id, event)| {
+        let lost = recorded.iter().filter(|_| !self.has_hub_lost()).find(|(id, event)| {
             event.at.0 > oldest && !doubtful.seen.contains(*id) && !core.events.contains_key(*id)
         });
         lost.map_or(Ok(()), |(_, event)| Err(format!("the hub has not heard of {event:?}")))
@@ -155,10 +171,9 @@ impl World {
             }
         }
         let oldest = self.now - 6 * super::DAY;
-        let mut lost =
-            self.oracle.core.logs.iter().filter(|(id, log)| {
-                log.at.0 > oldest && !doubtful.seen.contains(*id) && !there.contains(*id)
-            });
+        let mut lost = self.oracle.core.logs.iter().filter(|(id, log)| {
+            !self.has_hub_lost() && log.at.0 > oldest && !doubtful.seen.contains(*id) && !there.contains(*id)
+        });
         lost.next().map_or(Ok(()), |(_, log)| Err(format!("the hub has no row of {log:?}")))
     }
 
@@ -166,7 +181,7 @@ impl World {
     fn check_shares(&self, core: &Core) -> Result<(), String> {
         for (provider, stream) in &PROVIDERS[..self.providers] {
             let tables = &self.hub.db.tables[*stream];
-            for (key, row) in &tables.keys {
+            for (key, row) in tables.keys.iter().filter(|(key, _)| !self.oracle.is_unsure(provider, key)) {
                 let id = KeyId::derive(provider, key);
                 let is_whose = |share: &ShareRow| {
                     let own = text::share_row(provider, id, &row.row);
@@ -182,7 +197,7 @@ impl World {
             }
             for (_, at) in tables.tombstones.keys().filter(|(kind, _)| *kind == GoneKind::Key) {
                 let known = KEYS.iter().find(|key| text::hex(&digest(key)) == *at);
-                let Some(key) = known else { continue };
+                let Some(key) = known.filter(|key| !self.oracle.is_unsure(provider, key)) else { continue };
                 let id = Uuid::from_u128(KeyId::derive(provider, key).0);
                 let share = core.keys.get(&id).and_then(|key| key.row.share.as_ref());
                 if share.is_some_and(|share| share.on != Some(false)) {

@@ -153,6 +153,11 @@ pub fn deed(world: &mut World, at: usize) -> Result<(), String> {
             // Nobody's rows but the core's are as old as that yet.
             if world.now - BEGIN < BEGUN_FOR {
                 world.hub.sweep();
+                if world.chance(200) {
+                    world.hub.climb();
+                    world.oracle.core.hours_from = (hour_of(world.now) / 24 - 7) * 24;
+                    world.oracle.core.days_from = day_of(world.now) - 7;
+                }
             }
             Ok(())
         }

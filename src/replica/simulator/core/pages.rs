@@ -2,7 +2,10 @@
 
 use uuid::Uuid;
 
-use super::tables::{Core, UserDay};
+use super::{
+    hour_of,
+    tables::{Core, UserDay},
+};
 use crate::{
     model::UserId,
     replica::{
@@ -37,6 +40,7 @@ impl Core {
         &'a self,
         lane: Lane,
         wanted: &'a dyn Fn(Xid) -> bool,
+        now: i64,
         anew: bool,
     ) -> Vec<(usize, String, Put<'a>)> {
         let mut out: Vec<(usize, String, Put<'a>)> = Vec::new();
@@ -50,7 +54,9 @@ impl Core {
         for ((n, i), day) in self.key_days.iter().filter(|(_, row)| wanted(row.xid)) {
             tally(&mut out, "kd", *n, *i, &day.row.sums);
         }
-        for ((n, i), hour) in self.key_hours.iter().filter(|(_, row)| wanted(row.xid)) {
+        // Instances keep hours for two days.
+        let from = hour_of(now) - 49;
+        for ((n, i), hour) in self.key_hours.iter().filter(|(at, row)| at.0 >= from && wanted(row.xid)) {
             tally(&mut out, "kh", *n, *i, &hour.row);
         }
         for (i, key) in self.keys.iter().filter(|(_, row)| wanted(row.xid)) {

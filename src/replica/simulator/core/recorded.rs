@@ -19,6 +19,9 @@ pub struct Recorded {
     pub last: BTreeMap<SetId, BTreeMap<u32, i64>>,
     pub events: BTreeMap<Uuid, Event>,
     pub logs: BTreeMap<Uuid, UsageLog>,
+    /// What a hub has ever not taken in any more.
+    pub hours_from: u32,
+    pub days_from: u32,
     /// Of files that were lost before they had met a hub.
     pub lost: Vec<(SetId, Set)>,
 }

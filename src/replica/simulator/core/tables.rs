@@ -255,7 +255,7 @@ impl Core {
         }
         for row in shares {
             let Some(key) = self.keys.get_mut(&row.i) else { continue };
-            let is_later = key.row.share.as_ref().is_none_or(|had| row.v > had.v);
+            let is_later = key.row.share.as_ref().is_none_or(|had| (row.a, row.v) > (had.a, had.v));
             if is_later || sabotage::on(Sabotage::HubTakesEarlierShares) {
                 key.row.share = Some(row.clone());
             }

@@ -52,7 +52,7 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
     let (model, unheard) = in_the_order_taken(database.session(0).await, &streams, pushed, end).await?;
     for stream in streams {
         let real = database.everything(stream).await?;
-        same("what is held", &model.db.tables[stream].everything(), &real, stream)?;
+        same("what is held", &model.db.tables[stream].everything(end), &real, stream)?;
         for (instance, mirror) in &mirrors {
             if let Some(seen) = mirror.get(stream) {
                 same("what an instance has seen", &seen.rows(), &real, &instance.to_string())?;

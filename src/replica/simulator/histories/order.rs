@@ -55,9 +55,17 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
                 call_at(order.database.session(0).await, Some(*at), Function::Retain, r#"{"protocol": 1}"#)
                     .await?;
             }
-            Event::Holds { tables } => {
+            Event::Climbed { hours_from, days_from } => {
+                let sql = format!(
+                    "UPDATE public.keytide_settings SET hours_from = greatest(hours_from, {hours_from}),
+                     days_from = greatest(days_from, {days_from})"
+                );
+                run(order.database.session(0).await, &sql).await?;
+            }
+            Event::Holds { at, tables } => {
+                run(order.database.session(0).await, &format!("SET simulated.now = '{at}'")).await?;
                 for (stream, tables) in tables {
-                    let (model, real) = (tables.everything(), order.database.everything(stream).await?);
+                    let (model, real) = (tables.everything(*at), order.database.everything(stream).await?);
                     same("what is held", &model, &real, stream)?;
                 }
                 let known = tables.contains_key(core::STREAM);
