@@ -97,7 +97,7 @@ LANGUAGE sql IMMUTABLE AS $$
         ('shared_keys', 'is_active', '{boolean}'),
         ('shared_keys', 'usage_stats', '{jsonb}'),
         ('shared_keys', 'last_used', '{timestamp with time zone}'),
-        ('shared_keys', 'share_v success_count failure_count other_count baseline', '{bigint}'),
+        ('shared_keys', 'share_a share_v success_count failure_count other_count baseline', '{bigint}'),
         ('shared_keys', 'stats_day', '{integer}'),
         ('shared_keys', 'stats_xid', '{xid8}'),
         ('daily_logs', 'user_id', '{uuid}'),

@@ -9,7 +9,7 @@ DO $$ BEGIN
             r integer, rv bigint, d bigint, dv bigint, t bigint, tv bigint, m jsonb, mv bigint, ip jsonb, iv bigint, top bigint);
     END IF;
     IF to_regtype('public.keytide_share_row') IS NULL THEN
-        CREATE TYPE public.keytide_share_row AS (i uuid, p text, u uuid, active boolean, v bigint);
+        CREATE TYPE public.keytide_share_row AS (i uuid, p text, u uuid, active boolean, a bigint, v bigint);
     END IF;
 END $$;
 
@@ -45,10 +45,11 @@ CREATE OR REPLACE FUNCTION public.keytide_share_rows(list jsonb) RETURNS SETOF p
 LANGUAGE sql STABLE ROWS 1000 AS $$
     SELECT DISTINCT ON (r.i) r.*
     FROM (SELECT public.keytide_uuid(v -> 'i') AS i, public.keytide_text(v -> 'p', 64) AS p, public.keytide_uuid(v -> 'u') AS u,
-                 v -> 'on' IS DISTINCT FROM 'false' AS active, coalesce(public.keytide_int(v -> 'v', 0, 9223372036854775807), 0) AS v
+                 v -> 'on' IS DISTINCT FROM 'false' AS active,
+                 coalesce(public.keytide_int(v -> 'a', 0, 9223372036854775807), 0) AS a, coalesce(public.keytide_int(v -> 'v', 0, 9223372036854775807), 0) AS v
           FROM public.keytide_list(list) l OFFSET 0) AS r
     WHERE r.i IS NOT NULL
-    ORDER BY r.i, r.v DESC
+    ORDER BY r.i, r.a DESC, r.v DESC
 $$;
 
 -- The version of a field, as `versions` tells it; absent: that of the row.
@@ -206,8 +207,11 @@ END $$;
 
 CREATE OR REPLACE FUNCTION public.keytide_apply_shares(list public.keytide_share_row[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    UPDATE public.shared_keys k SET provider = r.p, user_id = r.u, is_active = r.active, share_v = r.v
-    FROM unnest(list) r WHERE k.id = r.i AND r.v > k.share_v;
+    -- A deletion ends all that was said of the key before, however late; of a row that somebody else has made nobody knows
+    -- since when it is there.
+    UPDATE public.shared_keys k SET provider = r.p, user_id = r.u, is_active = r.active, share_a = r.a, share_v = r.v
+    FROM unnest(list) r
+    WHERE k.id = r.i AND r.a >= k.share_a AND (r.v > k.share_v OR k.share_a > 0 AND r.a > k.share_a);
 END $$;
 
 -- What other hands do.
@@ -283,7 +287,7 @@ BEGIN
         NEW.stats_xid := pg_current_xact_id();
         RETURN NEW;
     END IF;
-    NEW.id := OLD.id; NEW.share_v := OLD.share_v; NEW.stats_xid := OLD.stats_xid; NEW.stats_day := OLD.stats_day;
+    NEW.id := OLD.id; NEW.share_a := OLD.share_a; NEW.share_v := OLD.share_v; NEW.stats_xid := OLD.stats_xid; NEW.stats_day := OLD.stats_day;
     IF NEW IS NOT DISTINCT FROM OLD THEN RETURN NEW; END IF;
     IF (NEW.provider, NEW.user_id, NEW.is_active) IS DISTINCT FROM (OLD.provider, OLD.user_id, OLD.is_active) THEN
         NEW.share_v := public.keytide_next(OLD.share_v);
@@ -394,6 +398,7 @@ BEGIN
                 ADD COLUMN IF NOT EXISTS is_active boolean DEFAULT true,
                 ADD COLUMN IF NOT EXISTS usage_stats jsonb DEFAULT '{}',
                 ADD COLUMN IF NOT EXISTS created_at timestamptz DEFAULT now(),
+                ADD COLUMN IF NOT EXISTS share_a bigint NOT NULL DEFAULT 0,
                 ADD COLUMN IF NOT EXISTS share_v bigint NOT NULL DEFAULT 0,
                 ADD COLUMN IF NOT EXISTS success_count bigint NOT NULL DEFAULT 0,
                 ADD COLUMN IF NOT EXISTS failure_count bigint NOT NULL DEFAULT 0,

@@ -339,7 +339,8 @@ pub struct UserRow {
     pub iv: Option<Version>,
 }
 
-/// Whose a key is. A later statement replaces an earlier one.
+/// Whose a key is. A later statement replaces an earlier one; any of a key that was added later, or deleted, all of those
+/// of the time before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShareRow {
     /// The key's id.
@@ -352,6 +353,9 @@ pub struct ShareRow {
     /// False when it is disabled or deleted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on: Option<bool>,
+    /// When the key was added, or deleted; and when it was this one's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub a: Version,
     pub v: Version,
 }
 

@@ -399,25 +399,26 @@ async fn whose_keys_are_is_told_whenever_it_changes() {
     };
     let change = async |change: Change| scene.store.change(vec![change]).await.unwrap();
     let put = |record: &KeyRecord| Change::PutKey { provider: "beta".into(), record: record.clone() };
-    let row = |u: Option<u128>, on: Option<bool>, v: Version| ShareRow {
+    let row = |u: Option<u128>, on: Option<bool>, a: Version, v: Version| ShareRow {
         i: Uuid::from_u128(id.0),
         p: "beta".to_owned(),
         u: u.map(Uuid::from_u128),
         on,
+        a,
         v,
     };
-    let v = change(put(&record)).await;
-    assert_eq!(shares().await, [row(None, None, v)]);
+    let a = change(put(&record)).await;
+    assert_eq!(shares().await, [row(None, None, a, a)]);
     assert_eq!(shares().await, []);
     change(put(&KeyRecord { weight: 7, ..record.clone() })).await;
     assert_eq!(shares().await, [], "it is nobody else's for that");
     let owned = KeyRecord { owner: Some(ANN), ..record.clone() };
     let v = change(put(&owned)).await;
-    assert_eq!(shares().await, [row(Some(ANN.0), None, v)]);
+    assert_eq!(shares().await, [row(Some(ANN.0), None, a, v)]);
     let v = change(put(&KeyRecord { enabled: false, ..owned })).await;
-    assert_eq!(shares().await, [row(Some(ANN.0), Some(false), v)]);
+    assert_eq!(shares().await, [row(Some(ANN.0), Some(false), a, v)]);
     let v = change(Change::DeleteKey { provider: "beta".into(), id }).await;
-    assert_eq!(shares().await, [row(None, Some(false), v)]);
+    assert_eq!(shares().await, [row(None, Some(false), v, v)]);
 
     // A statement of the future would silence all that follow.
     change(put(&record)).await;

@@ -16,6 +16,12 @@ use crate::{
 pub fn merge_user(here: &mut UserEntry, there: UserEntry) -> bool {
     let mut ahead = false;
     let (record, versions) = (there.record, there.versions);
+    if broken!(TakesWholeUsers) {
+        if versions.latest() >= here.versions.latest() {
+            *here = UserEntry { record, versions };
+        }
+        return false;
+    }
     let (r, v) = (&mut here.record, &mut here.versions);
     take(&mut r.created_at, &mut v.added, record.created_at, versions.added, &mut ahead);
     take(&mut r.name, &mut v.name, record.name, versions.name, &mut ahead);
@@ -77,7 +83,9 @@ impl Stream<'_> {
     /// Versions from the future become versions of now.
     pub fn restamp_user(&mut self, row: &UserRow) -> Result<()> {
         let id = text::user_of(row);
-        let Some(mut entry) = self.shelf.user(id)? else { return Ok(()) };
+        let Some(mut entry) = self.shelf.user(id)?.filter(|_| !broken!(UsersKeepTheFuture)) else {
+            return Ok(());
+        };
         let (now, most) = self.anew();
         for version in entry.versions.each_mut() {
             if *version > most {

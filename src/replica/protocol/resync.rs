@@ -151,7 +151,10 @@ impl Stream<'_> {
     /// Rows whose addition is in a batch that the hub may not have yet, where that makes a difference.
     fn being_added(&self, resync: &Resync) -> Result<HashSet<Row>> {
         let mut found = HashSet::new();
-        for seq in self.queue().filter(|_| resync.says_deleted()) {
+        if !resync.says_deleted() {
+            return Ok(found);
+        }
+        for seq in self.queue() {
             let batch = self.waiting_batch(seq)?;
             let keys = batch.rows.keys.iter().filter(|row| row.add);
             found.extend(keys.map(|row| Row::Key(KeyId::derive(self.provider, row.k.expose()))));

@@ -171,7 +171,10 @@ impl Stream<'_> {
     }
 
     pub fn seal_user(&self, id: UserId, entry: &UserEntry, add: bool, draft: &mut Draft) -> bool {
-        draft.push(|rows| &mut rows.users, text::user_row(id, entry, add, self.shift))
+        draft.push(
+            |rows| &mut rows.users,
+            text::user_row(id, entry, add && !broken!(UsersAreNotAdded), self.shift),
+        )
     }
 
     /// From where the last batch ended, once around.

@@ -165,14 +165,25 @@ impl Stream<'_> {
 
     /// What a batch has told of these is in no batch any more. With `logs` also requests, which nobody has told then.
     pub fn reopen(&mut self, rows: &Rows, logs: bool) -> Result<()> {
+        if broken!(SeenStaysInBatches) {
+            return Ok(());
+        }
         let shift = self.shift;
         for (id, set) in rows.sets.iter().filter_map(|row| text::set_of(row, shift)) {
             self.tell_set(id, &set)?;
         }
-        for event in rows.events.iter().map(|row| text::event_of(row, shift)) {
+        for mut event in rows.events.iter().map(|row| text::event_of(row, shift)) {
+            if !logs && broken!(EventsAreTwice) {
+                event.id = uuid::Uuid::from_u128(!event.id.as_u128());
+            }
             self.shelf.set_open_event(event.id, Some(&event))?;
         }
-        for log in rows.logs.iter().filter(|_| logs).filter_map(|row| text::log_of(row, shift)) {
+        for log in rows
+            .logs
+            .iter()
+            .filter(|_| logs || broken!(LogsAreTwice))
+            .filter_map(|row| text::log_of(row, shift))
+        {
             self.shelf.set_open_log(log.id, Some(&log))?;
         }
         Ok(())
@@ -198,11 +209,14 @@ impl Stream<'_> {
                 self.shelf.mark_seen(self.provider, &mark(id))?;
                 // The hub may have lost what it was told.
                 let lacking = there.clone().add(id.kind, &here);
-                if !lacking.is_empty() {
+                if !lacking.is_empty() && !broken!(SetsAreNotRetold) {
                     self.tell_set(id, &lacking)?;
                 }
             }
-            if store::keeps_set(id, self.now) && !here.add(id.kind, &there).is_empty() {
+            if store::keeps_set(id, self.now)
+                && !broken!(SetsAreNotRead)
+                && !here.add(id.kind, &there).is_empty()
+            {
                 self.shelf.put_set(id, &here)?;
             }
         }
@@ -214,7 +228,7 @@ impl Stream<'_> {
         let sets = self.shelf.sets(after, self.bounds.stride)?;
         let last = sets.last().map(|(last, _)| *last);
         for (id, set) in sets {
-            if !self.shelf.was_seen(self.provider, &mark(id))? {
+            if !self.shelf.was_seen(self.provider, &mark(id))? && !broken!(SetsAreNotRetold) {
                 self.tell_set(id, &set)?;
             }
         }

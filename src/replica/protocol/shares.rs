@@ -11,7 +11,7 @@ use crate::{
 impl Stream<'_> {
     /// The core is to tell whose that key of this provider is now.
     pub fn tell_share(&mut self, id: KeyId) -> Result<()> {
-        if self.shelf.replicates(CORE)? {
+        if self.shelf.replicates(CORE)? && !broken!(SharesAreNotToldAgain) {
             let changed = Dirty { changed: true, ..Dirty::default() };
             self.shelf.set_dirty(CORE, Row::Key(id), Some(changed))?;
         }
@@ -28,7 +28,7 @@ impl Stream<'_> {
                 None => self
                     .shelf
                     .gone(provider, Row::Key(id))?
-                    .filter(|gone| gone.is_deletion())
+                    .filter(|gone| gone.is_deletion() && !broken!(SharesForgetDeletion))
                     .map(|gone| text::share_ended(provider, id, gone.version)),
             };
             if row.is_some() {

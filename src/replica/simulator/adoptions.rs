@@ -26,12 +26,7 @@ fn world(kept: [bool; 3]) -> Result<World, String> {
 }
 
 pub fn count(world: &mut World, at: usize, id: &CounterId, n: i64) {
-    let it = &mut world.instances[at];
-    let more = Tally { success: n, ..Tally::default() };
-    local::count(&mut it.shelf, PROVIDER, id, &more);
-    it.memory.books.entry((PROVIDER.to_owned(), id.clone())).or_default().add(&more);
-    it.shelf.commit();
-    world.oracle.recorded(PROVIDER, id, &more);
+    world.count(at, PROVIDER, id, &Tally { success: n, ..Tally::default() });
 }
 
 /// In a round of its own.
@@ -56,9 +51,8 @@ pub fn equal<T: PartialEq + std::fmt::Debug>(what: &str, is: T, should: T) -> Re
     if is == should { Ok(()) } else { Err(format!("{what}: {is:?}, and not {should:?}")) }
 }
 
-/// The hub has forgotten of the adopter what he does not keep, of another one what is kept, and a third one has told it
-/// more since.
-pub fn among_others() -> Result<(), String> {
+/// The hub forgets of the first one four requests that it does not keep, and of the second forty that it does.
+fn forgetful() -> Result<World, String> {
     let mut world = world([false, true, true])?;
     for at in 0..3 {
         tell(&mut world, at, 1)?;
@@ -71,6 +65,13 @@ pub fn among_others() -> Result<(), String> {
     tell(&mut world, 1, 40)?;
     world.whole_round(0)?;
     world.hub.recover(backup);
+    Ok(world)
+}
+
+/// The hub has forgotten of the adopter what he does not keep, of another one what is kept, and a third one has told it
+/// more since.
+pub fn among_others() -> Result<(), String> {
+    let mut world = forgetful()?;
     tell(&mut world, 2, 30)?;
     world.whole_round(0)?;
     world.adopt(0)?;
@@ -109,8 +110,7 @@ pub fn among_strangers() -> Result<(), String> {
     equal("of a model", of_model, Some(5))?;
     // Its next batch goes before it has read anything.
     count(&mut world, 2, &CounterId::Total, 3);
-    world.begin(2, Wishes { hello: false, stats: false, only_push: true });
-    while world.step(2)? {}
+    world.round(2, Wishes { hello: false, stats: false, only_push: true })?;
     world.heal()?;
     tell(&mut world, 2, 1)?;
     world.heal()?;
@@ -122,18 +122,7 @@ pub fn among_strangers() -> Result<(), String> {
 
 /// Somebody tells what was forgotten while another one adopts the hub.
 pub fn while_batches_come() -> Result<(), String> {
-    let mut world = world([false, true, true])?;
-    for at in 0..3 {
-        tell(&mut world, at, 1)?;
-    }
-    world.heal()?;
-    let backup = world.hub.keep();
-    for _ in 0..4 {
-        tell(&mut world, 0, 1)?;
-    }
-    tell(&mut world, 1, 40)?;
-    world.whole_round(0)?;
-    world.hub.recover(backup);
+    let mut world = forgetful()?;
     world.whole_round(0)?;
     let now = world.local(0);
     let it = &mut world.instances[0];

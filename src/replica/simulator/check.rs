@@ -18,12 +18,12 @@ use crate::{
         },
         wire::Lane,
     },
-    store::shelf::Shelf,
+    store::{self, shelf::Shelf},
 };
 
 impl World {
     pub fn check(&self) -> Result<(), String> {
-        journal::note(|| Event::Holds { tables: self.hub.db.tables.clone() });
+        journal::note(|| Event::Holds { at: self.now, tables: self.hub.db.tables.clone() });
         let level = self.instances.iter().all(|it| it.skew.abs() <= 900);
         if self.calm && self.oracle.refused != self.hub.refused {
             return Err(format!(
@@ -58,11 +58,14 @@ impl World {
                     .map_err(|error| format!("instance {at}, {provider}: {error}"))?;
             }
         }
+        if self.core {
+            self.check_core(level)?;
+        }
         Ok(())
     }
 
     /// What has been pulled is not pulled again and again.
-    fn check_quiet(&self, at: usize, provider: &str, stream: &str) -> Result<(), String> {
+    pub fn check_quiet(&self, at: usize, provider: &str, stream: &str) -> Result<(), String> {
         let note: Option<StreamNote> =
             document::read(&self.instances[at].shelf, &document::stream_name(provider)).unwrap();
         let Some(note) = note else { return Ok(()) };
@@ -89,7 +92,7 @@ impl World {
         Ok(())
     }
 
-    fn check_totals(
+    pub fn check_totals(
         &self,
         provider: &str,
         live: &BTreeMap<CounterId, Numbers>,
@@ -113,6 +116,7 @@ impl World {
         let kept = |id: &CounterId| match id {
             CounterId::Hour(hour, _) => i64::from(hour.0) > oldest,
             CounterId::Key(_) | CounterId::Token(_) => !self.oracle.emptied,
+            CounterId::Span(id) => self.is_span_kept(id),
             _ => true,
         };
         let mut there: BTreeMap<CounterId, Five> = BTreeMap::new();
@@ -138,7 +142,8 @@ impl World {
             |count: usize| expected[..count].iter().zip(there).map(|(all, here)| all - here).sum::<i64>();
         let more = expected.iter().zip(there).any(|(expected, there)| there > expected);
         let reported = self.oracle.missed.get(provider).copied().unwrap_or(0) as i64;
-        let rows = matches!(id, CounterId::Key(_) | CounterId::Token(_));
+        // Of the core's nobody says how much.
+        let rows = matches!(id, CounterId::Key(_) | CounterId::Token(_) | CounterId::Span(_));
         self.oracle.lossy && !more && (rows || reported > 0 && lacks(3) <= reported)
     }
 
@@ -149,9 +154,25 @@ impl World {
         tables: &Tables,
         live: &BTreeMap<CounterId, Numbers>,
     ) -> Result<(), String> {
+        self.check_counters(at, provider, live)?;
+        self.check_rows(at, provider, tables)
+    }
+
+    pub fn check_counters(
+        &self,
+        at: usize,
+        provider: &str,
+        live: &BTreeMap<CounterId, Numbers>,
+    ) -> Result<(), String> {
         let it = &self.instances[at];
         let shelf = &it.shelf;
         let all = usize::MAX;
+        // What a file keeps is not always all that the hub does.
+        let now = self.local(at);
+        let is_kept = |id: &CounterId| match id {
+            CounterId::Span(id) => store::keeps(id, now) && self.is_span_shown(id),
+            _ => true,
+        };
         let open = shelf.opens(provider, None, all).map_err(|error| error.to_string())?;
         if !open.is_empty() {
             return Err(format!("open at the end: {open:?}"));
@@ -166,7 +187,7 @@ impl World {
         }
         for (id, inflight) in &inflight {
             let comes_back = live.contains_key(id) || self.calm && matches!(id, CounterId::Hour(..));
-            if comes_back && inflight.confirmed.is_some() {
+            if comes_back && is_kept(id) && inflight.confirmed.is_some() {
                 return Err(format!("{id:?} is there, and does not end what was confirmed: {inflight:?}"));
             }
         }
@@ -176,7 +197,7 @@ impl World {
             shelf.views(provider, None, all).unwrap().into_iter().collect();
         let oldest = self.now / 3_600_000 - 30 * 24 + 24;
         for id in views.keys().chain(live.keys()) {
-            if matches!(id, CounterId::Hour(hour, _) if i64::from(hour.0) <= oldest) {
+            if matches!(id, CounterId::Hour(hour, _) if i64::from(hour.0) <= oldest) || !is_kept(id) {
                 continue;
             }
             let here = views.get(id).copied().unwrap_or_default();
@@ -185,6 +206,19 @@ impl World {
                 return Err(format!("{id:?} is {here:?} here and {there:?} on the hub"));
             }
         }
+        if it.memory != Memory::of(shelf) {
+            return Err("memory and shelf differ".to_owned());
+        }
+        if shelf.len() > 5000 {
+            return Err(format!("{} rows on the shelf", shelf.len()));
+        }
+        Ok(())
+    }
+
+    fn check_rows(&self, at: usize, provider: &str, tables: &Tables) -> Result<(), String> {
+        let it = &self.instances[at];
+        let (shelf, all) = (&it.shelf, usize::MAX);
+        let shift = Shift(it.stamps.offset_ms());
         let keys = shelf.keys(provider, None, all).unwrap();
         if keys.len() != tables.keys.len() {
             return Err(format!("{} keys here and {} on the hub", keys.len(), tables.keys.len()));
@@ -207,12 +241,6 @@ impl World {
             if there.as_ref() != Some(&here) {
                 return Err(format!("a token is {here:?} here and {there:?} on the hub"));
             }
-        }
-        if it.memory != Memory::of(shelf) {
-            return Err("memory and shelf differ".to_owned());
-        }
-        if shelf.len() > 5000 {
-            return Err(format!("{} rows on the shelf", shelf.len()));
         }
         Ok(())
     }

@@ -7,11 +7,20 @@ use super::{
     world::{Focus, MODELS, PROVIDERS, TOKENS, World},
 };
 use crate::{
-    model::{CounterId, Health, Hour, KeyId, Policy, Tally, Timestamp, TokenId},
+    model::{CounterId, Health, Hour, KeyId, Policy, Tally, Timestamp, TokenId, Version},
     store::shelf::Shelf,
 };
 
 impl World {
+    /// So much more of a row, as the fold writes it and memory shows it.
+    pub fn count(&mut self, at: usize, provider: &str, id: &CounterId, more: &Tally) {
+        let it = &mut self.instances[at];
+        local::count(&mut it.shelf, provider, id, more);
+        it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(more);
+        it.shelf.commit();
+        self.oracle.recorded(provider, id, more);
+    }
+
     /// A request and its attempt, as the fold writes them.
     pub fn traffic(&mut self, at: usize) {
         let provider = self.rng.usize(..self.providers);
@@ -21,14 +30,12 @@ impl World {
     /// An attempt with that key.
     pub fn attempt(&mut self, at: usize, provider: &'static str, key: &str) {
         let tally = Tally { failure: 1, last_used: Some(self.local(at)), ..Tally::default() };
-        let it = &mut self.instances[at];
-        *it.own.entry(provider).or_default() += 1;
-        for id in [CounterId::Key(KeyId::derive(provider, key)), CounterId::Total] {
-            local::count(&mut it.shelf, provider, &id, &tally);
-            it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(&tally);
-            self.oracle.recorded(provider, &id, &tally);
+        *self.instances[at].own.entry(provider).or_default() += 1;
+        let key = KeyId::derive(provider, key);
+        for id in [CounterId::Key(key), CounterId::Total] {
+            self.count(at, provider, &id, &tally);
         }
-        it.shelf.commit();
+        self.count_attempt(at, key, None, &tally);
     }
 
     pub fn traffic_of(&mut self, at: usize, provider: usize) {
@@ -59,19 +66,17 @@ impl World {
         let it = &mut self.instances[at];
         *it.own.entry(provider).or_default() += n;
         let keys = it.shelf.keys(provider, None, usize::MAX).unwrap();
-        if !keys.is_empty() {
-            rows.push((CounterId::Key(keys[self.rng.usize(..keys.len())].0), attempt));
-        }
+        let key = (!keys.is_empty()).then(|| keys[self.rng.usize(..keys.len())].0);
+        rows.extend(key.map(|key| (CounterId::Key(key), attempt)));
         let tokens = it.shelf.tokens(provider, None, usize::MAX).unwrap();
-        if !tokens.is_empty() {
-            rows.push((CounterId::Token(tokens[self.rng.usize(..tokens.len())].0), tally));
-        }
+        let token = (!tokens.is_empty()).then(|| tokens[self.rng.usize(..tokens.len())].0);
+        rows.extend(token.map(|token| (CounterId::Token(token), tally)));
         for (id, tally) in rows {
-            local::count(&mut it.shelf, provider, &id, &tally);
-            it.memory.books.entry((provider.to_owned(), id.clone())).or_default().add(&tally);
-            self.oracle.recorded(provider, &id, &tally);
+            self.count(at, provider, &id, &tally);
         }
-        it.shelf.commit();
+        if let Some(key) = key {
+            self.count_attempt(at, key, token, &tally);
+        }
     }
 }
 
@@ -181,6 +186,17 @@ pub fn decide(
             "instance {at} sets {what} of {text} at {version:?}, which is not later than {old:?}"
         ));
     }
+    said_by(world, at, provider, text, (what, version, &value))
+}
+
+/// Of a row, that it was added or deleted, or a field of it set.
+pub fn said_by(
+    world: &mut World,
+    at: usize,
+    provider: &str,
+    text: &str,
+    (what, version, value): (&str, Version, &str),
+) -> Result<(), String> {
     if version.time().0 > world.now + 200_000 {
         // It may be made anew.
         world.oracle.unsure(provider, text);
@@ -195,7 +211,7 @@ pub fn decide(
     match what {
         "added" => world.oracle.existence(provider, text, version, true, Some(at)),
         "deleted" => world.oracle.existence(provider, text, version, false, Some(at)),
-        field => world.oracle.edited(provider, text, field, version, &value, Some(at)),
+        field => world.oracle.edited(provider, text, field, version, value, Some(at)),
     }
     Ok(())
 }

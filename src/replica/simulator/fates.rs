@@ -26,8 +26,7 @@ impl Story {
             edit(world, at)?;
             round(world, at, None)?;
         }
-        world.begin(adopter, Wishes { hello: false, stats: true, only_push: false });
-        while world.step(adopter)? {}
+        world.round(adopter, Wishes { hello: false, stats: true, only_push: false })?;
         for _ in 0..6 {
             let at = busy[world.rng.usize(..busy.len())];
             world.traffic(at);

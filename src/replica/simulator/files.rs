@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     shelf::MemoryShelf,
-    world::{PROVIDERS, World},
+    world::{STREAMS, World},
 };
 use crate::{
     model::Tally,
@@ -14,7 +14,7 @@ use crate::{
         Note, Outcome, Sealing,
         document::{self, Batch, Head, StreamNote, Walk},
     },
-    store::shelf::Shelf,
+    store::shelf::{CORE, Shelf},
 };
 
 impl World {
@@ -63,12 +63,15 @@ impl World {
             }
             // Of a provider that never met a hub nothing is in batches.
         }
-        for (provider, _) in &PROVIDERS[..self.providers] {
-            if !it.ids.contains_key(*provider) {
+        for (provider, _) in self.streams() {
+            let it = &self.instances[at];
+            if !it.ids.contains_key(provider) {
                 for (id, tally) in it.shelf.views(provider, None, usize::MAX).unwrap() {
                     let lost = Tally::default().minus(&tally);
                     self.oracle.recorded(provider, &id, &lost);
                 }
+                let sets = it.shelf.sets(None, usize::MAX).unwrap();
+                self.oracle.core.lost.extend(sets.into_iter().filter(|_| provider == CORE));
             }
         }
         Ok(())
@@ -116,7 +119,7 @@ pub struct Ids {
 /// Of each provider that has met a hub.
 pub fn stream_ids(shelf: &MemoryShelf) -> BTreeMap<String, Ids> {
     let mut ids = BTreeMap::new();
-    for (provider, _) in PROVIDERS {
+    for (provider, _) in STREAMS {
         let note: Option<StreamNote> = document::read(shelf, &document::stream_name(provider)).unwrap();
         if let Some(note) = note {
             let forks = match note.walk {

@@ -26,31 +26,26 @@ fn world(pair: bool) -> World {
     World::rebound(world).unwrap()
 }
 
+fn key(n: usize) -> CounterId {
+    CounterId::Key(KeyId::derive(PROVIDER, &format!("key-{n}")))
+}
+
 /// Writes of the largest transaction in the life of that many keys.
 fn most_writes(keys: usize) -> usize {
     let mut world = world(false);
     let now = world.local(0);
-    let it = &mut world.instances[0];
     for n in 0..keys {
-        let text = format!("key-{n}");
-        local::add_key(&mut it.shelf, PROVIDER, &text, &it.stamps, now);
-        let (id, one) = (KeyId::derive(PROVIDER, &text), Tally { success: 1, ..Tally::default() });
-        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
-        it.memory.books.insert((PROVIDER.to_owned(), CounterId::Key(id)), one);
+        let it = &mut world.instances[0];
+        local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
+        world.count(0, PROVIDER, &key(n), &Tally { success: 1, ..Tally::default() });
     }
-    it.shelf.commit();
     // The first contact, and the other's first pull.
     world.heal().unwrap();
     assert!(world.instances[1].memory.keys.len() >= keys, "nothing has come over");
     let first = world.hub.db.clone();
     for at in [0, 1] {
         for n in 0..keys {
-            let it = &mut world.instances[at];
-            let (id, one) =
-                (KeyId::derive(PROVIDER, &format!("key-{n}")), Tally { failure: 1, ..Tally::default() });
-            local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
-            it.memory.books.entry((PROVIDER.to_owned(), CounterId::Key(id))).or_default().add(&one);
-            it.shelf.commit();
+            world.count(at, PROVIDER, &key(n), &Tally { failure: 1, ..Tally::default() });
         }
     }
     world.heal().unwrap();
@@ -58,23 +53,14 @@ fn most_writes(keys: usize) -> usize {
     world.hub.recover(first);
     world.heal().unwrap();
     // A copy of a file that has much to tell.
-    let it = &mut world.instances[0];
     for n in 0..keys {
-        let (id, one) =
-            (KeyId::derive(PROVIDER, &format!("key-{n}")), Tally { other: 1, ..Tally::default() });
-        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
+        world.count(0, PROVIDER, &key(n), &Tally { other: 1, ..Tally::default() });
     }
-    it.shelf.commit();
-    let copy = it.shelf.clone();
+    let copy = world.instances[0].shelf.clone();
     world.crash(0).unwrap();
     world.copy(0, copy).unwrap();
     for at in [0, 2] {
-        let it = &mut world.instances[at];
-        let (id, one) =
-            (KeyId::derive(PROVIDER, "key-0"), Tally { other: at as i64 + 1, ..Tally::default() });
-        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
-        it.memory.books.entry((PROVIDER.to_owned(), CounterId::Key(id))).or_default().add(&one);
-        it.shelf.commit();
+        world.count(at, PROVIDER, &key(0), &Tally { other: at as i64 + 1, ..Tally::default() });
     }
     world.heal().unwrap();
     let forks = world.instances.iter().flat_map(|it| &it.notes);
@@ -86,7 +72,7 @@ fn most_writes(keys: usize) -> usize {
 /// Two files that are copies have the same batch, which does not get through whole; each cuts it, and what the second
 /// one tells is what the hub has already.
 pub fn cut_alike() -> Result<(), String> {
-    const MANY: i64 = 40;
+    const MANY: usize = 40;
     let mut world = world(false);
     world.bounds.rows = 50;
     let mut world = World::rebound(world)?;
@@ -98,20 +84,15 @@ pub fn cut_alike() -> Result<(), String> {
     it.shelf.commit();
     world.crash(0)?;
     world.heal()?;
-    let it = &mut world.instances[0];
     for n in 0..MANY {
-        let (id, one) =
-            (KeyId::derive(PROVIDER, &format!("key-{n}")), Tally { success: 1, ..Tally::default() });
-        local::count(&mut it.shelf, PROVIDER, &CounterId::Key(id), &one);
+        world.count(0, PROVIDER, &key(n), &Tally { success: 1, ..Tally::default() });
     }
-    it.shelf.commit();
-    let copy = it.shelf.clone();
+    let copy = world.instances[0].shelf.clone();
     world.crash(0)?;
     world.copy(0, copy)?;
     world.limit = Some(1100);
     for at in [0, 2] {
-        world.begin(at, Wishes { hello: false, stats: true, only_push: false });
-        while world.step(at)? {}
+        world.round(at, Wishes { hello: false, stats: true, only_push: false })?;
     }
     // And neither tells its parts before both have them.
     for at in [0, 2] {
@@ -123,7 +104,7 @@ pub fn cut_alike() -> Result<(), String> {
     }
     world.heal()?;
     let counted: i64 = world.hub.db.tables[PROVIDERS[0].1].key_stats.values().map(|row| row.row.sums.s).sum();
-    if counted != MANY {
+    if counted != MANY as i64 {
         return Err(format!("the hub has {counted}, and {MANY} were counted"));
     }
     Ok(())
@@ -140,11 +121,7 @@ fn has_cut(world: &World, at: usize) -> bool {
 pub fn attach_apart() -> Result<(), String> {
     const SECOND: &str = PROVIDERS[1].0;
     let mut world = world(true);
-    let one = Tally { success: 1, ..Tally::default() };
-    let it = &mut world.instances[0];
-    local::count(&mut it.shelf, SECOND, &CounterId::Total, &one);
-    it.memory.books.insert((SECOND.to_owned(), CounterId::Total), one);
-    it.shelf.commit();
+    world.count(0, SECOND, &CounterId::Total, &Tally { success: 1, ..Tally::default() });
     world.begin(0, Wishes::default());
     while world.step(0)? && note(&world, PROVIDER).is_none() {}
     if note(&world, SECOND).is_some() {
@@ -183,12 +160,10 @@ pub fn adopt_unseen() -> Result<(), String> {
     decide(&mut world, adopter, PROVIDER, key, 6)?;
     world.whole_round(adopter)?;
     world.attempt(other, PROVIDER, KEYS[0]);
-    world.begin(other, Wishes { hello: false, stats: false, only_push: true });
-    while world.step(other)? {}
+    world.round(other, Wishes { hello: false, stats: false, only_push: true })?;
     world.whole_round(adopter)?;
     decide(&mut world, adopter, PROVIDER, key, 0)?;
-    world.begin(adopter, Wishes::default());
-    while world.step(adopter)? {}
+    world.round(adopter, Wishes::default())?;
     world.hub.recover(backup);
     world.whole_round(other)?;
     world.whole_round(adopter)?;
@@ -278,8 +253,7 @@ fn a_deletion_stands_though_the_hub_was_recovered_before() {
     let backup = world.hub.keep();
     world.hub.recover(backup);
     // It sees all rows of the recovered hub, and none of its totals.
-    world.begin(0, Wishes::default());
-    while world.step(0).unwrap() {}
+    world.round(0, Wishes::default()).unwrap();
     assert!(world.instances[0].notes.iter().any(|note| matches!(note, Note::ResyncBegun { .. })));
     decide(&mut world, 1, PROVIDER, key, 6).unwrap();
     // All that the recovered hub may lack is told again, the deletion too.
@@ -369,11 +343,8 @@ fn what_is_counted_behind_the_place_of_a_pull_is_shown() {
     while place(&world).0 < 4 {
         world.whole_round(0).unwrap();
     }
-    let (id, one) = (CounterId::Model("a-model".into()), Tally { success: 1, ..Tally::default() });
-    let it = &mut world.instances[0];
-    local::count(&mut it.shelf, PROVIDER, &id, &one);
-    it.memory.books.insert((PROVIDER.to_owned(), id.clone()), one);
-    it.shelf.commit();
+    let id = CounterId::Model("a-model".into());
+    world.count(0, PROVIDER, &id, &Tally { success: 1, ..Tally::default() });
     assert!(place(&world).1, "it has read everything");
     while place(&world).1 {
         world.whole_round(0).unwrap();
@@ -480,8 +451,7 @@ fn an_adoption_without_progress_ends() {
     world.heal().unwrap();
     let id = world.uuid();
     world.hub.move_house(id.to_string());
-    world.begin(0, Wishes::default());
-    while world.step(0).unwrap() {}
+    world.round(0, Wishes::default()).unwrap();
     let (now, fresh) = (world.local(0), world.uuid());
     let it = &mut world.instances[0];
     assert!(it.machine.begin_adoption(&mut it.shelf, now).unwrap());

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     model::{CounterId, Health, KeyId, KeyRecord, KeyVersions, Secret, Timestamp, Version},
     replica::{protocol::text::hex, wire::GoneKind},
-    store::shelf::{KeyEntry, Row, Shelf},
+    store::shelf::{CORE, KeyEntry, Row, Shelf},
 };
 
 /// A statement of a transaction that stays open for a while.
@@ -82,6 +82,20 @@ impl World {
             for it in &mut self.instances {
                 local::forget_hours(&mut it.shelf, provider, now);
             }
+        }
+        if self.core {
+            let shelf = &self.instances[away].shelf;
+            for (row, dirty) in shelf.dirty(CORE, None, usize::MAX).unwrap() {
+                if let (Row::User(id), true) = (row, dirty.added) {
+                    self.oracle.unsure(CORE, &id.to_string());
+                }
+            }
+            for (id, _) in shelf.users(None, usize::MAX).unwrap() {
+                if lossy {
+                    self.oracle.may_come_back(CORE, &id.to_string());
+                }
+            }
+            self.forget_all();
         }
         self.hub.sweep();
     }

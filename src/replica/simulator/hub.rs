@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::{
+    core::{day_of, hour_of},
     journal::{self, Event},
     oracle::Five,
     sabotage::{self, Sabotage},
@@ -66,7 +67,7 @@ pub struct ModelHub {
 
 impl ModelHub {
     pub fn new(id: Uuid, streams: &[&str], now: i64) -> Self {
-        let tables = streams.iter().map(|stream| ((*stream).to_owned(), Tables::default())).collect();
+        let tables = streams.iter().map(|stream| ((*stream).to_owned(), Tables::of(stream))).collect();
         let identity = HubIdentity { id, system: "7000".to_owned(), timeline: 1 };
         let db = Database {
             identity,
@@ -144,7 +145,7 @@ impl ModelHub {
         self.running.clear();
         self.db.applied.clear();
         self.db.foreign.clear();
-        self.db.tables.values_mut().for_each(|tables| *tables = Tables::default());
+        self.db.tables.iter_mut().for_each(|(stream, tables)| *tables = Tables::of(stream));
     }
 
     /// The version of an edit by other hands.
@@ -168,11 +169,26 @@ impl ModelHub {
     pub fn sweep(&mut self) {
         let now = self.now;
         journal::note(|| Event::Swept { at: now });
+        let xid = self.begin();
+        self.end(xid);
+        let cores = self.db.tables.values_mut().filter_map(|tables| tables.core.as_mut());
+        cores.for_each(|core| core.retain(now, xid));
         let mut forgot = false;
         self.db.tables.values_mut().for_each(|tables| forgot |= tables.sweep(now));
         if forgot && !sabotage::on(Sabotage::HubSweepsSilently) {
             let before = Version::at(Timestamp(now - KEPT));
             self.db.tables.values_mut().for_each(|tables| tables.swept = tables.swept.max(before));
+        }
+    }
+
+    /// A budget is used up: hours and days of users are kept for a week from now on.
+    pub fn climb(&mut self) {
+        let hours_from = (hour_of(self.now) / 24 - 7) * 24;
+        let days_from = day_of(self.now) - 7;
+        journal::note(|| Event::Climbed { hours_from, days_from });
+        for core in self.db.tables.values_mut().filter_map(|tables| tables.core.as_mut()) {
+            core.hours_from = core.hours_from.max(hours_from);
+            core.days_from = core.days_from.max(days_from);
         }
     }
 
@@ -247,7 +263,7 @@ impl ModelHub {
                 // Whoever sends the next batch may not have heard it yet.
                 said.uncertain = answers.adopted && answers.uncertain;
                 let answers = said;
-                self.refused += (answers.gone.len() + answers.expired.len() + answers.clock.len()) as u64;
+                self.refused += refused(&request.rows, &answers);
                 let stream = (request.seq, request.digest.clone(), answers.clone());
                 tables.streams.insert(request.instance, Stamped { row: stream, xid });
                 applied.insert((request.instance, request.seq, request.digest.clone()));
@@ -316,6 +332,16 @@ impl ModelHub {
     }
 }
 
+/// Rows of which an operator is to hear.
+fn refused(rows: &Rows, answers: &RowAnswers) -> u64 {
+    let expired = answers.expired.iter().filter(|(list, at)| match list.as_str() {
+        "hours" | "events" => true,
+        "tallies" => rows.tallies[*at].t != "kh",
+        _ => false,
+    });
+    (answers.gone.len() + answers.clock.len() + expired.count()) as u64
+}
+
 /// A batch is bounded, and its rows come in the order in which everybody locks them.
 fn check_shape(rows: &Rows, bounds: &Bounds) -> Result<(), String> {
     fn sorted<T, K: Ord>(rows: &[T], key: impl Fn(&T) -> K) -> bool {
@@ -327,7 +353,13 @@ fn check_shape(rows: &Rows, bounds: &Bounds) -> Result<(), String> {
         && sorted(&rows.key_stats, |row| row.k.clone())
         && sorted(&rows.token_stats, |row| row.k.clone())
         && sorted(&rows.models, |row| row.m.clone())
-        && sorted(&rows.hours, |row| (row.m.clone(), row.h));
+        && sorted(&rows.hours, |row| (row.m.clone(), row.h))
+        && sorted(&rows.users, |row| row.i)
+        && sorted(&rows.shares, |row| row.i)
+        && sorted(&rows.tallies, |row| (row.t.clone(), row.i, row.n))
+        && sorted(&rows.sets, |row| (row.t.clone(), row.i, row.n, row.m.clone()))
+        && sorted(&rows.events, |row| row.x)
+        && sorted(&rows.logs, |row| row.x);
     if !in_order {
         return Err("a batch's rows are out of order".to_owned());
     }

@@ -24,8 +24,10 @@ pub enum Event {
     Emptied,
     /// What is old was forgotten.
     Swept { at: i64 },
+    /// For want of space it keeps nothing from before these.
+    Climbed { hours_from: u32, days_from: u32 },
     /// All that the hub holds now.
-    Holds { tables: BTreeMap<String, Tables> },
+    Holds { at: i64, tables: BTreeMap<String, Tables> },
 }
 
 thread_local! {

@@ -9,7 +9,7 @@ use crate::{
         CounterId, Health, KeyId, KeyRecord, KeyVersions, Limits, Secret, Stamps, Tally, Timestamp, TokenId,
         TokenRecord, TokenVersions, Version,
     },
-    store::shelf::{Dirty, Gone, KeyEntry, Row, Shelf, TokenEntry},
+    store::shelf::{CORE, Dirty, Gone, KeyEntry, Row, Shelf, TokenEntry},
 };
 
 pub fn count(shelf: &mut MemoryShelf, provider: &str, id: &CounterId, more: &Tally) {
@@ -23,7 +23,11 @@ pub fn count(shelf: &mut MemoryShelf, provider: &str, id: &CounterId, more: &Tal
     }
 }
 
-fn soil(shelf: &mut MemoryShelf, provider: &str, row: Row, more: Dirty) {
+pub fn soil(shelf: &mut MemoryShelf, provider: &str, row: Row, more: Dirty) {
+    // The core says whose each key is.
+    if provider != CORE && matches!(row, Row::Key(_)) {
+        soil(shelf, CORE, row, CHANGED);
+    }
     if !shelf.is_replicated(provider) {
         return;
     }
@@ -36,9 +40,9 @@ fn soil(shelf: &mut MemoryShelf, provider: &str, row: Row, more: Dirty) {
     shelf.set_dirty(provider, row, Some(dirty)).unwrap();
 }
 
-const ADDED: Dirty = Dirty { added: true, gone: false, changed: true };
-const CHANGED: Dirty = Dirty { added: false, gone: false, changed: true };
-const GONE: Dirty = Dirty { added: false, gone: true, changed: false };
+pub const ADDED: Dirty = Dirty { added: true, gone: false, changed: true };
+pub const CHANGED: Dirty = Dirty { added: false, gone: false, changed: true };
+pub const GONE: Dirty = Dirty { added: false, gone: true, changed: false };
 
 pub fn add_key(shelf: &mut MemoryShelf, provider: &str, text: &str, stamps: &Stamps, now: Timestamp) -> bool {
     let id = KeyId::derive(provider, text);
@@ -189,6 +193,9 @@ pub fn last_version(shelf: &MemoryShelf, provider: &str) -> Version {
         last = last.max(entry.versions.latest()).max(entry.health.epoch);
     }
     for (_, entry) in shelf.tokens(provider, None, usize::MAX).unwrap() {
+        last = last.max(entry.versions.latest());
+    }
+    for (_, entry) in shelf.users(None, usize::MAX).unwrap() {
         last = last.max(entry.versions.latest());
     }
     for (_, gone) in shelf.all_gone(provider, None, usize::MAX).unwrap() {

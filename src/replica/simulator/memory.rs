@@ -2,24 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use super::{shelf::MemoryShelf, world::PROVIDERS};
+use super::{shelf::MemoryShelf, world::STREAMS};
 use crate::{
-    model::{CounterId, KeyId, Tally, TokenId},
+    model::{CounterId, KeyId, Tally, TokenId, UserId},
     replica::protocol::Effect,
-    store::shelf::{KeyEntry, Shelf, TokenEntry},
+    store::shelf::{KeyEntry, Shelf, TokenEntry, UserEntry},
 };
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
     pub keys: BTreeMap<(String, KeyId), KeyEntry>,
     pub tokens: BTreeMap<(String, TokenId), TokenEntry>,
+    pub users: BTreeMap<UserId, UserEntry>,
     pub books: BTreeMap<(String, CounterId), Tally>,
 }
 
 impl Memory {
     pub fn of(shelf: &MemoryShelf) -> Self {
         let mut memory = Self::default();
-        for (provider, _) in PROVIDERS {
+        memory.users.extend(shelf.users(None, usize::MAX).unwrap());
+        for (provider, _) in STREAMS {
             let at = || provider.to_owned();
             let keys = shelf.keys(provider, None, usize::MAX).unwrap();
             memory.keys.extend(keys.into_iter().map(|(id, entry)| ((at(), id), entry)));
@@ -45,8 +47,14 @@ impl Memory {
             Effect::TokenRemoved { provider, id } => {
                 self.tokens.remove(&(provider, id));
             }
-            // Of no provider's stream, and no world has another one.
-            Effect::UserPut { .. } | Effect::UserRemoved { .. } | Effect::Zone { .. } => {}
+            Effect::UserPut { id, entry } => {
+                self.users.insert(id, *entry);
+            }
+            Effect::UserRemoved { id } => {
+                self.users.remove(&id);
+            }
+            // All of a world have the same.
+            Effect::Zone { .. } => {}
             Effect::Counter { provider, id, from, to } => {
                 let at = (provider, id);
                 let here = self.books.get(&at).copied().unwrap_or_default();

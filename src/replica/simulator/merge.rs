@@ -2,8 +2,8 @@
 
 use super::sabotage::{self, Sabotage};
 use crate::{
-    model::{Health, Version},
-    store::shelf::{KeyEntry, TokenEntry},
+    model::{Health, LimitVersions, Limits, Version},
+    store::shelf::{KeyEntry, TokenEntry, UserEntry},
 };
 
 /// A field goes to the later version; on equal ones it stays.
@@ -54,7 +54,19 @@ pub fn merge_token(here: &mut TokenEntry, there: TokenEntry) {
     take(&mut r.name, &mut v.name, record.name, versions.name);
     take(&mut r.expires_at, &mut v.expires_at, record.expires_at, versions.expires_at);
     take(&mut r.user, &mut v.user, record.user, versions.user);
-    let (r, v, limits, versions) = (&mut r.limits, &mut v.limits, record.limits, versions.limits);
+    merge_limits(&mut r.limits, &mut v.limits, record.limits, versions.limits);
+}
+
+pub fn merge_user(here: &mut UserEntry, there: UserEntry) {
+    let (r, v, record, versions) = (&mut here.record, &mut here.versions, there.record, there.versions);
+    take(&mut r.created_at, &mut v.added, record.created_at, versions.added);
+    take(&mut r.name, &mut v.name, record.name, versions.name);
+    take(&mut r.note, &mut v.note, record.note, versions.note);
+    take(&mut r.enabled, &mut v.enabled, record.enabled, versions.enabled);
+    merge_limits(&mut r.limits, &mut v.limits, record.limits, versions.limits);
+}
+
+fn merge_limits(r: &mut Limits, v: &mut LimitVersions, limits: Limits, versions: LimitVersions) {
     take(&mut r.allowed_models, &mut v.allowed_models, limits.allowed_models, versions.allowed_models);
     let limit = limits.requests_per_minute;
     take(&mut r.requests_per_minute, &mut v.requests_per_minute, limit, versions.requests_per_minute);

@@ -6,6 +6,7 @@
 
 mod adoptions;
 mod check;
+mod core;
 mod edits;
 mod fates;
 mod files;

@@ -79,11 +79,16 @@ impl World {
         }
     }
 
-    /// A round of everything.
-    pub fn whole_round(&mut self, at: usize) -> Result<(), String> {
-        self.begin(at, Wishes { hello: true, stats: true, only_push: false });
+    /// A round of that, to its end.
+    pub fn round(&mut self, at: usize, wishes: Wishes) -> Result<(), String> {
+        self.begin(at, wishes);
         while self.step(at)? {}
         Ok(())
+    }
+
+    /// A round of everything.
+    pub fn whole_round(&mut self, at: usize) -> Result<(), String> {
+        self.round(at, Wishes { hello: true, stats: true, only_push: false })
     }
 
     /// A round, up to where a page is on its way back.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::{
+    core::recorded::Recorded,
     shelf::digest,
     tables::{Numbers, Tables},
     world::{KEYS, TOKENS},
@@ -15,6 +16,7 @@ use crate::{
         protocol::{Note, text},
         wire::{GoneKind, Rows, Sums},
     },
+    store::shelf::{KeyEntry, UserEntry},
 };
 
 pub type Five = [i64; 5];
@@ -55,6 +57,7 @@ pub struct Oracle {
     pub missed: BTreeMap<String, u64>,
     /// Rows that were said to be refused.
     pub refused: u64,
+    pub core: Recorded,
 }
 
 pub fn five(tally: &Tally) -> Five {
@@ -82,6 +85,7 @@ pub fn fives(provider: &str, rows: &Rows) -> Vec<(CounterId, Five)> {
     for row in &rows.hours {
         out.push((CounterId::Hour(Hour(row.h), row.m.as_str().into()), of(&row.sums)));
     }
+    out.extend(rows.tallies.iter().filter_map(|row| Some((text::tally_of(row)?, of(&row.sums)))));
     out.extend(rows.global.iter().map(|row| (CounterId::Total, of(&row.sums))));
     out
 }
@@ -144,6 +148,10 @@ impl Oracle {
 
     pub fn unsure(&mut self, provider: &str, key: &str) {
         self.unsure.insert((provider.to_owned(), key.to_owned()));
+    }
+
+    pub fn is_unsure(&self, provider: &str, key: &str) -> bool {
+        self.unsure.contains(&(provider.to_owned(), key.to_owned()))
     }
 
     pub fn concluded(&mut self, provider: &str, key: &str, health: Health) {
@@ -209,22 +217,14 @@ impl Oracle {
                 said.iter().filter(|(_, kind)| *kind == added).map(|(said, _)| said.version).max()
             };
             let (added, deleted) = (last(true), last(false));
-            let row = tables.keys.get(key);
+            let row = fields_of(tables, key);
             let there = row.is_some() || tables.tokens.contains_key(key);
             if there != (added > deleted) {
                 return Err(format!("{key}: added {added:?}, deleted {deleted:?}, there: {there}"));
             }
             let (Some(row), None) = (row, deleted) else { continue };
             let at = |field: &str| (of.clone(), key.clone(), field.to_owned());
-            let fields = [
-                (
-                    "note",
-                    row.row.versions.note,
-                    row.row.record.note.as_deref().unwrap_or_default().to_owned(),
-                ),
-                ("weight", row.row.versions.weight, row.row.record.weight.to_string()),
-            ];
-            for (field, version, value) in fields {
+            for (field, version, value) in row {
                 let said = self.set.get(&at(field)).map(Vec::as_slice).unwrap_or_default();
                 let last = said.iter().map(|said| said.version).max().unwrap_or_default();
                 // Two copies of a file go by one id, and may say two things in the same microsecond: either will do.
@@ -237,6 +237,24 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// A key or a user, as the hub has it: what is set of it, with the versions.
+fn fields_of(tables: &Tables, key: &str) -> Option<Vec<(&'static str, Version, String)>> {
+    if let Some(core) = &tables.core {
+        let UserEntry { record, versions } = &core.users.get(&key.parse().ok()?)?.row;
+        let minute = record.limits.requests_per_minute.map(|limit| limit.to_string());
+        return Some(vec![
+            ("name", versions.name, record.name.to_string()),
+            ("enabled", versions.enabled, record.enabled.to_string()),
+            ("requests_per_minute", versions.limits.requests_per_minute, minute.unwrap_or_default()),
+        ]);
+    }
+    let KeyEntry { record, versions, .. } = &tables.keys.get(key)?.row;
+    Some(vec![
+        ("note", versions.note, record.note.as_deref().unwrap_or_default().to_owned()),
+        ("weight", versions.weight, record.weight.to_string()),
+    ])
 }
 
 /// The hub's numbers by this side's names; of deleted rows too.
@@ -260,6 +278,9 @@ pub fn hub_counters(
     }
     for row in tables.global.values() {
         live.insert(CounterId::Total, row.row.clone());
+    }
+    for (id, sums) in tables.core.iter().flat_map(|core| core.counters()) {
+        live.insert(id, Numbers { sums, ..Numbers::default() });
     }
     for ((kind, id), numbers) in &tables.retired {
         let key = KEYS.iter().find(|key| *kind == GoneKind::Key && text::hex(&digest(key)) == *id);

@@ -31,7 +31,7 @@ fn visible(xid: Xid, snapshot: &str) -> bool {
 impl ModelHub {
     /// How many rows a lane has for somebody with that cursor.
     pub fn unseen(&self, stream: &str, lane: Lane, cursor: &str) -> usize {
-        self.db.tables[stream].changed(lane, &|xid| !visible(xid, cursor)).len()
+        self.db.tables[stream].changed(lane, &|xid| !visible(xid, cursor), self.now, false).len()
     }
 
     pub fn page(&self, instance: Uuid, ask: &Ask) -> Page {
@@ -49,7 +49,7 @@ impl ModelHub {
         let mut rows = Rows::default();
         let mut left = ask.limit as usize;
         let mut next: Option<Value> = None;
-        for (list, place, put) in tables.changed(ask.lane, &wanted) {
+        for (list, place, put) in tables.changed(ask.lane, &wanted, self.now, ask.cursor.is_none()) {
             if after.as_ref().is_some_and(|after| (list, &place) <= (after.0, &after.1)) {
                 continue;
             }
@@ -75,20 +75,26 @@ impl ModelHub {
     }
 }
 
-type Put<'a> = Box<dyn FnOnce(&mut Rows) + 'a>;
+pub type Put<'a> = Box<dyn FnOnce(&mut Rows) + 'a>;
 
 impl Tables {
     /// All that a pull would tell.
-    pub fn everything(&self) -> Rows {
+    pub fn everything(&self, now: i64) -> Rows {
         let mut rows = Rows::default();
         for lane in [Lane::State, Lane::Stats] {
-            self.changed(lane, &|_| true).into_iter().for_each(|(_, _, put)| put(&mut rows));
+            self.changed(lane, &|_| true, now, true).into_iter().for_each(|(_, _, put)| put(&mut rows));
         }
         rows
     }
 
     /// The rows of a lane in the wire's order: the list's number in the lane, and the place in the list.
-    fn changed<'a>(&'a self, lane: Lane, wanted: &'a dyn Fn(Xid) -> bool) -> Vec<(usize, String, Put<'a>)> {
+    fn changed<'a>(
+        &'a self,
+        lane: Lane,
+        wanted: &'a dyn Fn(Xid) -> bool,
+        now: i64,
+        anew: bool,
+    ) -> Vec<(usize, String, Put<'a>)> {
         let mut out: Vec<(usize, String, Put<'a>)> = Vec::new();
         if lane == Lane::State {
             for ((t, id), tomb) in self.tombstones.iter().filter(|(_, row)| wanted(row.xid)) {
@@ -98,6 +104,9 @@ impl Tables {
                 out.push((1, place, Box::new(move |rows| rows.gone.push(row))));
             }
             out.sort_by(|a, b| a.1.cmp(&b.1));
+            if let Some(core) = &self.core {
+                out.extend(core.changed(lane, wanted, now, anew));
+            }
             for (k, key) in self.keys.iter().filter(|(_, row)| wanted(row.xid)) {
                 let row = text::key_row(&key.row, false, HOME);
                 out.push((2, k.clone(), Box::new(move |rows| rows.keys.push(row))));
@@ -107,6 +116,9 @@ impl Tables {
                 out.push((3, k.clone(), Box::new(move |rows| rows.tokens.push(row))));
             }
             return out;
+        }
+        if let Some(core) = &self.core {
+            out.extend(core.changed(lane, wanted, now, anew));
         }
         for (k, stats) in self.key_stats.iter().filter(|(_, row)| wanted(row.xid)) {
             let (n, k) = (&stats.row, k.clone());
@@ -146,7 +158,8 @@ impl Tables {
         }
         for (i, stream) in self.streams.iter().filter(|(_, row)| wanted(row.xid)) {
             let row = StreamRow { i: *i, s: stream.row.0, g: stream.row.1.clone() };
-            out.push((6, i.to_string(), Box::new(move |rows| rows.streams.push(row))));
+            let list = if self.core.is_some() { 3 } else { 6 };
+            out.push((list, i.to_string(), Box::new(move |rows| rows.streams.push(row))));
         }
         out
     }

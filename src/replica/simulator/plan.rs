@@ -27,6 +27,8 @@ pub struct Plan {
     pub fate: Fate,
     pub by_hand: bool,
     pub focus: Focus,
+    /// Whether there is a stream of the core.
+    pub core: bool,
 }
 
 impl Plan {
@@ -52,10 +54,12 @@ impl Plan {
             8 => Focus::Clocks,
             9 => Focus::Narrow,
             10 => Focus::Slow,
+            11 => Focus::People,
             _ => Focus::Everything,
         };
         let exact = matches!(fate, Fate::Moves | Fate::Losses | Fate::Returns);
-        Self { fate, by_hand: !seed.is_multiple_of(3) && !exact, focus }
+        let core = focus == Focus::People || (seed / 7).is_multiple_of(2);
+        Self { fate, by_hand: !seed.is_multiple_of(3) && !exact, focus, core }
     }
 
     /// Where a broken rule shows, if it is not in most worlds.
@@ -115,8 +119,27 @@ impl Plan {
             | Sabotage::ClockIsNotRewound
             | Sabotage::DatesAreNotShifted => (Fate::Ordinary, false, Focus::Clocks),
             Sabotage::StateIsNotToldAgain => (Fate::Rollbacks, true, Focus::Hands),
-            _ => return Self::of(seed),
+            Sabotage::HubReplacesSets
+            | Sabotage::HubTakesEarlierShares
+            | Sabotage::SetsAreNotRead
+            | Sabotage::SpansAreNotRebased
+            | Sabotage::TakesWholeUsers
+            | Sabotage::UsersAreNotDeleted
+            | Sabotage::UsersAreNotAdded
+            | Sabotage::SharesForgetDeletion => (Fate::Ordinary, false, Focus::People),
+            Sabotage::SharesAreNotToldAgain => (Fate::Ordinary, true, Focus::People),
+            Sabotage::HubTakesLateSpans | Sabotage::OldSpansComeBack => (Fate::Absence, false, Focus::People),
+            Sabotage::SetsAreNotRetold => (Fate::Moves, false, Focus::People),
+            Sabotage::SeenStaysInBatches | Sabotage::EventsAreTwice | Sabotage::LogsAreTwice => {
+                (Fate::Copies, false, Focus::People)
+            }
+            Sabotage::UsersKeepTheFuture => return Self::new(Fate::Ordinary, false, Focus::Clocks, true),
+            _ => return Self { core: false, ..Self::of(seed) },
         };
-        Self { fate, by_hand, focus }
+        Self::new(fate, by_hand, focus, focus == Focus::People)
+    }
+
+    fn new(fate: Fate, by_hand: bool, focus: Focus, core: bool) -> Self {
+        Self { fate, by_hand, focus, core }
     }
 }

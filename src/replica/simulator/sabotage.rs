@@ -61,6 +61,11 @@ sabotages! {
     AdoptsTheView,
     /// A batch lands in a database that it is not for.
     HubTakesWhatIsForAnother,
+    /// What is told of a set takes the place of what was told before.
+    HubReplacesSets,
+    HubTakesEarlierShares,
+    /// Numbers of a day that is not kept any more are counted all the same.
+    HubTakesLateSpans,
     /// Open deltas go out without being sealed first: what is sent again differs.
     SealsAfterSending,
     SealsWhileOneWaits,
@@ -140,6 +145,27 @@ sabotages! {
     DatesAreNotShifted,
     BelievesAnyHub,
     StartSealsAsItsOwn,
+    /// Members that a hub has lost.
+    SetsAreNotRetold,
+    SetsAreNotRead,
+    /// What was counted of days and hours elsewhere is not shown.
+    SpansAreNotRebased,
+    /// Nor forgotten here, when it is read again.
+    OldSpansComeBack,
+    /// What was put into sets and what happened stays in a batch that is taken apart.
+    SeenStaysInBatches,
+    /// Of what a copy may have told, too, events get other names.
+    EventsAreTwice,
+    /// And a row for a request is told once more.
+    LogsAreTwice,
+    TakesWholeUsers,
+    UsersKeepTheFuture,
+    UsersAreNotDeleted,
+    UsersAreNotAdded,
+    /// A key that is deleted stays its owner's.
+    SharesForgetDeletion,
+    /// What others have decided about a key, or a hub has lost, is nobody's to tell.
+    SharesAreNotToldAgain,
     /// A batch of an earlier life that is too large becomes several of this one.
     SplitsAsItsOwn,
 }

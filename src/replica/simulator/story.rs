@@ -1,6 +1,7 @@
 //! What happens in a world.
 
 use super::{
+    core::deeds::deed,
     edits::{edit, health},
     foreign::Statement,
     hub::Database,
@@ -22,8 +23,8 @@ pub struct Story {
 
 pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Result<(), String> {
     let count = if seed.is_multiple_of(400) { 50 } else { 3 + (seed % 4) as usize };
-    let Plan { fate, by_hand, focus } = plan;
-    let mut world = World::new(seed, count, focus == Focus::Pairs, traced)?;
+    let Plan { fate, by_hand, focus, core } = plan;
+    let mut world = World::with_core(seed, count, focus == Focus::Pairs, core, traced)?;
     world.focus = focus;
     world.steady = !by_hand && matches!(fate, Fate::Ordinary | Fate::Absence);
     world.calm = world.steady && world.loss == 0;
@@ -115,13 +116,18 @@ impl Story {
             scenes::at_once(world, 0)?;
         }
         self.let_go(world);
+        world.forget_all();
         world.heal()?;
+        world.forget_before_check()?;
         world.check()?;
         // What is decided and counted after all that goes the same way.
         for _ in 0..3 {
             let at = world.rng.usize(..world.instances.len());
             world.traffic(at);
             edit(world, at)?;
+            if world.core {
+                deed(world, at)?;
+            }
         }
         world.heal()?;
         world.check()
@@ -145,8 +151,9 @@ impl Story {
             Focus::Hands => &[97, 105, 60, 60],
             Focus::Ties => &[25, 25, 25, 60, 105],
             Focus::Narrow | Focus::Slow => &[5, 5, 5, 60, 105, 105],
+            Focus::People => &[5, 5, 25, 60, 60, 85, 105, 115, 115, 115],
         };
-        let any = world.rng.u32(..110);
+        let any = world.rng.u32(..if world.core { 125 } else { 110 });
         let what = if world.rng.bool() { any } else { *world.rng.choice(usual).unwrap_or(&any) };
         match what {
             0..20 => world.traffic(at),
@@ -156,7 +163,9 @@ impl Story {
             43..46 => world.instances[at].cut_off ^= true,
             46..50 => world.stray()?,
             50..54 => {
-                let ms = world.rng.i64(10_000..3_000_000);
+                // Days go by where days are counted.
+                let most = if world.core { 40_000_000 } else { 3_000_000 };
+                let ms = world.rng.i64(10_000..most);
                 world.pass(ms);
             }
             54..80 => round(world, at, None)?,
@@ -165,7 +174,8 @@ impl Story {
                 round(world, at, Some(steps))?;
             }
             95..102 if self.by_hand => self.other_hands(world),
-            102.. => self.fate(world, at)?,
+            102..110 => self.fate(world, at)?,
+            110.. => deed(world, at)?,
             _ => {}
         }
         Ok(())
@@ -209,7 +219,7 @@ impl Story {
 
     fn copies(&mut self, world: &mut World, at: usize) -> Result<(), String> {
         // A file that never met a hub has nothing by which copies could be told apart.
-        if world.instances[at].ids.len() < world.providers {
+        if world.instances[at].ids.len() < world.streams().len() {
             return Ok(());
         }
         match world.rng.u8(..5) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::{
+    core::{self, Core},
     hub::{HOME, Xid},
     merge::{merge_key, merge_token},
     sabotage::{self, Sabotage},
@@ -20,7 +21,7 @@ use crate::{
 };
 
 pub const KEPT: i64 = 30 * 24 * 3_600_000;
-const AHEAD: i64 = 300_000;
+pub const AHEAD: i64 = 300_000;
 
 /// A row and the transaction that changed it last.
 #[derive(Clone, Debug)]
@@ -76,10 +77,19 @@ pub struct Tables {
     pub retired: BTreeMap<(GoneKind, String), Numbers>,
     pub streams: BTreeMap<Uuid, Stamped<(u64, String, RowAnswers)>>,
     pub swept: Version,
+    /// Of the core's stream, which has these and no keys of its own.
+    pub core: Option<Box<Core>>,
 }
 
 impl Tables {
+    pub fn of(stream: &str) -> Self {
+        Self { core: (stream == core::STREAM).then(Box::default), ..Self::default() }
+    }
+
     pub fn apply(&mut self, request: &PushRequest, xid: Xid, now: i64) -> RowAnswers {
+        if self.core.is_some() {
+            return self.apply_core(&request.rows, xid, now, false);
+        }
         let mut answers = self.apply_state(&request.rows, xid, now);
         for (at, row) in request.rows.key_stats.iter().enumerate() {
             if answers != RowAnswers::default() && sabotage::on(Sabotage::HubStopsAtARow) {
@@ -223,11 +233,15 @@ impl Tables {
         all(&mut self.global, ahead, xid);
         all(&mut self.tombstones, ahead, xid);
         all(&mut self.streams, ahead, xid);
+        self.core.iter_mut().for_each(|core| core.restamp(ahead, xid));
     }
 
     /// Counters are raised to what an instance knew.
     pub fn adopt(&mut self, rows: &Rows, xid: Xid, now: i64) -> RowAnswers {
-        let answers = self.apply_state(rows, xid, now);
+        let answers = match self.core {
+            Some(_) => self.apply_core(rows, xid, now, true),
+            None => self.apply_state(rows, xid, now),
+        };
         // Rows of counts are of rows that are there.
         for row in rows.key_stats.iter().filter(|row| self.keys.contains_key(row.k.expose())) {
             let most = Numbers {

@@ -2,7 +2,6 @@
 
 use super::{
     adoptions::{count, equal, total},
-    local,
     world::{PROVIDERS, World},
 };
 use crate::{
@@ -81,11 +80,7 @@ pub fn before_contact(restarts: bool) -> Result<(), String> {
     world.providers = 2;
     (0..3).try_for_each(|at| world.crash(at))?;
     for (at, n) in [(0, 5), (2, 7)] {
-        let one = Tally { success: n, ..Tally::default() };
-        let it = &mut world.instances[at];
-        local::count(&mut it.shelf, SECOND, &CounterId::Total, &one);
-        it.memory.books.insert((SECOND.to_owned(), CounterId::Total), one);
-        it.shelf.commit();
+        world.count(at, SECOND, &CounterId::Total, &Tally { success: n, ..Tally::default() });
     }
     if restarts {
         (0..3).try_for_each(|at| world.crash(at))?;

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use uuid::Uuid;
 
 use super::{
+    core,
     files::{Ids, pending_of, stream_ids},
     hub::ModelHub,
     local,
@@ -18,10 +19,12 @@ use super::{
 use crate::{
     model::{CounterId, Stamps, Timestamp, Version},
     replica::protocol::{Bounds, Call, Effect, Hub, Machine, Note, Outcome, Sealing, Stop, StreamOf, Why},
-    store::shelf::Shelf,
+    store::shelf::{CORE, Shelf},
 };
 
 pub const PROVIDERS: [(&str, &str); 2] = [("alpha", "alpha_api"), ("beta", "beta_api")];
+/// With that of the core, which not every world has.
+pub const STREAMS: [(&str, &str); 3] = [PROVIDERS[0], PROVIDERS[1], (CORE, core::STREAM)];
 pub const KEYS: [&str; 6] = ["key-a", "key-b", "key-c", "key-d", "key-e", "key-f"];
 pub const TOKENS: [&str; 3] = ["token-a", "token-b", "token-c"];
 pub const MODELS: [&str; 3] = ["small", "large", "vision"];
@@ -56,6 +59,8 @@ pub enum Focus {
     Narrow,
     /// What is large is too late, on the way there and back.
     Slow,
+    /// Users, and what is counted of them.
+    People,
 }
 
 pub struct Instance {
@@ -75,6 +80,8 @@ pub struct Instance {
     pub ids: BTreeMap<String, Ids>,
     /// Requests that it has counted itself, by provider.
     pub own: BTreeMap<&'static str, i64>,
+    /// The hour in which it looked last for what it need not keep.
+    pub looked: u32,
 }
 
 pub struct World {
@@ -85,6 +92,8 @@ pub struct World {
     pub strays: Vec<Stray>,
     pub oracle: Oracle,
     pub providers: usize,
+    /// Whether there is a stream of the core.
+    pub core: bool,
     pub trace: Option<Vec<String>>,
     pub bounds: Bounds,
     /// Per thousand.
@@ -113,9 +122,14 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, count: usize, pair: bool, traced: bool) -> Result<Self, String> {
+        Self::with_core(seed, count, pair, false, traced)
+    }
+
+    pub fn with_core(seed: u64, count: usize, pair: bool, core: bool, traced: bool) -> Result<Self, String> {
         let mut rng = Rng::with_seed(seed);
         let providers = 1 + usize::from(rng.u8(..4) == 0 || pair);
-        let streams: Vec<&str> = PROVIDERS[..providers].iter().map(|(_, stream)| *stream).collect();
+        let streams = PROVIDERS[..providers].iter().map(|(_, stream)| *stream);
+        let streams: Vec<&str> = streams.chain(core.then_some(core::STREAM)).collect();
         let mut hub = ModelHub::new(Uuid::from_u128(0xb0b), &streams, BEGIN);
         let bounds = Bounds {
             rows: *rng.choice(&[1, 3, 8, 50][..]).unwrap_or(&8),
@@ -135,6 +149,7 @@ impl World {
             strays: Vec::new(),
             oracle: Oracle::default(),
             providers,
+            core,
             trace: traced.then(Vec::new),
             bounds,
             loss,
@@ -163,6 +178,12 @@ impl World {
         Ok(world)
     }
 
+    /// All of them, with the prefixes of their tables.
+    pub fn streams(&self) -> Vec<(&'static str, &'static str)> {
+        let core = self.core.then_some(STREAMS[2]);
+        PROVIDERS[..self.providers].iter().copied().chain(core).collect()
+    }
+
     pub fn say(&mut self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>9} {}", self.now - BEGIN, what()));
@@ -189,12 +210,10 @@ impl World {
     }
 
     fn engine(&mut self, shelf: &MemoryShelf) -> (Machine, Arc<Stamps>) {
-        let streams = PROVIDERS[..self.providers].iter();
-        let streams = streams.map(|(provider, stream)| StreamOf {
-            provider: (*provider).to_owned(),
-            stream: (*stream).to_owned(),
-        });
-        let last = PROVIDERS.iter().map(|(provider, _)| local::last_version(shelf, provider)).max();
+        let streams = self.streams().into_iter();
+        let streams = streams
+            .map(|(provider, stream)| StreamOf { provider: provider.to_owned(), stream: stream.to_owned() });
+        let last = STREAMS.iter().map(|(provider, _)| local::last_version(shelf, provider)).max();
         let id = shelf.instance_id().as_u128();
         let id = if sabotage::on(Sabotage::StampsBearNoWriter) { 1 } else { id };
         let stamps = Arc::new(Stamps::new(id, 0, last.unwrap_or(Version::ZERO)));
@@ -229,6 +248,7 @@ impl World {
             notes: Vec::new(),
             ids,
             own: BTreeMap::new(),
+            looked: 0,
         };
         self.instances.push(instance);
         let at = self.instances.len() - 1;

@@ -159,6 +159,37 @@ async fn every_list_is_pushed_and_pulled_on_every_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_of_a_key_ends_with_it_in_whatever_order_it_comes() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    let mut stream = Stream::core(1);
+    // Added at 2, given to somebody at 9; deleted at 5 by whoever had not heard of that; added again at 7.
+    let said = [
+        json!({"p": "ollama", "u": id(3), "a": 2, "v": 9}),
+        json!({"p": "ollama", "on": false, "a": 5, "v": 5}),
+        json!({"p": "ollama", "u": id(4), "a": 7, "v": 7}),
+    ];
+    let whose = async |key: u128| {
+        let sql = format!("SELECT user_id, is_active FROM shared_keys WHERE id = '{}'", id(key));
+        rows(&client, &sql).await
+    };
+    for (key, order) in [(10, [0, 1, 2]), (11, [1, 0, 2]), (12, [2, 1, 0]), (13, [1, 2, 0])] {
+        for (n, at) in order.into_iter().enumerate() {
+            let mut row = said[at].clone();
+            row["i"] = json!(id(key));
+            stream.push(&client, json!({"shares": [row]})).await;
+            let deleted = order[..=n].contains(&1) && !order[..=n].contains(&2);
+            if deleted {
+                assert_eq!(whose(key).await, "|f", "{order:?}");
+            }
+        }
+        assert_eq!(whose(key).await, format!("{}|t", id(4)), "{order:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_of_any_size_hold_the_same() {
     if skipped(&["HUB_TESTS"]) {
         return;

@@ -83,13 +83,21 @@ pub fn share_row(provider: &str, id: KeyId, entry: &KeyEntry) -> ShareRow {
         p: provider.to_owned(),
         u: record.owner.map(user_out),
         on: (!record.enabled).then_some(false),
+        a: versions.added,
         v: versions.added.max(versions.owner).max(versions.enabled),
     }
 }
 
 /// That a key is no more.
 pub fn share_ended(provider: &str, id: KeyId, deleted: Version) -> ShareRow {
-    ShareRow { i: Uuid::from_u128(id.0), p: provider.to_owned(), u: None, on: Some(false), v: deleted }
+    ShareRow {
+        i: Uuid::from_u128(id.0),
+        p: provider.to_owned(),
+        u: None,
+        on: Some(false),
+        a: deleted,
+        v: deleted,
+    }
 }
 
 pub fn tally_row(id: &SpanId, sums: Sums) -> TallyRow {

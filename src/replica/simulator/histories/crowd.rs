@@ -8,8 +8,8 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::{
-    super::{hub::ModelHub, journal::Event, world::PROVIDERS},
-    database::{Database, call, retired, rows, run},
+    super::{hub::ModelHub, journal::Event, world::STREAMS},
+    database::{Database, call, retired, rows, run, untold},
     mirror::Mirror,
     order::same,
     promises::{self, Unheard},
@@ -35,7 +35,7 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
         .map(|event| if let Event::Call { at, .. } = event { *at } else { 0 })
         .max()
         .unwrap_or(0);
-    let streams: Vec<&str> = PROVIDERS.iter().map(|(_, stream)| *stream).collect();
+    let streams: Vec<&str> = STREAMS.iter().map(|(_, stream)| *stream).collect();
     let all_pushed = Barrier::new(deeds.len());
     let sessions = database.sessions(deeds.len()).await;
     let clock = format!("SET simulated.now = '{end}'");
@@ -52,7 +52,7 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
     let (model, unheard) = in_the_order_taken(database.session(0).await, &streams, pushed, end).await?;
     for stream in streams {
         let real = database.everything(stream).await?;
-        same("what is held", &model.db.tables[stream].everything(), &real, stream)?;
+        same("what is held", &model.db.tables[stream].everything(end), &real, stream)?;
         for (instance, mirror) in &mirrors {
             if let Some(seen) = mirror.get(stream) {
                 same("what an instance has seen", &seen.rows(), &real, &instance.to_string())?;
@@ -60,6 +60,7 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
         }
         promises::check(stream, &all, &unheard, &real, &database.retired().await?)?;
     }
+    same("what is told and not read", &untold(&model.db.tables), &database.untold().await?, "")?;
     same("what is retired", &retired(&model.db.tables), &database.retired().await?, "")
 }
 
@@ -118,7 +119,7 @@ async fn do_all(
     all_pushed.wait().await;
     done?;
     for stream in mirrors.keys().cloned().collect::<Vec<_>>() {
-        let provider = PROVIDERS.iter().find(|(_, of)| *of == stream).map_or("", |(provider, _)| *provider);
+        let provider = STREAMS.iter().find(|(_, of)| *of == stream).map_or("", |(provider, _)| *provider);
         let lanes = [Lane::State, Lane::Stats].map(|lane| Ask {
             stream: stream.clone(),
             provider: provider.to_owned(),

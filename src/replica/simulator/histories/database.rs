@@ -8,7 +8,11 @@ use uuid::Uuid;
 use super::pg::{Cluster, Options};
 use crate::replica::{
     schema::{self, Target},
-    simulator::{tables::Tables, world::PROVIDERS},
+    simulator::{
+        core::STREAM,
+        tables::Tables,
+        world::{PROVIDERS, STREAMS},
+    },
     wire::{Ask, Function, GoneKind, HubIdentity, Lane, PROTOCOL, PullAnswer, PullRequest, Rows, Sums},
 };
 
@@ -60,6 +64,7 @@ impl Template {
             let sql = sql.replace("keytide_simulated.now()", "keytide_now()");
             client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{}: {error:?}", part.name));
         }
+        client.batch_execute("SELECT public.keytide_usage_logs(true)").await.unwrap();
         client.batch_execute(BESIDE).await.unwrap();
         // Parts of tables come and go with the time.
         let tables = "SELECT relname FROM pg_class
@@ -153,7 +158,7 @@ impl Database<'_> {
     }
 
     async fn pull(&mut self, stream: &str, lane: Lane) -> Result<PullAnswer, String> {
-        let provider = PROVIDERS.iter().find(|(_, of)| *of == stream).map_or("", |(provider, _)| *provider);
+        let provider = STREAMS.iter().find(|(_, of)| *of == stream).map_or("", |(provider, _)| *provider);
         let ask = Ask {
             stream: stream.to_owned(),
             provider: provider.to_owned(),
@@ -172,9 +177,21 @@ impl Database<'_> {
     pub async fn everything(&mut self, stream: &str) -> Result<Rows, String> {
         let mut state = self.pull(stream, Lane::State).await?.pages.remove(0);
         let stats = self.pull(stream, Lane::Stats).await?.pages.remove(0).rows;
-        let (gone, keys, tokens) = (state.rows.gone, state.rows.keys, state.rows.tokens);
-        state.rows = Rows { gone, keys, tokens, ..stats };
+        let Rows { gone, keys, tokens, users, .. } = state.rows;
+        state.rows = Rows { gone, keys, tokens, users, ..stats };
         Ok(state.rows)
+    }
+
+    /// What no pull tells: whose keys are whose, what happened, and single requests.
+    pub async fn untold(&mut self) -> Result<Vec<String>, String> {
+        let sql = "SELECT concat_ws(' ', 'share', id, provider, user_id, is_active, share_v) FROM public.shared_keys WHERE share_v > 0
+            UNION ALL SELECT concat_ws(' ', 'event', event, event_type, user_id, severity, occurrences, public.keytide_ms(created_at))
+            FROM public.security_events
+            UNION ALL SELECT concat_ws(' ', 'log', shared_key_id, user_id, usage_type, status_code,
+                public.keytide_ms(created_at AT TIME ZONE 'UTC')) FROM public.key_usage_logs";
+        let mut all: Vec<String> = rows(self.session(0).await, sql).await?.into_iter().flatten().collect();
+        all.sort();
+        Ok(all)
     }
 
     pub async fn retired(&mut self) -> Result<Retired, String> {
@@ -191,6 +208,27 @@ impl Database<'_> {
         }
         Ok(retired)
     }
+}
+
+/// The model's.
+pub fn untold(tables: &BTreeMap<String, Tables>) -> Vec<String> {
+    let Some(core) = tables.get(STREAM).and_then(|tables| tables.core.as_ref()) else { return Vec::new() };
+    let mut all = Vec::new();
+    for share in core.keys.values().filter_map(|key| key.row.share.as_ref()) {
+        let user = share.u.map(|user| format!(" {user}")).unwrap_or_default();
+        let on = if share.on == Some(false) { "f" } else { "t" };
+        all.push(format!("share {} {}{user} {on} {}", share.i, share.p, share.v.0));
+    }
+    for event in core.events.values() {
+        let user = event.u.map(|user| format!(" {user}")).unwrap_or_default();
+        let weight = event.w.unwrap_or(1);
+        all.push(format!("event {} {}{user} {} {weight} {}", event.x, event.e, event.y, event.at));
+    }
+    for log in &core.logs {
+        all.push(format!("log {} {} {} {} {}", log.i, log.u, log.y, log.c, log.at));
+    }
+    all.sort();
+    all
 }
 
 /// The model's.

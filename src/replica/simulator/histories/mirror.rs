@@ -6,8 +6,8 @@ use super::super::shelf::digest;
 use crate::replica::{
     protocol::text::hex,
     wire::{
-        GlobalRow, GoneKind, GoneRow, HourRow, KeyRow, KeyStatsRow, Lane, ModelRow, Rows, StreamRow,
-        TokenRow, TokenStatsRow,
+        GlobalRow, GoneKind, GoneRow, HourRow, KeyRow, KeyStatsRow, Lane, ModelRow, Rows, SetRow, StreamRow,
+        Sums, TallyRow, TokenRow, TokenStatsRow, UserRow,
     },
 };
 
@@ -23,6 +23,19 @@ pub struct Mirror {
     hours: BTreeMap<(u32, String), HourRow>,
     global: Option<GlobalRow>,
     streams: BTreeMap<uuid::Uuid, StreamRow>,
+    users: BTreeMap<uuid::Uuid, UserRow>,
+    tallies: BTreeMap<Place, TallyRow>,
+    sets: BTreeMap<Place, SetRow>,
+}
+
+type Place = (String, u32, uuid::Uuid);
+
+fn has(row: &TallyRow) -> bool {
+    row.sums != Sums::default()
+}
+
+fn holds(row: &SetRow) -> bool {
+    !row.m.is_empty() || row.k.is_some()
 }
 
 fn id(secret: &str) -> String {
@@ -45,6 +58,7 @@ impl Mirror {
                     self.tokens.retain(|k, _| id(k) != row.id);
                     self.token_stats.retain(|k, _| id(k) != row.id);
                 }
+                GoneKind::User => self.users.retain(|i, _| i.to_string() != row.id),
                 _ => {}
             }
             self.gone.insert((row.t, row.id.clone()), row);
@@ -58,6 +72,12 @@ impl Mirror {
             self.gone.remove(&(GoneKind::Token, id(row.k.expose())));
             self.tokens.insert(row.k.expose().to_owned(), row);
         }
+        for row in rows.users {
+            self.gone.remove(&(GoneKind::User, row.i.to_string()));
+            self.users.insert(row.i, row);
+        }
+        self.tallies.extend(rows.tallies.into_iter().map(|row| ((row.t.clone(), row.n, row.i), row)));
+        self.sets.extend(rows.sets.into_iter().map(|row| ((row.t.clone(), row.n, row.i), row)));
         self.key_stats.extend(rows.key_stats.into_iter().map(|row| (row.k.expose().to_owned(), row)));
         self.token_stats.extend(rows.token_stats.into_iter().map(|row| (row.k.expose().to_owned(), row)));
         self.models.extend(rows.models.into_iter().map(|row| (row.m.clone(), row)));
@@ -77,6 +97,15 @@ impl Mirror {
             hours: self.hours.values().cloned().collect(),
             global: self.global.clone(),
             streams: self.streams.values().cloned().collect(),
+            users: self.users.values().cloned().collect(),
+            // Of a user's day that has changed, what there is nothing of is shown too.
+            tallies: self
+                .tallies
+                .values()
+                .filter(|row| !row.t.starts_with('u') || has(row))
+                .cloned()
+                .collect(),
+            sets: self.sets.values().filter(|row| row.t != "uk" || holds(row)).cloned().collect(),
             ..Rows::default()
         }
     }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{
-    super::{hub::Xid, journal::Event},
-    database::{Database, call_at, retired, run},
+    super::{core, hub::Xid, journal::Event},
+    database::{Database, call_at, retired, run, untold},
 };
 use crate::replica::wire::{
     AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, PullAnswer,
@@ -55,11 +55,22 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
                 call_at(order.database.session(0).await, Some(*at), Function::Retain, r#"{"protocol": 1}"#)
                     .await?;
             }
-            Event::Holds { tables } => {
+            Event::Climbed { hours_from, days_from } => {
+                let sql = format!(
+                    "UPDATE public.keytide_settings SET hours_from = greatest(hours_from, {hours_from}),
+                     days_from = greatest(days_from, {days_from})"
+                );
+                run(order.database.session(0).await, &sql).await?;
+            }
+            Event::Holds { at, tables } => {
+                run(order.database.session(0).await, &format!("SET simulated.now = '{at}'")).await?;
                 for (stream, tables) in tables {
-                    let (model, real) = (tables.everything(), order.database.everything(stream).await?);
+                    let (model, real) = (tables.everything(*at), order.database.everything(stream).await?);
                     same("what is held", &model, &real, stream)?;
                 }
+                let known = tables.contains_key(core::STREAM);
+                let real = if known { order.database.untold().await? } else { Vec::new() };
+                same("what is told and not read", &untold(tables), &real, "")?;
                 same("what is retired", &retired(tables), &order.database.retired().await?, "")?;
             }
         }

@@ -75,6 +75,14 @@ fn count_all(counts: &mut Counts, rows: &Value, expired: &[(String, usize)]) {
             count(counts, format!("hour {} {}", row["h"], text(&row, "m")), &row);
         }
     }
+    for (at, row) in list(rows, "tallies").enumerate() {
+        if !expired.contains(&("tallies".to_owned(), at)) {
+            // The last use of a user's day may be that of its last key.
+            let mut sums = row.clone();
+            sums["lu"].take();
+            count(counts, format!("{} {} {}", text(row, "t"), text(row, "i"), row["n"]), &sums);
+        }
+    }
     if rows["global"].is_object() {
         count(counts, "global".to_owned(), &rows["global"]);
     }
