@@ -76,7 +76,7 @@ impl Dump {
 
     fn listed(&mut self, nth: usize, entry: &Value) -> Result<(), String> {
         let field = |name: &str| entry.get(name);
-        let name = field("name").or_else(|| field("key")).and_then(Value::as_str);
+        let name = field("name").or_else(|| field("key")).unwrap_or(entry).as_str();
         let Some(name) = name else {
             return Err(format!("its entry {nth} has neither \"name\" nor \"key\""));
         };
@@ -176,6 +176,7 @@ mod tests {
         .unwrap();
         dump.add(r#"{"a": "1", "b": {"value": "2", "metadata": null}, "c": null, "d": ["x"]}"#).unwrap();
         dump.add(r#"[{"key": "e", "value": "NQ==", "base64": true}, {"key": "f", "value": "6"}]"#).unwrap();
+        dump.add(r#"["g"]"#).unwrap();
         let found: Vec<_> =
             dump.entries.iter().map(|(name, entry)| (name.as_str(), entry.value.as_deref())).collect();
         let expected = [
@@ -185,6 +186,7 @@ mod tests {
             ("d", Some("[\"x\"]")),
             ("e", Some("5")),
             ("f", Some("6")),
+            ("g", None),
         ];
         assert_eq!(found, expected);
         assert_eq!(dump.entries["b"].expires, Some(Timestamp(1_800_000_000_000)));

@@ -281,9 +281,9 @@ fn say_entered(entered: &Entered, io: &mut Io) -> Result<(), Error> {
     }
     if gone > 0 {
         io.line(&format!(
-            "{} counted before are no longer in the table: stop what deletes them, since as many new ones of the same keys would not \
-             be noticed",
-            show::counted(gone, "row", "rows")
+            "rows that were counted before are gone from the table ({}): stop what deletes them, since as many new ones of the same \
+             keys would not be noticed",
+            show::count(gone)
         ))?;
     }
     Ok(())

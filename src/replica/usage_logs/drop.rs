@@ -62,9 +62,9 @@ async fn check(client: &Client, legacy: &Legacy) -> Result<u64, Error> {
     if came + went + later + owed > 0 {
         let how = match (came, went) {
             (0, 0) => "its rows are others than those that were counted".to_owned(),
-            (came, 0) => format!("it has {came} rows more than were counted"),
-            (0, went) => format!("it has {went} rows fewer than were counted"),
-            (came, went) => format!("{came} rows came and {went} went since it was counted"),
+            (came, 0) => format!("rows came since it was counted ({came})"),
+            (0, went) => format!("rows went since it was counted ({went})"),
+            (came, went) => format!("rows came ({came}) and went ({went}) since it was counted"),
         };
         return Err(Error::Unfit(format!(
             "{} was not dropped: {how}; run this with --run again, which counts what is new",
