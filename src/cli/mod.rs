@@ -19,6 +19,7 @@ mod hub;
 mod io;
 mod keys;
 mod limits;
+mod migrate;
 mod private_file;
 mod remote;
 mod schema;
@@ -78,6 +79,7 @@ enum Command {
     Stats(stats::Args),
     Sync(sync::Args),
     Schema(schema::Args),
+    Migrate(migrate::Args),
     Store(store::Args),
     Doctor(doctor::Args),
     AdminToken(admin_token::Args),
@@ -117,6 +119,7 @@ fn dispatch(command: Command, hooks: Hooks, io: &mut Io) -> Result<(), Error> {
         Command::Stats(args) => block_on(stats::run(&args, io)),
         Command::Sync(args) => block_on(sync::run(args, io)),
         Command::Schema(args) => block_on(schema::run(&args, io)),
+        Command::Migrate(args) => block_on(migrate::run(args, io)),
         Command::Store(args) => block_on(store::run(&args, io)),
         Command::Doctor(args) => block_on(doctor::run(&args, io)),
         Command::AdminToken(args) => admin_token::run(&args, io),

@@ -37,6 +37,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "replica::schema",
             "replica::postgres",
             "replica::transport",
+            // Beside the schema: a move into it, by the one who owns the database.
+            "replica::usage_logs",
             // It asks hubs what they hold, without a server.
             "replica::route",
             "replica::wire",

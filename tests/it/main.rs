@@ -14,6 +14,7 @@ mod hub;
 mod limits;
 mod lists;
 mod load;
+mod migrate;
 mod outcomes;
 mod pg;
 mod process;
