@@ -162,7 +162,7 @@ async fn whatever_is_open_goes_into_batches_once_and_comes_back_out_of_them() {
                 let batches = seal_all(shelf, &mut note, bounds)?;
                 let sealed = owed(shelf)?;
                 for batch in batches.iter().rev() {
-                    stream(shelf, &mut note, bounds, |stream| stream.unseal(batch))?;
+                    stream(shelf, &mut note, bounds, |stream| stream.unseal(batch))?.0;
                 }
                 let back = owed(shelf)?;
                 assert_eq!(shelf.batches(CORE, 0, 99)?, [] as [u64; 0]);
@@ -202,7 +202,8 @@ async fn a_batch_that_is_cut_or_left_to_a_copy_loses_nothing() {
                     stream.walk()?;
                 }
                 Ok(())
-            })?;
+            })?
+            .0;
             let parts: Vec<_> = (1..=note.sealed.seq)
                 .map(|seq| Batch::decode(&shelf.batch(CORE, seq).unwrap().unwrap()).unwrap())
                 .collect();
@@ -214,7 +215,8 @@ async fn a_batch_that_is_cut_or_left_to_a_copy_loses_nothing() {
                     stream.walk()?;
                 }
                 Ok(())
-            })?;
+            })?
+            .0;
             Ok((whole, parts, owed(shelf)?))
         })
         .await;
@@ -255,7 +257,8 @@ async fn members_come_together_and_what_a_hub_has_lost_is_told_again() {
             shelf.put_set(old, &members(2))?;
             stream(shelf, &mut note, bounds, |stream| {
                 stream.take_sets(&[row(day, &[2, 5]), row(old, &[9])])
-            })?;
+            })?
+            .0;
             let merged = shelf.set(day)?;
             let untold = shelf.open_sets(None, 9)?;
             stream(shelf, &mut note, bounds, |stream| {
@@ -266,7 +269,8 @@ async fn members_come_together_and_what_a_hub_has_lost_is_told_again() {
                     stream.walk()?;
                 }
                 Ok(())
-            })?;
+            })?
+            .0;
             Ok((merged, untold, shelf.open_sets(None, 9)?, shelf.set(old)?, shelf.set(day)?))
         })
         .await;
@@ -506,7 +510,8 @@ async fn the_first_hub_is_told_all_that_was_there_before() {
                         stream.walk()?;
                     }
                     Ok(())
-                })?;
+                })?
+                .0;
                 let mut told = Rows::default();
                 for seq in shelf.batches(CORE, 0, usize::MAX)? {
                     let Batch { head, rows: of } = Batch::decode(&shelf.batch(CORE, seq)?.unwrap())?;
