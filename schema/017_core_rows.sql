@@ -275,7 +275,8 @@ DECLARE
     figures constant text[] := '{total_usage_count,usage_count_today,last_used_at,active_users_today,success_rate_7d,avg_daily_usage_7d}';
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.share_v := public.keytide_version();
+        -- As the sum of two versions.
+        NEW.share_v := 2 * public.keytide_version();
         NEW.baseline := coalesce(nullif(NEW.baseline, 0), told, 0);
         NEW.last_used := greatest(NEW.last_used, used);
         was := public.keytide_unretire('core', 'key', NEW.id::text);

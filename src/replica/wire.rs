@@ -353,9 +353,10 @@ pub struct ShareRow {
     /// False when it is disabled or deleted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on: Option<bool>,
-    /// When the key was added, or deleted; and when it was this one's.
+    /// When the key was added, or deleted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub a: Version,
+    /// How far its fields are: the sum of the versions of owner and enabled.
     pub v: Version,
 }
 

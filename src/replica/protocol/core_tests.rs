@@ -408,15 +408,16 @@ async fn whose_keys_are_is_told_whenever_it_changes() {
         v,
     };
     let a = change(put(&record)).await;
-    assert_eq!(shares().await, [row(None, None, a, a)]);
+    let both = |owner: Version, enabled: Version| Version(owner.0 + enabled.0);
+    assert_eq!(shares().await, [row(None, None, a, both(a, a))]);
     assert_eq!(shares().await, []);
     change(put(&KeyRecord { weight: 7, ..record.clone() })).await;
     assert_eq!(shares().await, [], "it is nobody else's for that");
     let owned = KeyRecord { owner: Some(ANN), ..record.clone() };
-    let v = change(put(&owned)).await;
-    assert_eq!(shares().await, [row(Some(ANN.0), None, a, v)]);
+    let given = change(put(&owned)).await;
+    assert_eq!(shares().await, [row(Some(ANN.0), None, a, both(given, a))]);
     let v = change(put(&KeyRecord { enabled: false, ..owned })).await;
-    assert_eq!(shares().await, [row(Some(ANN.0), Some(false), a, v)]);
+    assert_eq!(shares().await, [row(Some(ANN.0), Some(false), a, both(given, v))]);
     let v = change(Change::DeleteKey { provider: "beta".into(), id }).await;
     assert_eq!(shares().await, [row(None, Some(false), v, v)]);
 

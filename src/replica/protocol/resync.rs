@@ -229,6 +229,9 @@ impl Stream<'_> {
         let last = gone.last().map(|(last, _)| *last);
         for (row, _) in gone.into_iter().filter(|(_, gone)| gone.is_deletion()) {
             self.soil(row, Dirty { gone: true, ..Dirty::default() })?;
+            if let Row::Key(id) = row {
+                self.tell_share(id)?;
+            }
         }
         Ok(last)
     }

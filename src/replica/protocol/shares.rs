@@ -23,16 +23,15 @@ impl Stream<'_> {
     pub fn share(&self, id: KeyId) -> Result<Option<ShareRow>> {
         let most = Version::at(self.hub_now().saturating_add(MAX_AHEAD));
         for provider in self.providers {
-            let row = match self.shelf.key(provider, id)? {
-                Some(entry) => Some(text::share_row(provider, id, &entry)),
-                None => self
-                    .shelf
-                    .gone(provider, Row::Key(id))?
-                    .filter(|gone| gone.is_deletion() && !broken!(SharesForgetDeletion))
-                    .map(|gone| text::share_ended(provider, id, gone.version)),
-            };
-            if row.is_some() {
-                return Ok(row.filter(|row| row.v <= most));
+            if let Some(entry) = self.shelf.key(provider, id)? {
+                let versions = [entry.versions.added, entry.versions.owner, entry.versions.enabled];
+                let is_past = versions.iter().all(|version| *version <= most);
+                return Ok(is_past.then(|| text::share_row(provider, id, &entry)));
+            }
+            let gone = self.shelf.gone(provider, Row::Key(id))?.filter(|gone| gone.is_deletion());
+            if let Some(gone) = gone.filter(|_| !broken!(SharesForgetDeletion)) {
+                let is_past = gone.version <= most;
+                return Ok(is_past.then(|| text::share_ended(provider, id, gone.version)));
             }
         }
         Ok(None)

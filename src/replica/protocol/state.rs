@@ -192,7 +192,7 @@ impl Stream<'_> {
                 if here == before {
                     return Ok(());
                 }
-                let whose = |entry: &KeyEntry| (entry.record.owner, entry.record.enabled);
+                let whose = |entry: &KeyEntry| (entry.versions.owner, entry.versions.enabled);
                 shares = whose(&here) != whose(&before);
                 here
             }

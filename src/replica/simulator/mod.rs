@@ -131,6 +131,9 @@ fn broken(rule: Sabotage, seed: u64) -> bool {
         Sabotage::CopiesGoUnseen => twins::that_is_ahead(),
         Sabotage::FirstContactForgetsLives => twins::before_contact(false),
         Sabotage::AdoptedHubTakesBatches => adoptions::while_batches_come(),
+        Sabotage::SetsAreNotRetold => core::scenes::told_by_another(),
+        Sabotage::OldSpansComeBack => core::scenes::old_to_a_new_one(),
+        Sabotage::TakesWholeUsers => core::scenes::two_fields(),
         _ => live(seed, plan, false).0,
     };
     sabotage::set(Some(rule));

@@ -120,16 +120,12 @@ impl Plan {
             | Sabotage::DatesAreNotShifted => (Fate::Ordinary, false, Focus::Clocks),
             Sabotage::StateIsNotToldAgain => (Fate::Rollbacks, true, Focus::Hands),
             Sabotage::HubReplacesSets
-            | Sabotage::HubTakesEarlierShares
             | Sabotage::SetsAreNotRead
             | Sabotage::SpansAreNotRebased
-            | Sabotage::TakesWholeUsers
             | Sabotage::UsersAreNotDeleted
             | Sabotage::UsersAreNotAdded
             | Sabotage::SharesForgetDeletion => (Fate::Ordinary, false, Focus::People),
             Sabotage::SharesAreNotToldAgain => (Fate::Ordinary, true, Focus::People),
-            Sabotage::HubTakesLateSpans | Sabotage::OldSpansComeBack => (Fate::Absence, false, Focus::People),
-            Sabotage::SetsAreNotRetold => (Fate::Moves, false, Focus::People),
             Sabotage::SeenStaysInBatches | Sabotage::EventsAreTwice | Sabotage::LogsAreTwice => {
                 (Fate::Copies, false, Focus::People)
             }

@@ -63,9 +63,6 @@ sabotages! {
     HubTakesWhatIsForAnother,
     /// What is told of a set takes the place of what was told before.
     HubReplacesSets,
-    HubTakesEarlierShares,
-    /// Numbers of a day that is not kept any more are counted all the same.
-    HubTakesLateSpans,
     /// Open deltas go out without being sealed first: what is sent again differs.
     SealsAfterSending,
     SealsWhileOneWaits,

@@ -84,7 +84,9 @@ pub fn share_row(provider: &str, id: KeyId, entry: &KeyEntry) -> ShareRow {
         u: record.owner.map(user_out),
         on: (!record.enabled).then_some(false),
         a: versions.added,
-        v: versions.added.max(versions.owner).max(versions.enabled),
+        // The latest of the two would be the same of rows that differ in the other: of two that were decided in two places,
+        // whoever has both is later than each.
+        v: Version(versions.owner.0.saturating_add(versions.enabled.0)),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod local;
 mod pages;
 pub mod recorded;
 pub mod retention;
+pub mod scenes;
 pub mod tables;
 
 pub use tables::Core;

@@ -125,7 +125,7 @@ impl Tables {
             if is_of_key(&row.t) && window.is_near_tally(&row.t, row.n) {
                 keys.insert(row.i);
             }
-            if window.takes_tally(&row.t, row.n) || sabotage::on(Sabotage::HubTakesLateSpans) {
+            if window.takes_tally(&row.t, row.n) {
                 tallies.push(row.clone());
             } else {
                 answers.expired.push(("tallies".to_owned(), at));
@@ -256,7 +256,7 @@ impl Core {
         for row in shares {
             let Some(key) = self.keys.get_mut(&row.i) else { continue };
             let is_later = key.row.share.as_ref().is_none_or(|had| (row.a, row.v) > (had.a, had.v));
-            if is_later || sabotage::on(Sabotage::HubTakesEarlierShares) {
+            if is_later {
                 key.row.share = Some(row.clone());
             }
         }
