@@ -83,6 +83,7 @@ pub(super) fn links(
         }
     }
     if unknown.is_empty() {
+        links.sort_by_key(|link| link.legacy);
         links.dedup();
         return Ok(links);
     }

@@ -91,6 +91,14 @@ pub async fn look(client: &Client, table: &str) -> Result<(Found, Option<History
             "{table} is no table of rows (a view, perhaps): name the table itself with --table"
         ));
     }
+    if may_read == "f" {
+        return unfit(format!("this user may not read {table}: use the database's owner"));
+    }
+    if hides == "t" {
+        return unfit(format!(
+            "row level security hides rows of {table} from this user: use the table's owner"
+        ));
+    }
     let columns = columns(client, table).await?;
     let shape: Vec<String> = columns.iter().map(|(name, kind)| format!("{name} {kind}")).collect();
     if kind == "p" && shape.join(", ") == OWN_COLUMNS {
@@ -131,14 +139,6 @@ pub async fn look(client: &Client, table: &str) -> Result<(Found, Option<History
         let [heap, indexes, toast] = super::numbers(client, &sql).await?;
         (legacy.heap, legacy.indexes, legacy.toast) =
             (legacy.heap + heap, legacy.indexes + indexes, legacy.toast + toast);
-    }
-    if may_read == "f" {
-        return unfit(format!("this user may not read {table}: use the database's owner"));
-    }
-    if hides == "t" {
-        return unfit(format!(
-            "row level security hides rows of {table} from this user: use the table's owner"
-        ));
     }
     if is_owner == "f" {
         legacy.remarks.push(format!("this user does not own {table}, so --run and --drop will be refused"));
