@@ -340,7 +340,7 @@ impl Stream<'_> {
                 let mut last = after.clone();
                 match self.keys_of_all(last.as_ref(), self.bounds.rows)? {
                     Some((provider, keys)) => {
-                        for (id, _) in keys {
+                        for id in keys {
                             if !self.seal_row(Row::Key(id), Dirty::default(), &mut draft)? {
                                 break;
                             }
@@ -370,7 +370,8 @@ impl Stream<'_> {
                 }
             }
             Part::Sets(after) => {
-                let (some, ends) = self.sets_from(after.as_ref(), self.bounds.rows)?;
+                let some = self.sets_from(after.as_ref(), self.bounds.rows)?;
+                let ends = some.is_empty();
                 let mut last = *after;
                 for (id, set, from) in some {
                     let told = match store::owes(id, self.now) {

@@ -135,7 +135,7 @@ impl Stream<'_> {
                 let Some((provider, keys)) = self.keys_of_all(last.as_ref(), stride)? else {
                     return Ok(Some(Part::Counters(None)));
                 };
-                for (id, _) in keys {
+                for id in keys {
                     if !self.seal_row(Row::Key(id), Dirty::default(), draft)? {
                         break;
                     }
@@ -159,8 +159,8 @@ impl Stream<'_> {
                 Ok(Some(Part::Counters(last)))
             }
             Part::Sets(after) => {
-                let (some, ends) = self.sets_from(after.as_ref(), stride)?;
-                if ends {
+                let some = self.sets_from(after.as_ref(), stride)?;
+                if some.is_empty() {
                     return Ok(None);
                 }
                 let mut last = after;

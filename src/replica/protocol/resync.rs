@@ -205,10 +205,10 @@ impl Stream<'_> {
     /// A hub that has lost rows does not show whose keys are whose.
     fn tell_shares(&mut self, after: Option<&(String, KeyId)>) -> Result<Option<(String, KeyId)>> {
         let Some((provider, keys)) = self.keys_of_all(after, self.bounds.stride)? else { return Ok(None) };
-        for (id, _) in &keys {
+        for id in &keys {
             self.tell_share(*id)?;
         }
-        Ok(keys.last().map(|(id, _)| (provider, *id)))
+        Ok(keys.last().map(|id| (provider, *id)))
     }
 
     /// Whether the hub has had the row and has it no more, because it was deleted. If it was not, it is told again.

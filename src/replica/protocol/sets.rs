@@ -146,21 +146,19 @@ impl Stream<'_> {
         }
     }
 
-    /// Sets from a place in all of them on, and after how many of its members each is to be told; whether there were
-    /// none.
+    /// Sets from a place in all of them on, and after how many of its members each is to be told.
     pub fn sets_from(
         &self,
         after: Option<&(SetId, Option<usize>)>,
         max: usize,
-    ) -> Result<(Vec<(SetId, Set, usize)>, bool)> {
+    ) -> Result<Vec<(SetId, Set, usize)>> {
         let mut some = Vec::new();
         if let Some((id, Some(told))) = after {
             some.push((*id, self.shelf.set(*id)?, *told));
         }
         let sets = self.shelf.sets(after.map(|(id, _)| *id), max)?;
-        let ends = some.is_empty() && sets.is_empty();
         some.extend(sets.into_iter().map(|(id, set)| (id, set, 0)));
-        Ok((some, ends))
+        Ok(some)
     }
 
     /// What a batch has told of these is in no batch any more. With `logs` also requests, which nobody has told then.

@@ -5,7 +5,7 @@ use super::{Result, stream::Stream, text};
 use crate::{
     model::{KeyId, Version, version::MAX_AHEAD},
     replica::wire::ShareRow,
-    store::shelf::{CORE, Dirty, KeyEntry, Row},
+    store::shelf::{CORE, Dirty, Row},
 };
 
 impl Stream<'_> {
@@ -42,7 +42,7 @@ impl Stream<'_> {
         &self,
         after: Option<&(String, KeyId)>,
         max: usize,
-    ) -> Result<Option<(String, Vec<(KeyId, KeyEntry)>)>> {
+    ) -> Result<Option<(String, Vec<KeyId>)>> {
         for provider in self.providers {
             let last = match after {
                 Some((of, _)) if of > provider => continue,
@@ -51,7 +51,7 @@ impl Stream<'_> {
             };
             let keys = self.shelf.keys(provider, last, max)?;
             if !keys.is_empty() {
-                return Ok(Some((provider.clone(), keys)));
+                return Ok(Some((provider.clone(), keys.into_iter().map(|(id, _)| id).collect())));
             }
         }
         Ok(None)
