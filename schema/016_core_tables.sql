@@ -2,8 +2,6 @@
 
 SET client_min_messages = warning;
 
--- Where every row may change in one batch, half of each page is left free: then the changed rows find place beside the
--- old ones, no index has to follow, and the table never grows.
 CREATE TABLE IF NOT EXISTS public.users (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name text,
@@ -20,6 +18,8 @@ CREATE TABLE IF NOT EXISTS public.users (
     state_xid xid8 NOT NULL DEFAULT '0'
 );
 
+-- Where every row may change in one batch, about half of each page is left free: then the changed rows find place beside the
+-- old ones, no index has to follow, and the table never grows.
 CREATE TABLE IF NOT EXISTS public.shared_keys (
     id uuid PRIMARY KEY,
     provider text,
@@ -27,9 +27,9 @@ CREATE TABLE IF NOT EXISTS public.shared_keys (
     is_active boolean DEFAULT true,
     usage_stats jsonb DEFAULT '{}',
     created_at timestamptz DEFAULT now()
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 55);
 
--- The tables in parts: by month, by day, by month.
+-- The tables in parts: by month, by day, by month, by day.
 CREATE OR REPLACE FUNCTION public.keytide_make_parted() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     CREATE TABLE IF NOT EXISTS public.daily_logs (
@@ -47,10 +47,10 @@ BEGIN
         successful_requests integer NOT NULL DEFAULT 0,
         unique_users integer NOT NULL DEFAULT 0,
         avg_response_time integer,
-        failed integer NOT NULL DEFAULT 0,
         response_ms bigint NOT NULL DEFAULT 0,
-        responses integer NOT NULL DEFAULT 0,
         stats_xid xid8 NOT NULL DEFAULT '0',
+        failed integer NOT NULL DEFAULT 0,
+        responses integer NOT NULL DEFAULT 0,
         PRIMARY KEY (hour_start, shared_key_id)
     ) PARTITION BY RANGE (hour_start);
     CREATE TABLE IF NOT EXISTS public.security_events (
@@ -66,6 +66,18 @@ BEGIN
         occurrences integer NOT NULL DEFAULT 1,
         PRIMARY KEY (event, created_at)
     ) PARTITION BY RANGE (created_at);
+    -- Attempts of a key on a day, and how many used it: what stays when hours go.
+    CREATE TABLE IF NOT EXISTS public.keytide_key_days (
+        day integer NOT NULL,
+        users integer NOT NULL DEFAULT 0,
+        key_id uuid NOT NULL,
+        success bigint NOT NULL DEFAULT 0,
+        failure bigint NOT NULL DEFAULT 0,
+        other bigint NOT NULL DEFAULT 0,
+        last_used timestamptz,
+        stats_xid xid8 NOT NULL DEFAULT '0',
+        PRIMARY KEY (day, key_id)
+    ) PARTITION BY RANGE (day);
 END $$;
 SELECT public.keytide_make_parted();
 
@@ -76,19 +88,6 @@ CREATE TABLE IF NOT EXISTS public.monthly_logs (
     log_data jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (month, user_id)
 );
-
--- Attempts of a key on a day, and how many used it: what hours fold into.
-CREATE TABLE IF NOT EXISTS public.keytide_key_days (
-    day integer NOT NULL,
-    key_id uuid NOT NULL,
-    success bigint NOT NULL DEFAULT 0,
-    failure bigint NOT NULL DEFAULT 0,
-    other bigint NOT NULL DEFAULT 0,
-    last_used timestamptz,
-    users integer NOT NULL DEFAULT 0,
-    stats_xid xid8 NOT NULL DEFAULT '0',
-    PRIMARY KEY (day, key_id)
-) WITH (fillfactor = 50);
 
 -- What a token has used of its limits.
 CREATE TABLE IF NOT EXISTS public.keytide_token_days (
@@ -102,9 +101,10 @@ CREATE TABLE IF NOT EXISTS public.keytide_token_days (
     last_used timestamptz,
     stats_xid xid8 NOT NULL DEFAULT '0',
     PRIMARY KEY (day, token_id)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
--- Who used a key in an hour (`kh`) or on a day (`kd`): kept as long as it may still change.
+-- Who used a key in an hour (`kh`) or on a day (`kd`): kept as long as it may still change. A day's rows go while the next one's
+-- come, so whatever they leave is to be found soon.
 CREATE TABLE IF NOT EXISTS public.keytide_user_sets (
     kind text NOT NULL,
     n bigint NOT NULL,
@@ -112,7 +112,7 @@ CREATE TABLE IF NOT EXISTS public.keytide_user_sets (
     members uuid[] NOT NULL,
     stats_xid xid8 NOT NULL DEFAULT '0',
     PRIMARY KEY (kind, n, id)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
 -- Which hours and days each instance's batches have changed last, so that a pull need not look at the others.
 CREATE TABLE IF NOT EXISTS public.keytide_touches (
@@ -139,9 +139,14 @@ END $$;
 CREATE OR REPLACE FUNCTION public.keytide_parted() RETURNS TABLE (name text, unit text) LANGUAGE sql STABLE AS $$
     SELECT p.name, p.unit
     FROM (VALUES ('daily_logs', 'month'), ('security_events', 'month'), ('hourly_stats', 'day'),
-                 ('key_usage_logs', 'day')) p (name, unit)
+                 ('keytide_key_days', 'day'), ('key_usage_logs', 'day')) p (name, unit)
     JOIN pg_class c ON c.relname = p.name AND c.relnamespace = 'public'::regnamespace AND c.relkind = 'p'
     WHERE p.name <> 'key_usage_logs' OR (SELECT s.usage_logs FROM public.keytide_settings s)
+$$;
+
+-- The bound of a part, as a date in UTC; days are numbers.
+CREATE OR REPLACE FUNCTION public.keytide_bound(bound text) RETURNS timestamp LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN bound ~ '^\d{1,6}$' THEN public.keytide_day(bound::bigint)::timestamp ELSE bound::timestamptz::timestamp END
 $$;
 
 -- The parts of a table, and what each holds, as dates in UTC.
@@ -151,28 +156,37 @@ BEGIN
     RETURN QUERY
     SELECT b.oid::regclass,
         CASE WHEN b.bound = 'DEFAULT' OR b.bound LIKE '%FROM (MINVALUE)%' THEN '-infinity'
-             ELSE substring(b.bound FROM 'FROM \(''([^'']+)''\)')::timestamptz::timestamp END,
+             ELSE public.keytide_bound(substring(b.bound FROM 'FROM \(''?([^'')]+)')) END,
         CASE WHEN b.bound = 'DEFAULT' OR b.bound LIKE '%TO (MAXVALUE)%' THEN 'infinity'
-             ELSE substring(b.bound FROM 'TO \(''([^'']+)''\)')::timestamptz::timestamp END
+             ELSE public.keytide_bound(substring(b.bound FROM 'TO \(''?([^'')]+)')) END
     FROM (SELECT c.oid, pg_get_expr(c.relpartbound, c.oid) AS bound
           FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
           WHERE i.inhparent = to_regclass(format('public.%I', of_table)) AND c.relpartbound IS NOT NULL) b
     ORDER BY 2;
 END $$;
 
+-- A moment as a table's parts are told apart by it.
+CREATE OR REPLACE FUNCTION public.keytide_edge(of_table text, at timestamp) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE of_table WHEN 'keytide_key_days' THEN (at::date - '1970-01-01'::date)::text ELSE at::text END
+$$;
+
 -- Makes the part of a table that holds a moment, unless there is one. Attaching it keeps nobody from the others.
 CREATE OR REPLACE FUNCTION public.keytide_part(of_table text, unit text, at timestamp) RETURNS void
 LANGUAGE plpgsql VOLATILE SET timezone = 'UTC' AS $$
 DECLARE
     starts timestamp := date_trunc(unit, at);
+    ends timestamp := starts + ('1 ' || unit)::interval;
     name text := of_table || to_char(starts, CASE unit WHEN 'month' THEN '_YYYY_MM' ELSE '_YYYY_MM_DD' END);
 BEGIN
     IF EXISTS (SELECT 1 FROM public.keytide_parts(of_table) p WHERE at >= p.starts AND at < p.ends) THEN RETURN; END IF;
-    EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING ALL) WITH (fillfactor = %s)', name, of_table,
-                   CASE of_table WHEN 'hourly_stats' THEN 50 WHEN 'daily_logs' THEN 90 ELSE 100 END);
+    -- Of a month only the last day changes: what it leaves in full pages is to be found soon.
+    EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING ALL) WITH (%s)', name, of_table,
+                   CASE WHEN of_table IN ('hourly_stats', 'keytide_key_days') THEN 'fillfactor = 50'
+                        WHEN of_table = 'daily_logs' THEN 'fillfactor = 100, autovacuum_vacuum_scale_factor = 0.05'
+                        ELSE 'fillfactor = 100' END);
     PERFORM public.keytide_close(to_regclass(format('public.%I', name)));
-    EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', of_table, name, starts,
-                   starts + ('1 ' || unit)::interval);
+    EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', of_table, name,
+                   public.keytide_edge(of_table, starts), public.keytide_edge(of_table, ends));
 EXCEPTION WHEN duplicate_table OR invalid_object_definition OR check_violation THEN
     -- Something of another make is in the way: what belongs there is answered as no longer kept.
     PERFORM public.keytide_report('no_partition', of_table);
@@ -218,7 +232,8 @@ BEGIN
             status_code smallint,
             created_at timestamp NOT NULL
         ) PARTITION BY RANGE (created_at);
-        CREATE INDEX idx_key_usage_logs_cleanup ON public.key_usage_logs (created_at);
+        -- Rows come in order of time: a range of pages is told by its bounds, where a tree would take a fifth of the log again.
+        CREATE INDEX idx_key_usage_logs_cleanup ON public.key_usage_logs USING brin (created_at);
     END IF;
     PERFORM public.keytide_close('public.key_usage_logs'::regclass);
     UPDATE public.keytide_settings SET usage_logs = true;
@@ -247,7 +262,8 @@ DECLARE
     one record;
     deleted bigint;
     moment timestamp := before AT TIME ZONE 'UTC';
-    key text := CASE of_table WHEN 'hourly_stats' THEN 'hour_start' WHEN 'daily_logs' THEN 'date' ELSE 'created_at' END;
+    key text := CASE of_table WHEN 'hourly_stats' THEN 'hour_start' WHEN 'daily_logs' THEN 'date'
+                              WHEN 'keytide_key_days' THEN 'day' ELSE 'created_at' END;
 BEGIN
     parts := 0; rows := 0; more := false;
     FOR one IN SELECT * FROM public.keytide_parts(of_table) p WHERE p.starts < moment ORDER BY p.starts LOOP
@@ -267,14 +283,15 @@ BEGIN
             END;
         END IF;
         EXECUTE format('DELETE FROM %1$s WHERE ctid = ANY (ARRAY(SELECT ctid FROM %1$s WHERE %2$I < %3$L LIMIT %4$s))',
-                       one.part, key, moment, most);
+                       one.part, key, public.keytide_edge(of_table, moment), most);
         GET DIAGNOSTICS deleted = ROW_COUNT;
         rows := rows + deleted;
         more := more OR deleted >= most;
     END LOOP;
 END $$;
 
--- A day that is over needs no free space in its pages: one part is written anew, in order. Returns its name.
+-- A part that is over needs no free space in its pages, and few pages where most of its rows are gone: one such is written
+-- anew, in order. Returns its name.
 CREATE OR REPLACE FUNCTION public.keytide_settle(of_table text, before timestamptz) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     one record;
@@ -282,8 +299,9 @@ BEGIN
     SELECT p.part, i.indexrelid AS key INTO one
     FROM public.keytide_parts(of_table) p
     JOIN pg_class c ON c.oid = p.part JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
-    WHERE p.ends <= before AT TIME ZONE 'UTC' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0
-      AND c.reloptions && '{fillfactor=50,fillfactor=90}' ORDER BY p.starts LIMIT 1;
+    JOIN public.keytide_space() s ON s.rel = c.oid
+    WHERE p.ends <= before AT TIME ZONE 'UTC' AND c.relkind = 'r' AND pg_has_role(c.relowner, 'USAGE') AND s.heap > 0
+      AND (c.reloptions::text ~ 'fillfactor=[1-9]\d\y' OR s.heap > 1000000 AND s.reusable * 2 > s.heap) ORDER BY p.starts LIMIT 1;
     IF one.part IS NULL THEN RETURN NULL; END IF;
     EXECUTE format('ALTER TABLE %s SET (fillfactor = 100)', one.part);
     EXECUTE format('CLUSTER %s USING %I', one.part, (SELECT c.relname FROM pg_class c WHERE c.oid = one.key));

@@ -173,8 +173,9 @@ DECLARE
     one uuid;
 BEGIN
     WITH made AS (
+        -- As long as they will be, so that they fit into their page when they are counted for.
         INSERT INTO public.shared_keys (id, usage_stats, is_active, created_at, baseline, stats_xid)
-        SELECT i.id, '{}', true, now(), 0, pg_current_xact_id() FROM unnest(ids) AS i (id)
+        SELECT i.id, '{"total_usage_count": 0, "usage_count_today": 0, "last_used_at": null, "active_users_today": 0, "success_rate_7d": 0, "avg_daily_usage_7d": 0}', true, now(), 0, pg_current_xact_id() FROM unnest(ids) AS i (id)
         WHERE NOT EXISTS (SELECT 1 FROM public.shared_keys k WHERE k.id = i.id) ORDER BY i.id
         ON CONFLICT (id) DO NOTHING RETURNING id
     ) SELECT coalesce(array_agg(id ORDER BY id), '{}') INTO made FROM made;

@@ -252,20 +252,27 @@ $$;
 CREATE OR REPLACE FUNCTION public.keytide_apply_key_days(list public.keytide_tally_row[], raise boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    one record;
     done bigint[];
 BEGIN
-    WITH done AS (
-        UPDATE public.keytide_key_days t
-        SET success = public.keytide_more(t.success, r.s, raise), failure = public.keytide_more(t.failure, r.f, raise),
-            other = public.keytide_more(t.other, r.o, raise), last_used = greatest(t.last_used, r.lu),
-            users = greatest(t.users, cardinality(m.members)), stats_xid = pg_current_xact_id()
-        FROM unnest(list) r LEFT JOIN public.keytide_user_sets m ON m.kind = 'kd' AND m.n = r.n AND m.id = r.i
-        WHERE t.day = r.n::integer AND t.key_id = r.i RETURNING r.pos
-    ) SELECT coalesce(array_agg(pos), '{}') INTO done FROM done;
-    INSERT INTO public.keytide_key_days (day, key_id, success, failure, other, last_used, users, stats_xid)
-    SELECT r.n, r.i, r.s, r.f, r.o, r.lu, coalesce(cardinality(m.members), 0), pg_current_xact_id()
-    FROM unnest(list) r LEFT JOIN public.keytide_user_sets m ON m.kind = 'kd' AND m.n = r.n AND m.id = r.i
-    WHERE NOT EXISTS (SELECT 1 FROM unnest(done) AS d (pos) WHERE d.pos = r.pos) ORDER BY r.n, r.i;
+    -- Day by day: one part of the table at a time.
+    FOR one IN SELECT r.n, array_agg(r) AS rows FROM unnest(list) r GROUP BY r.n ORDER BY r.n LOOP
+        EXECUTE format($q$
+            WITH done AS (
+                UPDATE public.keytide_key_days t
+                SET success = public.keytide_more(t.success, r.s, $2), failure = public.keytide_more(t.failure, r.f, $2),
+                    other = public.keytide_more(t.other, r.o, $2), last_used = greatest(t.last_used, r.lu),
+                    users = greatest(t.users, cardinality(m.members)), stats_xid = pg_current_xact_id()
+                FROM unnest($1) r LEFT JOIN public.keytide_user_sets m ON m.kind = 'kd' AND m.n = r.n AND m.id = r.i
+                WHERE t.day = %s AND t.key_id = r.i RETURNING r.pos
+            ) SELECT coalesce(array_agg(pos), '{}') FROM done$q$, one.n) INTO done USING one.rows, raise;
+        CONTINUE WHEN cardinality(done) = cardinality(one.rows);
+        EXECUTE format($q$
+            INSERT INTO public.keytide_key_days (day, key_id, success, failure, other, last_used, users, stats_xid)
+            SELECT %s, r.i, r.s, r.f, r.o, r.lu, coalesce(cardinality(m.members), 0), pg_current_xact_id()
+            FROM unnest($1) r LEFT JOIN public.keytide_user_sets m ON m.kind = 'kd' AND m.n = r.n AND m.id = r.i
+            WHERE NOT EXISTS (SELECT 1 FROM unnest($2) AS d (pos) WHERE d.pos = r.pos) ORDER BY r.i$q$, one.n) USING one.rows, done;
+    END LOOP;
 END $$;
 
 CREATE OR REPLACE FUNCTION public.keytide_hour_at(hour bigint) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$

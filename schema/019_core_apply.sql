@@ -57,18 +57,24 @@ CREATE OR REPLACE FUNCTION public.keytide_has_part(of_table text, at timestamptz
                    WHERE at AT TIME ZONE 'UTC' >= p.starts AND at AT TIME ZONE 'UTC' < p.ends)
 $$;
 
+-- Which table's which part a counter or set belongs to.
+CREATE OR REPLACE FUNCTION public.keytide_place(kind text, n bigint, OUT name text, OUT at timestamp) LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN kind = 'kh' THEN 'hourly_stats' WHEN kind = 'kd' THEN 'keytide_key_days'
+                WHEN kind IN ('uu', 'uc', 'ue', 'uk') THEN 'daily_logs' END,
+           CASE WHEN kind = 'kh' THEN public.keytide_day(n / 24)::timestamp WHEN kind = 'kd' THEN public.keytide_day(n)::timestamp
+                ELSE date_trunc('month', public.keytide_day(n)::timestamp) END
+$$;
+
 -- Which parts a batch needs that are not there.
 CREATE OR REPLACE FUNCTION public.keytide_apart(tallies public.keytide_tally_row[], sets public.keytide_set_row[], batch jsonb)
 RETURNS TABLE (name text, unit text, at timestamp) LANGUAGE sql STABLE AS $$
     SELECT t.name, t.unit, n.at
     FROM public.keytide_parted() t
     JOIN (
-        SELECT DISTINCT 'hourly_stats' AS name, date_trunc('day', public.keytide_hour_at(r.n) AT TIME ZONE 'UTC') AS at
-        FROM (SELECT r.n FROM unnest(tallies) r WHERE r.t = 'kh' UNION SELECT r.n FROM unnest(sets) r WHERE r.t = 'kh') r
-        UNION
-        SELECT DISTINCT 'daily_logs', date_trunc('month', public.keytide_day(r.n)::timestamp)
-        FROM (SELECT r.n FROM unnest(tallies) r WHERE r.t IN ('uu', 'uc', 'ue')
-              UNION SELECT r.n FROM unnest(sets) r WHERE r.t = 'uk') r
+        SELECT DISTINCT p.name, p.at
+        FROM (SELECT r.t, r.n FROM unnest(tallies) r WHERE r.t IN ('uu', 'uc', 'ue', 'kd', 'kh')
+              UNION SELECT r.t, r.n FROM unnest(sets) r) r
+        CROSS JOIN LATERAL public.keytide_place(r.t, r.n) p
         UNION
         SELECT DISTINCT k.name, date_trunc(k.unit, least(public.keytide_date(l.v -> 'at'), public.keytide_now() + '1 day'::interval) AT TIME ZONE 'UTC')
         FROM (VALUES ('security_events', 'month', 'events', 31), ('key_usage_logs', 'day', 'logs', 7)) k (name, unit, list, days)
@@ -99,6 +105,7 @@ DECLARE
     keys uuid[];
     used uuid[];
     moves boolean;
+    lacking text[];
 BEGIN
     IF jsonb_typeof(batch) IS DISTINCT FROM 'object' THEN batch := '{}'; END IF;
     users := ARRAY(SELECT l FROM public.keytide_user_rows(batch -> 'users') l);
@@ -144,14 +151,13 @@ BEGIN
     IF moves THEN
         PERFORM public.keytide_part(p.name, p.unit, p.at) FROM public.keytide_apart(tallies, sets, batch) p;
         -- Where none could be made.
-        tallies := ARRAY(SELECT r FROM unnest(tallies) r WHERE NOT (r.t = 'kh' AND r.n / 24 IN (
-                SELECT extract(epoch FROM p.at)::bigint / 86400 FROM public.keytide_apart(tallies, sets, batch) p WHERE p.name = 'hourly_stats'))
-            AND NOT (r.t IN ('uu', 'uc', 'ue') AND date_trunc('month', public.keytide_day(r.n)::timestamp) IN (
-                SELECT p.at FROM public.keytide_apart(tallies, sets, batch) p WHERE p.name = 'daily_logs')));
-        sets := ARRAY(SELECT r FROM unnest(sets) r WHERE NOT (r.t = 'uk' AND date_trunc('month', public.keytide_day(r.n)::timestamp) IN (
-                SELECT p.at FROM public.keytide_apart(tallies, sets, batch) p WHERE p.name = 'daily_logs'))
-            AND NOT (r.t = 'kh' AND r.n / 24 IN (
-                SELECT extract(epoch FROM p.at)::bigint / 86400 FROM public.keytide_apart(tallies, sets, batch) p WHERE p.name = 'hourly_stats')));
+        lacking := ARRAY(SELECT p.name || p.at FROM public.keytide_apart(tallies, sets, batch) p);
+        IF cardinality(lacking) > 0 THEN
+            tallies := ARRAY(SELECT r FROM unnest(tallies) r CROSS JOIN LATERAL public.keytide_place(r.t, r.n) p
+                             WHERE (p.name || p.at = ANY (lacking)) IS NOT TRUE);
+            sets := ARRAY(SELECT r FROM unnest(sets) r CROSS JOIN LATERAL public.keytide_place(r.t, r.n) p
+                          WHERE (p.name || p.at = ANY (lacking)) IS NOT TRUE);
+        END IF;
     END IF;
     late := ARRAY(SELECT l.pos FROM public.keytide_list(batch -> 'tallies') l
                   WHERE l.v ->> 't' IN ('uu', 'uc', 'ue', 'td', 'kd', 'kh') AND public.keytide_uuid(l.v -> 'i') IS NOT NULL

@@ -50,31 +50,19 @@ BEGIN
         OR EXISTS (SELECT 1 FROM unnest(tokens) r WHERE r.add);
 
     -- Whoever makes rows, deletes them, or counts for such as are not there, does so alone: the counts of a key and
-    -- those retired of it would else pass each other by. The others count side by side.
-    IF cardinality(key_stats) > 0 AND NOT moves THEN
+    -- those retired of it would else pass each other by, and two who lock rows that are there and make others, each in
+    -- order, can come upon each other's the wrong way round when a third has made a row between. The others count side by side.
+    IF NOT moves THEN
         EXECUTE format($q$
-            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.api_key = r.id))$q$,
-            stream || '_keys') INTO moves USING key_stats;
-    END IF;
-    IF cardinality(token_stats) > 0 AND NOT moves THEN
-        EXECUTE format($q$
-            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.token = r.id))$q$,
-            stream || '_client_tokens') INTO moves USING token_stats;
-    END IF;
-    -- Two who lock rows that are there and make others, each in order, can still come upon each other's the wrong way
-    -- round, when a third has made a row between.
-    IF cardinality(models) > 0 AND NOT moves THEN
-        EXECUTE format($q$
-            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (
-                SELECT 1 FROM public.%I m WHERE m.provider = $2 AND m.model = r.id))$q$, stream || '_model_stats')
-        INTO moves USING models, provider;
-    END IF;
-    IF cardinality(hours) > 0 AND NOT moves THEN
-        EXECUTE format($q$
-            SELECT EXISTS (SELECT 1 FROM unnest($1) r WHERE NOT EXISTS (
-                SELECT 1 FROM public.%I m WHERE m.provider = $2 AND m.model = r.id
-                  AND m.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval))$q$, stream || '_model_hourly')
-        INTO moves USING hours, provider;
+            SELECT EXISTS (SELECT 1 FROM unnest($2) r WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.api_key = r.id))
+                OR EXISTS (SELECT 1 FROM unnest($3) r WHERE NOT EXISTS (SELECT 1 FROM public.%I k WHERE k.token = r.id))
+                OR EXISTS (SELECT 1 FROM unnest($4) r WHERE NOT EXISTS (
+                    SELECT 1 FROM public.%I m WHERE m.provider = $1 AND m.model = r.id))
+                OR EXISTS (SELECT 1 FROM unnest($5) r WHERE NOT EXISTS (
+                    SELECT 1 FROM public.%I m WHERE m.provider = $1 AND m.model = r.id
+                      AND m.hour = 'epoch'::timestamptz + r.h * '1 hour'::interval))$q$,
+            stream || '_keys', stream || '_client_tokens', stream || '_model_stats', stream || '_model_hourly')
+        INTO moves USING provider, key_stats, token_stats, models, hours;
     END IF;
     IF moves THEN
         PERFORM pg_advisory_xact_lock(hashtextextended('keytide ' || stream, 0));

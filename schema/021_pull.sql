@@ -162,7 +162,7 @@ BEGIN
             SELECT t.day AS n, t.key_id AS i, row_to_json((SELECT j FROM (SELECT 'kd' AS t, t.key_id AS i, t.day AS n,
                 nullif(t.success, 0) AS s, nullif(t.failure, 0) AS f, nullif(t.other, 0) AS o, public.keytide_ms(t.last_used) AS lu) j)) AS j
             FROM public.keytide_key_days t WHERE t.day >= %s AND ($2 IS NULL OR (t.day, t.key_id) > ($3::integer, $2)) AND %s
-            ORDER BY t.day, t.key_id$q$, since, format(seen, 'stats_xid'))
+            ORDER BY t.day, t.key_id$q$, greatest(since, CASE WHEN from_i IS NULL THEN 0 ELSE from_n END), format(seen, 'stats_xid'))
         WHEN which = 'kh' THEN format($q$
             SELECT p.n, t.shared_key_id AS i, row_to_json((SELECT j FROM (SELECT 'kh' AS t, t.shared_key_id AS i, p.n AS n,
                 nullif(t.successful_requests, 0) AS s, nullif(t.failed, 0) AS f,

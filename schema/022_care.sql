@@ -63,8 +63,8 @@ CREATE OR REPLACE FUNCTION public.keytide_space() RETURNS TABLE (
             coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead,
             coalesce((SELECT o.option_value::integer FROM pg_options_to_table(c.reloptions) o
                       WHERE o.option_name = 'fillfactor'), 100) AS filled,
-            CASE WHEN pg_stat_get_live_tuples(c.oid) > 0 THEN pg_stat_get_live_tuples(c.oid)
-                 ELSE greatest(c.reltuples, 0)::bigint END AS live
+            -- What was counted since the last vacuum, or found by it: after a crash the first begins anew.
+            greatest(pg_stat_get_live_tuples(c.oid), c.reltuples, 0)::bigint AS live
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
     ) t
@@ -92,6 +92,10 @@ BEGIN
                 'schema', t.schema, 'name', t.name, 'rows', t.rows, 'heap', t.heap, 'index', t.index, 'toast', t.toast, 'dead', t.dead,
                 'reusable', t.reusable) ORDER BY t.heap + t.index + t.toast DESC, t.name), '[]')
             FROM (SELECT * FROM public.keytide_space() s ORDER BY s.heap + s.index + s.toast DESC LIMIT 200) t),
+        -- A table of another make is not ours to write to.
+        'usage_logs', CASE WHEN EXISTS (SELECT 1 FROM public.keytide_parted() p WHERE p.name = 'key_usage_logs') THEN 'on'
+                           WHEN EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = to_regclass('public.key_usage_logs') AND c.relkind <> 'p')
+                           THEN 'foreign' ELSE 'off' END,
         'used', public.keytide_used(), 'rung', (SELECT s.rung FROM public.keytide_settings s),
         'reports', public.keytide_ignored(50));
 END $$;
@@ -161,9 +165,10 @@ BEGIN
           AND NOT a.attisdropped AND (c.relname IN ('keytide_streams', 'keytide_tombstones') OR EXISTS (
               SELECT 1 FROM public.keytide_providers p, public.keytide_uniques() u WHERE c.relname = p.stream || u.part)
               -- Of the core, if it is ours; its tables in parts part by part.
-              OR c.relname IN ('users', 'shared_keys', 'keytide_key_days', 'keytide_token_days', 'keytide_user_sets', 'keytide_touches')
+              OR c.relname IN ('users', 'shared_keys', 'keytide_token_days', 'keytide_user_sets', 'keytide_touches')
               OR EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = c.oid
-                         AND i.inhparent IN (to_regclass('public.daily_logs'), to_regclass('public.hourly_stats'))))
+                         AND i.inhparent IN (to_regclass('public.daily_logs'), to_regclass('public.hourly_stats'),
+                                             to_regclass('public.keytide_key_days'))))
           AND a.atttypid = 'xid8'::regtype
         ORDER BY 1, 2
     LOOP

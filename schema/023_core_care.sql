@@ -46,6 +46,8 @@ DECLARE
     hour bigint := public.keytide_hour();
     moment timestamptz := public.keytide_now();
     most constant integer := 5000;
+    -- Who used keys in an hour is many rows a day.
+    plain constant integer := 20000;
     used bigint := public.keytide_used();
     settings record;
     level integer;
@@ -86,6 +88,7 @@ BEGIN
     FOR one IN
         SELECT p.name, CASE p.name
             WHEN 'hourly_stats' THEN public.keytide_hour_at(settings.hours_from)
+            WHEN 'keytide_key_days' THEN public.keytide_day(today - 30)::timestamp AT TIME ZONE 'UTC'
             WHEN 'security_events' THEN moment - ('{30,23,23,7}'::integer[])[level + 1] * '1 day'::interval
             ELSE moment - ('{7,5,3,0}'::integer[])[level + 1] * '1 day'::interval END AS before
         FROM (SELECT name FROM public.keytide_parted() UNION
@@ -101,10 +104,11 @@ BEGIN
     END LOOP;
     -- One day at a time, when nobody's clock is in it any more.
     settled := coalesce(public.keytide_settle('hourly_stats', moment - '2 days'::interval),
-                        public.keytide_settle('daily_logs', moment - '2 days'::interval));
+                        public.keytide_settle('keytide_key_days', moment - '2 days'::interval));
+    more := more OR settled IS NOT NULL;
+    settled := coalesce(settled, public.keytide_settle('daily_logs', moment - '2 days'::interval));
     IF settled IS NOT NULL THEN
         did := did || jsonb_build_object('what', 'settled', 'table', settled);
-        more := true;
     END IF;
     changed := public.keytide_fold_days(public.keytide_day(settings.days_from), most);
     more := more OR changed >= most;
@@ -123,16 +127,15 @@ BEGIN
         SELECT * FROM (VALUES
             ('keytide_user_sets', format('kind = ''kh'' AND n < %s', hour - 26)),
             ('keytide_user_sets', format('kind = ''kd'' AND n < %s', today - 8)),
-            ('keytide_key_days', format('day < %s', today - 30)),
             ('keytide_token_days', format('day < %s', today - 2)),
             ('keytide_touches', format('kind = ''kh'' AND n < %s OR kind = ''kd'' AND n < %s', settings.hours_from, today - 30)),
             ('monthly_logs', format('month < %L', date_trunc('month', public.keytide_day(today)) - '13 months'::interval))
         ) AS d (name, condition)
     LOOP
         EXECUTE format('DELETE FROM public.%1$I WHERE ctid = ANY (ARRAY(SELECT ctid FROM public.%1$I WHERE %2$s LIMIT %3$s))',
-                       one.name, one.condition, most);
+                       one.name, one.condition, plain);
         GET DIAGNOSTICS changed = ROW_COUNT;
-        more := more OR changed >= most;
+        more := more OR changed >= plain;
         IF changed > 0 THEN
             did := did || jsonb_build_object('what', 'deleted', 'table', one.name, 'rows', changed);
         END IF;

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS public.ollama_api_key_stats (
     last_success timestamptz,
     last_failure timestamptz,
     consecutive_failures integer DEFAULT 0
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 CREATE TABLE IF NOT EXISTS public.ollama_api_client_tokens (
     token text PRIMARY KEY,
     name text,

@@ -23,6 +23,10 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{State, error::ApiError};
+use crate::{
+    guard::Origin,
+    monitor::{Observation, Subject, What},
+};
 
 /// So many wrong tries in a minute are answered at once.
 const FREE_TRIES: u32 = 5;
@@ -112,6 +116,7 @@ pub(super) async fn require(Extract(state): Extract<Arc<State>>, request: Reques
     if !tried {
         return refusal("No admin token was sent: put it in the header \"Authorization: Bearer <token>\".");
     }
+    tell(&state, request.extensions().get());
     let (tries, delay) = state.guesses.wrong(Instant::now());
     if !delay.is_zero() {
         let Some(_place) = Waiting::begin(&state.guesses.waiting) else {
@@ -128,6 +133,22 @@ pub(super) async fn require(Extract(state): Extract<Arc<State>>, request: Reques
     refusal(
         "The admin token is wrong: it stands in the file admin-token of the data folder, or in the configuration.",
     )
+}
+
+/// The monitor hears of every wrong try, those that wait for their answers too.
+fn tell(state: &State, origin: Option<&Origin>) {
+    let Some(Origin(address)) = origin else { return };
+    let seen = Observation {
+        at: state.clock.now(),
+        subject: Subject::at(*address),
+        address: Some(*address),
+        key: None,
+        provider: 0,
+        model: None,
+        what: What::AdminLoginFailed,
+    };
+    // The operator's side has no core of its own.
+    state.watch.tell(0, seen);
 }
 
 fn refusal(message: &'static str) -> Response {

@@ -3,7 +3,7 @@
 //! - `auth` lets in whoever shows the admin token; `extract` reads questions, `view` is their JSON;
 //! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` and `users` about who calls, with
 //!   their `limits`;
-//! - `stats`, `counted` and `storage` only read; `sync` is replication.
+//! - `stats`, `counted` and `storage` only read; `events` is what the monitor says; `sync` is replication.
 //!
 //! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
 //! when the caller leaves (`State::change`); changes are made one after another, so none is lost; no answer
@@ -12,6 +12,7 @@
 mod auth;
 mod counted;
 mod error;
+mod events;
 mod export;
 mod extract;
 mod form;
@@ -42,16 +43,18 @@ use arc_swap::ArcSwap;
 use axum::{
     Router, middleware,
     response::Json,
-    routing::{get, patch, post},
+    routing::{delete, get, patch, post},
 };
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 pub use error::ApiError;
+pub use events::Watching;
+pub use storage::Spaces;
 pub use sync::{Refusal, Replication};
 
 use crate::{
-    guard::{Tokens, Users},
+    guard::{Tokens, Users, Watch},
     ledger::Ledger,
     model::{Clock, KeyId},
     pool::{Pool, Strategy},
@@ -133,8 +136,11 @@ pub struct Parts {
     pub flush: Arc<dyn Flush>,
     pub probe: Arc<dyn Probe>,
     pub sync: Arc<dyn Replication>,
+    pub spaces: Arc<dyn Spaces>,
     pub clock: Clock,
     pub users: Arc<Users>,
+    pub watch: Arc<Watch>,
+    pub watching: Arc<dyn Watching>,
     pub admin_token: String,
     pub public_stats: bool,
     /// Held by whoever changes keys and tokens, from reading what is to be changed until the change is in force:
@@ -149,8 +155,11 @@ pub struct State {
     flush: Arc<dyn Flush>,
     probe: Arc<dyn Probe>,
     sync: Arc<dyn Replication>,
+    spaces: Arc<dyn Spaces>,
     clock: Clock,
     users: Arc<Users>,
+    watch: Arc<Watch>,
+    watching: Arc<dyn Watching>,
     /// Only its digest is kept.
     admin_token: ArcSwap<[u8; 32]>,
     public_stats: AtomicBool,
@@ -167,8 +176,11 @@ impl State {
             flush,
             probe,
             sync,
+            spaces,
             clock,
             users,
+            watch,
+            watching,
             admin_token,
             public_stats,
             edits,
@@ -180,8 +192,11 @@ impl State {
             flush,
             probe,
             sync,
+            spaces,
             clock,
             users,
+            watch,
+            watching,
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
             public_stats: AtomicBool::new(public_stats),
             guesses: auth::Guesses::default(),
@@ -275,7 +290,11 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/tokens/{id}", patch(tokens::edit).delete(tokens::delete_one))
         .route("/admin/users", get(users::list).post(users::add))
         .route("/admin/users/{id}", get(users::show).patch(users::edit).delete(users::delete))
+        .route("/admin/events", get(events::list))
+        .route("/admin/verdicts", get(events::verdicts))
+        .route("/admin/verdicts/{subject}", delete(events::lift))
         .route("/admin/storage", get(storage::storage))
+        .route("/admin/storage/retain", post(storage::retain))
         .route("/admin/storage/backup", post(storage::backup))
         .route("/admin/providers", get(storage::providers))
         .route("/admin/sync", get(sync::status))

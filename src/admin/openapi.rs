@@ -17,7 +17,7 @@ use utoipa::{
     },
 };
 
-use super::{counted, export, import, keys, stats, storage, switch, sync, tokens, users, view};
+use super::{counted, events, export, import, keys, stats, storage, switch, sync, tokens, users, view};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,8 +28,9 @@ use super::{counted, export, import, keys, stats, storage, switch, sync, tokens,
         import::import, export::export, switch::enable, switch::disable, switch::health_check,
         tokens::list, tokens::add, tokens::edit, tokens::delete_many, tokens::delete_one,
         users::list, users::add, users::show, users::edit, users::delete,
-        stats::stats, stats::public, storage::storage, storage::backup, storage::providers,
+        stats::stats, stats::public, storage::storage, storage::retain, storage::backup, storage::providers,
         counted::days, counted::shared_keys, counted::hours,
+        events::list, events::verdicts, events::lift,
         sync::status, sync::now, sync::adopt,
     ),
     components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::UserSort, view::Order)),
@@ -37,6 +38,7 @@ use super::{counted, export, import, keys, stats, storage, switch, sync, tokens,
     modifiers(&Clients, &Complete),
     tags(
         (name = "users", description = "People, whose tokens have limits and days in common"),
+        (name = "security", description = "What was not usual, and who is kept out for it"),
         (name = "client", description = "The providers' own APIs, forwarded; each also under /{provider}"),
         (name = "operator", description = "Whether keytide lives and is well"),
     ),

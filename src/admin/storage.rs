@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf, absolute};
 
 use axum::{Json as Answer, extract::State as Extract};
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use serde::Deserialize;
 use tracing::info;
@@ -13,32 +14,67 @@ use super::{
     extract::{Json, Query},
     view,
 };
-use crate::{pool::Strategy, store::Error};
+use crate::{
+    model::Space,
+    pool::Strategy,
+    store::{Error, Sizes},
+};
 
 /// For paths that take no parameters.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
-/// The store's file: how large it is, and whether it can be written.
+/// What the control API asks of those who keep file and hubs to their budgets.
+pub trait Spaces: Send + Sync {
+    /// The file as it is now, measured and brought to the rung that follows from it.
+    fn file(&self) -> BoxFuture<'_, Result<(Sizes, Space), Error>>;
+
+    /// Has every hub keep to its budget now.
+    fn retain(&self) -> BoxFuture<'_, ()>;
+
+    /// Every hub as of the last minute, where it can be asked.
+    fn hubs(&self) -> BoxFuture<'_, Vec<view::HubSpace>>;
+}
+
+/// The store's file and the hubs: how large they are against their budgets, how they grow, what was done about it, and
+/// whether the file can be written.
 #[utoipa::path(get, path = "/admin/storage", tag = "storage",
     responses((status = 200, body = view::Storage)))]
 pub(super) async fn storage(
     Extract(state): Extract<Shared>,
     Query(Nothing {}): Query<Nothing>,
 ) -> Answer<view::Storage> {
-    let sizes = state.store.size().await;
-    let unreadable = sizes.as_ref().err().map(ToString::to_string);
+    Answer(look(&state).await)
+}
+
+/// Keeps file and hubs to their budgets now, and answers how they stand then.
+#[utoipa::path(post, path = "/admin/storage/retain", tag = "storage",
+    responses((status = 200, body = view::Storage)))]
+pub(super) async fn retain(
+    Extract(state): Extract<Shared>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<view::Storage> {
+    state.spaces.retain().await;
+    Answer(look(&state).await)
+}
+
+async fn look(state: &Shared) -> view::Storage {
+    let measured = state.spaces.file().await;
+    let unreadable = measured.as_ref().err().map(ToString::to_string);
     let problem = state.store.healthy().or(unreadable);
-    let sizes = sizes.ok();
-    Answer(view::Storage {
+    let (sizes, local) =
+        measured.map_or_else(|_| (None, Space::default()), |(sizes, space)| (Some(sizes), space));
+    view::Storage {
         file: whole(state.store.file()),
         healthy: problem.is_none(),
         problem,
         file_bytes: sizes.as_ref().map(|sizes| sizes.file_bytes),
         journal_entries: sizes.as_ref().map(|sizes| sizes.journal_entries),
         tables: sizes.map(|sizes| sizes.tables),
-    })
+        local,
+        hubs: state.spaces.hubs().await,
+    }
 }
 
 /// The path for whoever asks, whose current folder may be another one.

@@ -1,6 +1,7 @@
 //! Through the router, over a real store.
 
 mod counted;
+mod events;
 mod imports;
 mod keys;
 mod rest;
@@ -26,10 +27,11 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     ledger::{Attempt, Books, Caller, Class, Ending, Entry, Flusher, Kind, ProviderLedger, Sink},
-    model::{Delta, Effect, Timestamp, TokenId},
+    model::{Delta, Effect, Rung, Space, Timestamp, TokenId},
+    monitor::Subject,
     observe,
     pool::{self, Ask},
-    store::{self, ProviderContents},
+    store::{self, ProviderContents, Sizes},
 };
 
 pub(super) const TOKEN: &str = "admin-token-for-tests";
@@ -87,10 +89,52 @@ impl Probe for Probing {
     }
 }
 
+/// The file, and one hub that is nearly full.
+struct Measured(Store);
+
+impl Spaces for Measured {
+    fn file(&self) -> BoxFuture<'_, Result<(Sizes, Space), store::Error>> {
+        Box::pin(async {
+            let sizes = self.0.size().await?;
+            let space = Space {
+                used_bytes: Some(sizes.used()),
+                total_bytes: Some(sizes.file_bytes),
+                ..Space::default()
+            };
+            Ok((sizes, space))
+        })
+    }
+
+    fn retain(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn hubs(&self) -> BoxFuture<'_, Vec<view::HubSpace>> {
+        let space =
+            Space { budget_bytes: Some(100), used_bytes: Some(96), rung: Rung::Bare, ..Space::default() };
+        let name = |text: &str| text.to_owned();
+        let hub =
+            view::HubSpace { hub: name("eu"), transport: name("rest"), target: name("https://h"), space };
+        Box::pin(async { vec![hub] })
+    }
+}
+
+/// Lifts in memory alone.
+struct Lifting(Arc<Watch>);
+
+impl Watching for Lifting {
+    fn lift(&self, subject: Subject) -> BoxFuture<'_, Result<bool, store::Error>> {
+        let found = self.0.verdicts.without(subject, START).is_some();
+        self.0.verdicts.lift(subject, START);
+        Box::pin(async move { Ok(found) })
+    }
+}
+
 pub(super) struct World {
     pub(super) router: Router,
     pub(super) state: Arc<State>,
     pub(super) clock: Clock,
+    pub(super) watch: Arc<Watch>,
     pub(super) books: Arc<ProviderLedger>,
     pub(super) store: Store,
     pub(super) unsealable: Arc<AtomicBool>,
@@ -169,6 +213,7 @@ impl World {
                 tokens,
             });
         }
+        let watch = Arc::new(Watch::new(1, true));
         let flusher = Arc::new(Flusher::new(
             ledger.clone(),
             ToStore(store.clone()),
@@ -182,8 +227,11 @@ impl World {
             flush: Arc::new(Flushing(flusher, unsealable.clone(), prepared.clone())),
             probe: probing,
             sync: Arc::new(sync::OneHub),
+            spaces: Arc::new(Measured(store.clone())),
             clock: clock.clone(),
             users,
+            watch: watch.clone(),
+            watching: Arc::new(Lifting(watch.clone())),
             admin_token: TOKEN.to_owned(),
             public_stats: true,
             edits: Arc::default(),
@@ -195,9 +243,11 @@ impl World {
             clock: clock.clone(),
             flush_failing: Box::new(|| false),
             hubs: Box::new(Vec::new),
+            spaces: Box::new(Vec::new),
+            watched: Box::new(observe::Watched::default),
         });
         let router = operator_router(state.clone(), observe::router(observe));
-        Self { router, state, clock, books: parts.swap_remove(0), store, unsealable, prepared, dir }
+        Self { router, state, clock, watch, books: parts.swap_remove(0), store, unsealable, prepared, dir }
     }
 
     /// Ends this one as a crash would, and starts another from the same file.
@@ -265,6 +315,8 @@ impl World {
             used_keys: true,
             prompt_tokens: 10,
             completion_tokens: 5,
+            key: None,
+            status: 200,
         };
         let entry = Entry {
             caller: Caller { token: TokenId::derive("alpha", "sk-token"), user: None },
@@ -300,7 +352,9 @@ async fn every_described_path_is_there_and_takes_its_methods() {
             continue;
         }
         for method in item.as_object().unwrap().keys() {
-            let reply = world.call(&method.to_uppercase(), &path.replace("{id}", &id), "").await;
+            let reply = world
+                .call(&method.to_uppercase(), &path.replace("{id}", &id).replace("{subject}", "user:x"), "")
+                .await;
             assert_ne!(reply.status, 405, "{method} {path}");
             assert!(!reply.text.contains("unknown_path"), "{method} {path}");
             seen += 1;
@@ -311,7 +365,7 @@ async fn every_described_path_is_there_and_takes_its_methods() {
             }
         }
     }
-    assert_eq!(seen, 33 + 5);
+    assert_eq!(seen, 36 + 5);
     // What is referred to is there.
     let text = document.to_string();
     for part in text.split("\"#/components/schemas/").skip(1) {

@@ -3,6 +3,7 @@
 //! understands a server of another version.
 
 mod counted;
+mod events;
 mod import;
 mod keys;
 mod stats;
@@ -11,6 +12,7 @@ mod tokens;
 mod users;
 
 pub use counted::*;
+pub use events::*;
 pub use import::*;
 pub use keys::*;
 pub use stats::*;

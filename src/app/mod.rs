@@ -10,8 +10,10 @@ mod operator;
 mod providers;
 mod replication;
 mod signals;
+mod space;
 mod used;
 mod verify;
+mod watcher;
 
 use std::{
     net::SocketAddr,
@@ -36,7 +38,7 @@ pub use signals::{Reload, run_demo, run_serve};
 use crate::{
     config::{Config, Loaded},
     gateway::{self, Gateway, Live, serve::Workers},
-    guard::Users,
+    guard::{Users, Watch},
     ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
     model::{Clock, Delta, Zone},
     pool::Pool,
@@ -45,7 +47,9 @@ use crate::{
 use operator::Operator;
 use providers::Registry;
 use replication::{Hubs, Memory};
+use space::Spaces;
 use used::UsedToday;
+use watcher::Watcher;
 
 /// A running keytide.
 pub struct App {
@@ -70,11 +74,9 @@ pub(crate) struct Shared {
     flusher: Arc<Flusher<StoreSink>>,
     hubs: Arc<Hubs>,
     store: Store,
+    watcher: Arc<Watcher>,
     clock: Clock,
 }
-
-/// How often hourly rows past their retention leave memory.
-const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// The store as the ledger's sink.
 pub(crate) struct StoreSink {
@@ -143,12 +145,24 @@ impl App {
         let cores = workers + 1;
         let zone = replication::zone(&config, &store).await?;
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
+        ledger.keep_logs(config.usage_log);
         ledger.set_zone(zone.clone());
         let used = UsedToday::read(&store, &contents, &zone, clock.now()).await?;
         let users = users_of(zone, &contents, &used);
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
-        let mut registry =
-            Registry::new(contents, used, ledger.clone(), clock.clone(), cores, store.stamps().clone());
+        let watch = Arc::new(Watch::new(cores, config.monitor.watch.enabled));
+        let watcher = Watcher::start(&config.monitor, watch.clone(), store.clone(), clock.clone()).await?;
+        let mut registry = Registry::new(
+            contents,
+            used,
+            providers::Common {
+                ledger: ledger.clone(),
+                watch: watch.clone(),
+                clock: clock.clone(),
+                cores,
+                stamps: store.stamps().clone(),
+            },
+        );
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         let live = Arc::new(ArcSwap::from_pointee(live));
         let changes = watch::Sender::new(());
@@ -165,6 +179,7 @@ impl App {
         };
         // Before anything is counted: what the last process left is told as its own.
         let hubs = Arc::new(replication::start(&config, &store, memory, changes).await?);
+        let spaces = Arc::new(Spaces::new(&config, &store, &hubs, &ledger, &clock));
         let operator = Operator::new(operator::Parts {
             config: &config,
             live: &live,
@@ -172,8 +187,11 @@ impl App {
             ledger: &ledger,
             flusher: &flusher,
             hubs: &hubs,
+            spaces: &spaces,
             clock: &clock,
             users: &users,
+            watch: &watch,
+            watcher: &watcher,
             admin_token: &admin_token.secret,
             core: workers,
             edits: &edits,
@@ -199,6 +217,7 @@ impl App {
             flusher,
             hubs,
             store,
+            watcher,
             clock,
         });
         let (stop, stopped) = oneshot::channel();
@@ -213,8 +232,11 @@ impl App {
             let flusher = shared.flusher.clone();
             async move { flusher.run().await }
         });
-        let background =
-            vec![tokio::spawn(verify::run(shared.clone(), workers)), tokio::spawn(forget(shared.clone()))];
+        let background = vec![
+            tokio::spawn(verify::run(shared.clone(), workers)),
+            tokio::spawn(spaces.clone().watch()),
+            tokio::spawn(shared.watcher.clone().run()),
+        ];
         info!(%address, workers, "keytide is ready");
         Ok(Self { address, admin_token, shared, stop, accepting, flushing, background })
     }
@@ -253,7 +275,9 @@ impl App {
         let admin_token = AdminToken::load(&config)?;
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);
+        self.shared.ledger.keep_logs(config.usage_log);
         self.shared.gateway.replace(live);
+        self.shared.watcher.reload(&config.monitor);
         *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         info!("the configuration is reloaded");
         self.shared.hubs.remind();
@@ -275,7 +299,9 @@ impl App {
         tokio::task::spawn_blocking(move || workers.stop(patience)).await.context("the data plane failed")?;
         for task in self.background {
             task.abort();
+            let _cut_short = task.await;
         }
+        self.shared.watcher.finish().await;
         self.shared.flusher.stop();
         self.flushing.await.context("the flusher failed")?;
         let lost = self.shared.flusher.failing();
@@ -293,14 +319,6 @@ impl App {
 fn warn_of_open_folder(dir: &Path) {
     if std::fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
         warn!("the data folder {0} is open to others: `chmod 700 {0}` closes it", dir.display());
-    }
-}
-
-async fn forget(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(FORGET_EVERY);
-    loop {
-        tick.tick().await;
-        shared.ledger.forget_old_hours(shared.clock.now());
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 
-use super::{StoreSink, replication::Hubs, verify};
+use super::{StoreSink, replication::Hubs, space::Spaces, verify, watcher::Watcher};
 use crate::{
     admin::{self, ProbeReport},
     config::Config,
     gateway::Live,
-    guard::Users,
+    guard::{Users, Watch},
     ledger::{Flusher, Ledger},
     model::{Clock, KeyId, Secret},
     observe,
@@ -30,8 +30,11 @@ pub(super) struct Parts<'a> {
     pub ledger: &'a Arc<Ledger>,
     pub flusher: &'a Arc<Flusher<StoreSink>>,
     pub hubs: &'a Arc<Hubs>,
+    pub spaces: &'a Arc<Spaces>,
     pub clock: &'a Clock,
     pub users: &'a Arc<Users>,
+    pub watch: &'a Arc<Watch>,
+    pub watcher: &'a Arc<Watcher>,
     pub admin_token: &'a Secret,
     /// The core of keytide's own calls.
     pub core: usize,
@@ -41,8 +44,22 @@ pub(super) struct Parts<'a> {
 
 impl Operator {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { config, live, store, ledger, flusher, hubs, clock, users, admin_token, core, edits } =
-            parts;
+        let Parts {
+            config,
+            live,
+            store,
+            ledger,
+            flusher,
+            hubs,
+            spaces,
+            clock,
+            users,
+            admin_token,
+            core,
+            edits,
+            ..
+        } = parts;
+        let (watch, watcher) = (parts.watch, parts.watcher);
         let admin = admin::State::new(admin::Parts {
             providers: administered(config, &live.load()),
             store: store.clone(),
@@ -50,20 +67,26 @@ impl Operator {
             flush: Arc::new(Flush { flusher: flusher.clone(), hubs: hubs.clone() }),
             probe: Arc::new(Probe { live: live.clone(), core }),
             sync: hubs.clone(),
+            spaces: spaces.clone(),
             clock: clock.clone(),
             users: users.clone(),
+            watch: watch.clone(),
+            watching: watcher.clone(),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,
             edits: edits.clone(),
         });
-        let (failing, watched) = (flusher.clone(), hubs.clone());
+        let (failing, replicating, measured) = (flusher.clone(), hubs.clone(), spaces.clone());
+        let watcher = watcher.clone();
         let observe = observe::State::new(observe::Parts {
             providers: observed(&live.load()),
             store: store.clone(),
             ledger: ledger.clone(),
             clock: clock.clone(),
             flush_failing: Box::new(move || failing.failing()),
-            hubs: Box::new(move || watched.states()),
+            hubs: Box::new(move || replicating.states()),
+            spaces: Box::new(move || measured.latest()),
+            watched: Box::new(move || watcher.reading()),
         });
         Self { admin, observe }
     }

@@ -12,7 +12,7 @@ use super::used::UsedToday;
 use crate::{
     config::{Config, ProviderConfig},
     gateway::{BadBase, Lasting, Provider, Providers},
-    guard::Tokens,
+    guard::{Tokens, Watch},
     ledger::Ledger,
     model::{Clock, Stamps},
     pool::Pool,
@@ -48,31 +48,22 @@ pub(super) struct Registry {
     known: HashMap<Box<str>, Arc<Provider>>,
     dormant: HashMap<Box<str>, ProviderContents>,
     used: UsedToday,
-    ledger: Arc<Ledger>,
-    clock: Clock,
-    cores: usize,
-    stamps: Arc<Stamps>,
+    common: Common,
+}
+
+/// What all providers share.
+pub(super) struct Common {
+    pub ledger: Arc<Ledger>,
+    pub watch: Arc<Watch>,
+    pub clock: Clock,
+    pub cores: usize,
+    pub stamps: Arc<Stamps>,
 }
 
 impl Registry {
-    pub(super) fn new(
-        contents: Contents,
-        used: UsedToday,
-        ledger: Arc<Ledger>,
-        clock: Clock,
-        cores: usize,
-        stamps: Arc<Stamps>,
-    ) -> Self {
-        Self {
-            lasting: Everyone::default(),
-            known: HashMap::new(),
-            dormant: contents.providers,
-            used,
-            ledger,
-            clock,
-            cores,
-            stamps,
-        }
+    pub(super) fn new(contents: Contents, used: UsedToday, common: Common) -> Self {
+        let (lasting, known) = (Everyone::default(), HashMap::new());
+        Self { lasting, known, dormant: contents.providers, used, common }
     }
 
     pub(super) fn everyone(&self) -> Everyone {
@@ -95,12 +86,12 @@ impl Registry {
                 configured.gateway.clone(),
                 configured.upstream.clone(),
                 lasting,
-                self.cores,
+                self.common.cores,
                 before.as_deref(),
             )?;
             fresh.push((Arc::new(provider), configured));
         }
-        let now = self.clock.now();
+        let now = self.common.clock.now();
         for (provider, configured) in &fresh {
             provider.pool.set_options(configured.pool.clone(), now);
             self.known.insert(provider.name().into(), provider.clone());
@@ -110,8 +101,8 @@ impl Registry {
 
     fn awaken(&mut self, name: &str, configured: &ProviderConfig) -> Lasting {
         let contents = self.dormant.remove(name).unwrap_or_default();
-        let now = self.clock.now();
-        let pool = Pool::stamped(name, configured.pool.clone(), self.stamps.clone());
+        let now = self.common.clock.now();
+        let pool = Pool::stamped(name, configured.pool.clone(), self.common.stamps.clone());
         // No cooldown is longer; one that seems so was set while the clock was ahead.
         let latest = now.saturating_add(LONGEST_COOLDOWN);
         for (id, record, mut health) in contents.keys {
@@ -129,8 +120,10 @@ impl Registry {
             }
         }
         let source = pool.clone();
-        let ledger = self.ledger.add_provider(name, Box::new(move || source.drain_changed()));
-        let lasting = Lasting { pool, tokens, ledger, metrics: Arc::default(), clock: self.clock.clone() };
+        let ledger = self.common.ledger.add_provider(name, Box::new(move || source.drain_changed()));
+        let Common { watch, clock, .. } = &self.common;
+        let (watch, clock) = (watch.clone(), clock.clone());
+        let lasting = Lasting { pool, tokens, ledger, metrics: Arc::default(), watch, clock };
         self.lasting.insert(name, lasting.clone());
         lasting
     }

@@ -184,7 +184,12 @@ pub(super) async fn zone(config: &Config, store: &Store) -> anyhow::Result<Zone>
     if config.hubs().iter().all(|hub| hub.name != DEFAULT_HUB) {
         return Ok(ours);
     }
-    let told = store.edit(|shelf| protocol::zone_of(shelf, DEFAULT_HUB)).await?;
+    let told = match store.edit(|shelf| protocol::zone_of(shelf, DEFAULT_HUB)).await {
+        Ok(told) => told,
+        // The replicator says so, and serving goes on.
+        Err(protocol::Error::Document(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
     Ok(told.and_then(|name| zone_of_hub(&name, &ours)).unwrap_or(ours))
 }
 
@@ -284,6 +289,8 @@ pub(super) async fn start(
             transport,
             interval: hub.options.interval,
             egress: config.budget.egress,
+            budget: hub.budget,
+            logs: config.usage_log && name == DEFAULT_HUB,
         };
         let parts = Parts {
             store: store.clone(),

@@ -13,7 +13,6 @@ use crate::{
     replica::{
         postgres::{self, Postgres},
         route::{self, Choice},
-        status::Report,
         transport::{self, ErrorKind, Transport},
         wire::{Ask, Function, Lane, PROTOCOL, PullAnswer, PullRequest, SizesAnswer, SizesRequest},
     },
@@ -96,11 +95,10 @@ fn apart(hub_now: i64, answered: Timestamp, took: Duration) -> (i64, i64) {
     (answered.0.saturating_sub(half).saturating_sub(hub_now), half)
 }
 
-/// What the hub ignored of other programs' writes, a sentence each.
-pub(super) async fn ignored(transport: &dyn Transport) -> Result<Vec<String>, transport::Error> {
+/// How large it is, and what it ignored of other programs' writes.
+pub(super) async fn sizes(transport: &dyn Transport) -> Result<SizesAnswer, transport::Error> {
     let request = SizesRequest { protocol: PROTOCOL };
-    let (answer, _) = call::<SizesAnswer>(transport, Function::Sizes, &request).await?;
-    Ok(answer.reports.iter().map(|row| Report::from(row).text).collect())
+    Ok(call::<SizesAnswer>(transport, Function::Sizes, &request).await?.0)
 }
 
 async fn call<T: DeserializeOwned>(

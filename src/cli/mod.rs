@@ -14,10 +14,12 @@ mod completions;
 mod demo;
 mod doctor;
 mod error;
+mod events;
 mod hub;
 mod io;
 mod keys;
 mod limits;
+mod migrate;
 mod private_file;
 mod remote;
 mod schema;
@@ -73,9 +75,11 @@ enum Command {
     Keys(keys::Args),
     Tokens(tokens::Args),
     Users(users::Args),
+    Events(events::Args),
     Stats(stats::Args),
     Sync(sync::Args),
     Schema(schema::Args),
+    Migrate(migrate::Args),
     Store(store::Args),
     Doctor(doctor::Args),
     AdminToken(admin_token::Args),
@@ -111,9 +115,11 @@ fn dispatch(command: Command, hooks: Hooks, io: &mut Io) -> Result<(), Error> {
         Command::Keys(args) => block_on(keys::run(args, io)),
         Command::Tokens(args) => block_on(tokens::run(args, io)),
         Command::Users(args) => block_on(users::run(args, io)),
+        Command::Events(args) => block_on(events::run(args, io)),
         Command::Stats(args) => block_on(stats::run(&args, io)),
         Command::Sync(args) => block_on(sync::run(args, io)),
         Command::Schema(args) => block_on(schema::run(&args, io)),
+        Command::Migrate(args) => block_on(migrate::run(args, io)),
         Command::Store(args) => block_on(store::run(&args, io)),
         Command::Doctor(args) => block_on(doctor::run(&args, io)),
         Command::AdminToken(args) => admin_token::run(&args, io),

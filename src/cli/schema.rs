@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{error::Error, hub, io::Io, remote::Local, show};
 use crate::{
-    config::{Config, HubConfig},
+    config::{Config, DEFAULT_HUB, HubConfig},
     replica::{
         route,
         schema::{self, Target},
@@ -25,7 +25,8 @@ use crate::{
 Examples:
   keytide schema print | psql \"$DATABASE_URL\"
   keytide schema check
-  keytide schema apply --provider ollama")]
+  keytide schema apply --provider ollama
+  keytide schema apply --usage-logs")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -58,6 +59,9 @@ Example:
         /// Also change columns of another type to the one needed, values counted before and after
         #[arg(long)]
         convert: bool,
+        /// Also make key_usage_logs in the default hub: a row for each request, kept for seven days
+        #[arg(long)]
+        usage_logs: bool,
     },
     /// Say what is missing or different, and what to do; changes nothing
     #[command(after_help = "\
@@ -78,7 +82,10 @@ pub(super) async fn run(args: &Args, io: &mut Io) -> Result<(), Error> {
     match &args.command {
         Command::Print { supabase: None } => io.print(&schema::script(&targets).map_err(failed)?),
         Command::Print { supabase: Some(dir) } => migrations(dir, &targets, io),
-        Command::Apply { convert } => apply(&config, args.provider.as_deref(), *convert, io).await,
+        Command::Apply { convert, usage_logs } => {
+            let wanted = Wanted { convert: *convert, usage_logs: *usage_logs };
+            apply(&config, args.provider.as_deref(), wanted, io).await
+        }
         Command::Check { json } => check(&config, args.provider.as_deref(), *json, io).await,
     }
 }
@@ -126,7 +133,14 @@ fn number_of(name: &str) -> u32 {
     100_000 + hash % 800_000
 }
 
-async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) -> Result<(), Error> {
+/// What is to be done beside making what is missing.
+#[derive(Clone, Copy)]
+struct Wanted {
+    convert: bool,
+    usage_logs: bool,
+}
+
+async fn apply(config: &Config, only: Option<&str>, wanted: Wanted, io: &mut Io) -> Result<(), Error> {
     let hubs = hub::hubs(config, only)?;
     let (mut left, mut unchanged, mut changed) = (0, 0, Vec::new());
     for of in &hubs {
@@ -136,14 +150,19 @@ async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) 
             // Functions are all that a REST API leads to.
             io.note(PASTE);
             io.print(&schema::script(&targets).map_err(failed)?)?;
+            if wanted.usage_logs && of.name == DEFAULT_HUB {
+                io.line("SELECT public.keytide_usage_logs(true);")?;
+            }
             unchanged += 1;
             continue;
         };
         let spinner = io.spinner("applying the schema");
         let applied = match connecting.await {
-            Ok(client) => schema::apply(&client, &targets, convert)
-                .await
-                .map_err(|error| (error.to_string(), error.left_all_as_it_was())),
+            Ok(client) => {
+                let logs = wanted.usage_logs && of.name == DEFAULT_HUB;
+                schema::apply(&client, &targets, wanted.convert).await.map(|applied| (applied, client, logs))
+            }
+            .map_err(|error| (error.to_string(), error.left_all_as_it_was())),
             Err(error) => Err((error.to_string(), true)),
         };
         spinner.finish_and_clear();
@@ -155,12 +174,17 @@ async fn apply(config: &Config, only: Option<&str>, convert: bool, io: &mut Io) 
                 of.name
             )),
         })?;
+        let (applied, client, logs) = applied;
         changed.push(of.name.as_str());
         for line in &applied.done {
             io.line(line)?;
         }
         if applied.done.is_empty() {
             io.line("everything was there already")?;
+        }
+        if logs {
+            let said = schema::keep_usage_logs(&client).await.map_err(failed)?;
+            io.line(&said)?;
         }
         left += report(&applied.left, io)?;
     }

@@ -1,5 +1,7 @@
 //! `keytide store`
 
+mod size;
+
 use std::{
     fs, io as std_io,
     os::unix::fs::{MetadataExt, chown},
@@ -14,12 +16,11 @@ use super::{
     io::{Io, Unit},
     remote::{Remote, is_loopback},
     show,
-    table::{Align, Table},
     view::{Backup, Storage},
 };
 use crate::{
     model::Clock,
-    store::{self, FILE_NAME, Sizes, Store, offline},
+    store::{self, FILE_NAME, Store, offline},
 };
 
 /// Check, compact, back up, restore and measure the local file
@@ -72,10 +73,11 @@ Example:
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Show how large the file and its tables are
+    /// Show how large the file, the hubs and their tables are, against their budgets
     #[command(after_help = "\
-Example:
-  keytide store size --json")]
+Examples:
+  keytide store size
+  keytide store size --json | jq '.hubs[] | {hub, used_bytes, budget_bytes, rung}'")]
     Size,
 }
 
@@ -97,15 +99,10 @@ pub(super) async fn run(args: &Args, io: &mut Io) -> Result<(), Error> {
             None => backup_here(file, &dir(args, io)?, json, io).await,
         },
         Command::Size => match server(args, io).await? {
-            Some((_, reply)) if json => io.line(&reply.text),
-            Some((_, reply)) => sizes(&reply.value.file, &reply.value.sizes, io),
+            Some((_, reply)) => size::through_server(&reply, json, io),
             None => {
-                let dir = dir(args, io)?;
-                let (file, found) = (dir.join(FILE_NAME), offline::size_of(&dir)?);
-                if json {
-                    return io.line(&offline_sizes(&file, &found)?);
-                }
-                sizes(&file.display().to_string(), &found, io)
+                let config = args.remote.local.load(io)?.config;
+                size::offline(&config.store.dir, &config, json, io).await
             }
         },
     }
@@ -269,37 +266,6 @@ async fn backup_here(file: &Path, dir: &Path, json: bool, io: &mut Io) -> Result
         return io.line(&json!({"file": file, "bytes": bytes}).to_string());
     }
     io.line(&format!("{} written, {}", file.display(), show::bytes(bytes)))
-}
-
-fn sizes(file: &str, sizes: &Sizes, io: &mut Io) -> Result<(), Error> {
-    let mut table = Table::new(&[
-        ("TABLE", Align::Left),
-        ("ROWS", Align::Right),
-        ("DATA", Align::Right),
-        ("INDEX", Align::Right),
-        ("FREE", Align::Right),
-    ]);
-    for found in &sizes.tables {
-        table.row([
-            found.name.clone(),
-            show::count(found.rows),
-            show::bytes(found.stored_bytes),
-            show::bytes(found.metadata_bytes),
-            show::bytes(found.fragmented_bytes),
-        ]);
-    }
-    io.print(&table.render(false))?;
-    let journal = show::counted(sizes.journal_entries, "journal entry", "journal entries");
-    io.line(&format!("{file}: {}, {journal} to be folded", show::bytes(sizes.file_bytes)))
-}
-
-/// In the shape of the server's answer.
-fn offline_sizes(file: &Path, sizes: &Sizes) -> Result<String, Error> {
-    let mut value = to_json(sizes)?;
-    value["file"] = json!(file);
-    value["healthy"] = true.into();
-    value["problem"] = Value::Null;
-    Ok(value.to_string())
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<Value, Error> {

@@ -1,8 +1,8 @@
 //! What the admin API answers, as far as the command line shows it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::model::Timestamp;
+use crate::model::{Space, Timestamp};
 
 #[derive(Deserialize)]
 pub(super) struct KeyPage {
@@ -172,6 +172,45 @@ pub(super) struct OwnToken {
 }
 
 #[derive(Deserialize)]
+pub(super) struct EventPage {
+    pub(super) page: u64,
+    pub(super) pages: u64,
+    pub(super) total: u64,
+    pub(super) events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Event {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) severity: u8,
+    pub(super) at: Timestamp,
+    #[serde(default)]
+    pub(super) user: Option<String>,
+    #[serde(default)]
+    pub(super) key: Option<String>,
+    #[serde(default)]
+    pub(super) weight: u64,
+    #[serde(default)]
+    pub(super) details: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Verdicts {
+    pub(super) in_force: bool,
+    pub(super) verdicts: Vec<Verdict>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Verdict {
+    pub(super) subject: String,
+    pub(super) action: String,
+    #[serde(default)]
+    pub(super) factor: Option<f32>,
+    pub(super) until: Timestamp,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Stats {
     pub(super) provider: String,
     pub(super) total_api_keys: u64,
@@ -218,6 +257,21 @@ pub(super) struct Storage {
     pub(super) problem: Option<String>,
     #[serde(flatten)]
     pub(super) sizes: crate::store::Sizes,
+    #[serde(default)]
+    pub(super) local: Space,
+    #[serde(default)]
+    pub(super) hubs: Vec<HubSpace>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct HubSpace {
+    pub(super) hub: String,
+    #[serde(default)]
+    pub(super) transport: String,
+    #[serde(default)]
+    pub(super) target: String,
+    #[serde(flatten)]
+    pub(super) space: Space,
 }
 
 #[derive(Deserialize)]

@@ -21,6 +21,8 @@ pub struct SyncOptions {
     /// Bounds of a batch, so that it is applied in well under a second.
     pub batch_rows: u32,
     pub batch_bytes: u64,
+    /// Bytes that this hub's database may have, `Some(None)` for any number; `None`: as `[budget] hub` says.
+    pub budget: Option<Option<u64>>,
 }
 
 impl Default for SyncOptions {
@@ -30,6 +32,7 @@ impl Default for SyncOptions {
             interval: Duration::from_secs(30),
             batch_rows: 2_000,
             batch_bytes: 512 << 10,
+            budget: None,
         }
     }
 }
@@ -42,19 +45,25 @@ pub struct HubConfig {
     pub options: SyncOptions,
     /// Each with its `table_prefix`; in the order of their names.
     pub providers: Vec<(String, String)>,
+    /// Bytes that its database may have; `None` for any number.
+    pub budget: Option<u64>,
 }
 
-/// What keytide may use of what is not its own.
+/// How much room keytide may take. `None` is any number of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetOptions {
+    /// A hub's whole database.
+    pub hub: Option<u64>,
+    /// The local file.
+    pub local: Option<u64>,
     /// Bytes in a month that hubs may send to all instances together; `None` for any number.
     pub egress: Option<u64>,
 }
 
 impl Default for BudgetOptions {
-    /// What Supabase's free plan includes.
+    /// The egress is what Supabase's free plan includes.
     fn default() -> Self {
-        Self { egress: Some(5_000_000_000) }
+        Self { hub: Some(1_000_000_000), local: Some(256_000_000), egress: Some(5_000_000_000) }
     }
 }
 
@@ -62,6 +71,7 @@ pub(super) fn in_use(
     default: &SyncOptions,
     named: &BTreeMap<String, SyncOptions>,
     providers: &BTreeMap<String, ProviderConfig>,
+    budget: &BudgetOptions,
 ) -> Vec<HubConfig> {
     let hub = |name: Option<&String>, options: &SyncOptions| {
         let theirs = providers.iter().filter(|(_, provider)| provider.hub.as_ref() == name);
@@ -69,6 +79,7 @@ pub(super) fn in_use(
             name: name.map_or(DEFAULT_HUB, String::as_str).to_owned(),
             options: options.clone(),
             providers: theirs.map(|(name, of)| (name.clone(), of.table_prefix.clone())).collect(),
+            budget: options.budget.unwrap_or(budget.hub),
         }
     };
     let named = named.iter().map(|(name, options)| hub(Some(name), options));
@@ -105,7 +116,8 @@ pub(super) fn read_hubs(top: &mut Section<'_>) -> BTreeMap<String, SyncOptions> 
             continue;
         }
         let mut table = section.child(&name);
-        let hub = read(&mut table);
+        let mut hub = read(&mut table);
+        hub.budget = table.optional("budget", show_bytes, |text| bytes(text, LEAST_HUB, "1GB"));
         let unreachable = hub.route.transport == Choice::Auto && hub.route.way().is_none();
         if unreachable && !table.has_problem("database_url") && !table.has_problem("rest_url") {
             table.problem("database_url", "is missing; a hub needs it, or rest_url");
@@ -145,6 +157,7 @@ fn read(table: &mut Section<'_>) -> SyncOptions {
         ),
         batch_rows: table.integer("batch_rows", defaults.batch_rows, 10..=20_000),
         batch_bytes: table.size("batch_bytes", defaults.batch_bytes, (16 << 10)..=(8 << 20)),
+        budget: None,
     }
 }
 
@@ -183,19 +196,27 @@ pub(super) fn read_name(table: &mut Section<'_>, hubs: &BTreeMap<String, SyncOpt
     name.filter(|name| name != DEFAULT_HUB)
 }
 
+/// An empty database has most of that already.
+const LEAST_HUB: u64 = 15_000_000;
+/// So has an empty file.
+const LEAST_LOCAL: u64 = 2_000_000;
+const LEAST_EGRESS: u64 = 10_000_000;
+
 pub(super) fn read_budget(top: &mut Section<'_>) -> BudgetOptions {
-    const LEAST: u64 = 10_000_000;
     let mut table = top.child("budget");
+    let defaults = BudgetOptions::default();
+    let hub = table.text("hub", defaults.hub, show_bytes, |text| bytes(text, LEAST_HUB, "1GB"));
+    let local = table.text("local", defaults.local, show_bytes, |text| bytes(text, LEAST_LOCAL, "256MB"));
     let show = |egress: &Option<u64>| match egress {
         Some(bytes) => format!("{}/month", units::show_size(*bytes)),
-        None => "unlimited".to_owned(),
+        None => UNLIMITED.to_owned(),
     };
-    let egress = table.text("egress", BudgetOptions::default().egress, show, |text| match text.trim() {
-        "unlimited" => Ok(None),
+    let egress = table.text("egress", defaults.egress, show, |text| match text.trim() {
+        UNLIMITED => Ok(None),
         text => text
             .strip_suffix("/month")
             .and_then(units::parse_size)
-            .filter(|bytes| *bytes >= LEAST)
+            .filter(|bytes| *bytes >= LEAST_EGRESS)
             .map(Some)
             .ok_or_else(|| {
                 "must be a size for each month of at least 10MB, written like \"5GB/month\", or \"unlimited\""
@@ -203,5 +224,21 @@ pub(super) fn read_budget(top: &mut Section<'_>) -> BudgetOptions {
             }),
     });
     table.finish();
-    BudgetOptions { egress }
+    BudgetOptions { hub, local, egress }
+}
+
+const UNLIMITED: &str = "unlimited";
+
+fn bytes(text: &str, least: u64, example: &str) -> Result<Option<u64>, String> {
+    match text.trim() {
+        UNLIMITED => Ok(None),
+        text => units::parse_size(text).filter(|bytes| *bytes >= least).map(Some).ok_or_else(|| {
+            let least = units::show_size(least);
+            format!("must be a size of at least {least}, written like \"{example}\", or \"unlimited\"")
+        }),
+    }
+}
+
+fn show_bytes(bytes: &Option<u64>) -> String {
+    bytes.map_or_else(|| UNLIMITED.to_owned(), units::show_size)
 }

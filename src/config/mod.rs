@@ -10,6 +10,7 @@
 mod hubs;
 mod layers;
 mod limits;
+mod monitor;
 mod provider;
 mod reader;
 mod units;
@@ -29,6 +30,7 @@ use std::{
 
 pub use hubs::{BudgetOptions, DEFAULT_HUB, HubConfig, SyncOptions};
 pub use limits::LimitOptions;
+pub use monitor::MonitorOptions;
 pub use provider::{KeyPattern, ProviderConfig};
 
 use crate::{
@@ -52,6 +54,9 @@ pub struct Config {
     pub instance: Option<String>,
     pub budget: BudgetOptions,
     pub limits: LimitOptions,
+    /// Whether a row is kept for each request, for a week, in the default hub.
+    pub usage_log: bool,
+    pub monitor: MonitorOptions,
     pub log: LogOptions,
 }
 
@@ -221,6 +226,12 @@ impl Config {
                 ));
             }
         }
+        if self.usage_log && self.hubs().iter().all(|hub| hub.name != DEFAULT_HUB) {
+            notices.push(
+                "usage_log.enabled keeps nothing: its rows are kept in the hub of [sync], and there is none"
+                    .to_owned(),
+            );
+        }
         let default = &self.server.default_provider;
         if self.providers.get(default).is_some_and(|provider| !provider.enabled()) {
             notices.push(format!(
@@ -232,7 +243,7 @@ impl Config {
 
     /// The hubs that are switched on and have providers: the default one first.
     pub fn hubs(&self) -> Vec<HubConfig> {
-        hubs::in_use(&self.sync, &self.named_hubs, &self.providers)
+        hubs::in_use(&self.sync, &self.named_hubs, &self.providers, &self.budget)
     }
 
     /// The settings that differ in `new` and that a running process keeps as they were at its start.
@@ -258,7 +269,9 @@ impl Config {
             ("sync.instance", self.instance != new.instance),
             ("hubs", self.named_hubs != new.named_hubs),
             ("which provider replicates where", self.placed() != new.placed()),
-            ("budget.egress", self.budget != new.budget),
+            ("budget.hub", self.budget.hub != new.budget.hub),
+            ("budget.local", self.budget.local != new.budget.local),
+            ("budget.egress", self.budget.egress != new.budget.egress),
             ("limits.time_zone", self.limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];
@@ -291,9 +304,12 @@ fn read(layers: &Layers, findings: &RefCell<Findings>) -> Config {
     let (sync, instance) = hubs::read_sync(&mut top);
     let budget = hubs::read_budget(&mut top);
     let limits = limits::read(&mut top);
+    let monitor = monitor::read(&mut top);
+    let usage_log = read_usage_log(&mut top);
     let log = read_log(&mut top);
     top.finish();
-    Config { server, store, providers, sync, named_hubs, instance, budget, limits, log }
+    let store = store::Options { budget: budget.local, ..store };
+    Config { server, store, providers, sync, named_hubs, instance, budget, limits, usage_log, monitor, log }
 }
 
 fn read_server(top: &mut Section<'_>, providers: &BTreeMap<String, ProviderConfig>) -> ServerConfig {
@@ -357,6 +373,7 @@ fn read_store(top: &mut Section<'_>) -> store::Options {
             defaults.flush_interval,
             Duration::from_millis(10)..=SECOND * 10,
         ),
+        budget: None,
         durability: table.choice(
             "durability",
             defaults.durability,
@@ -365,6 +382,13 @@ fn read_store(top: &mut Section<'_>) -> store::Options {
     };
     table.finish();
     options
+}
+
+fn read_usage_log(top: &mut Section<'_>) -> bool {
+    let mut table = top.child("usage_log");
+    let enabled = table.boolean("enabled", false);
+    table.finish();
+    enabled
 }
 
 fn read_log(top: &mut Section<'_>) -> LogOptions {

@@ -160,6 +160,17 @@ impl Raw {
         }
     }
 
+    fn number(&self, range: &RangeInclusive<f32>) -> Result<f32, String> {
+        let number = match &self.value {
+            Value::Num(_, Num::I128(number)) => Some(*number as f32),
+            Value::Num(_, Num::F64(number)) => Some(*number as f32),
+            Value::String(_, text) if self.loose => text.parse().ok(),
+            _ => None,
+        };
+        let found = number.filter(|number| range.contains(number));
+        found.ok_or_else(|| format!("must be a number from {} to {}", range.start(), range.end()))
+    }
+
     pub(super) fn span(&self, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
         let (low, high) = (units::show_span(*range.start()), units::show_span(*range.end()));
         let allowed =
@@ -338,6 +349,10 @@ impl<'a> Section<'a> {
 
     pub(super) fn integer(&mut self, key: &str, default: u32, range: RangeInclusive<u32>) -> u32 {
         self.read(key, default, u32::to_string, |raw| raw.integer(&range))
+    }
+
+    pub(super) fn number(&mut self, key: &str, default: f32, range: RangeInclusive<f32>) -> f32 {
+        self.read(key, default, f32::to_string, |raw| raw.number(&range))
     }
 
     /// 0 stands for no limit.

@@ -255,10 +255,16 @@ fn unknown_keys_name_the_nearest() {
         ("[providers.ollama.policy]\nauth_step = []", "did you mean providers.ollama.policy.auth_steps?"),
         ("[providers.ollama.status.429]\nx = \"1s\"", "known here are cooldown, treat_as"),
         ("[providers.ollama]\nttl = \"5m\"", "did you mean providers.ollama.cache.ttl?"),
-        ("[budget]\nlocal = \"1GB\"", "known here are egress"),
+        ("[budget]\nlocall = \"1GB\"", "did you mean budget.local?"),
+        ("[budget]\nx = \"1GB\"", "known here are egress, hub, local"),
         ("[limits]\ntimezone = 1", "did you mean limits.time_zone?"),
-        ("[xyz]", "known here are budget, hubs, limits, log, providers, server, store, sync"),
-        ("[monitor]", "is not a known setting"),
+        (
+            "[xyz]",
+            "known here are budget, hubs, limits, log, monitor, providers, server, store, sync, usage_log",
+        ),
+        ("[monitor]\nwarmup_days = 1", "did you mean monitor.warm_up_days?"),
+        ("[monitor.abuse]\nblok = 1", "did you mean monitor.abuse.block?"),
+        ("[monitor.storage]\nblock = 1", "is not a known setting"),
         ("\"a b\".c = 1", "\"a b\" (config.toml:1) is not a known setting"),
     ] {
         let problem = one_problem(text);
@@ -276,6 +282,51 @@ fn unknown_keys_name_the_nearest() {
     }
     let all = problems("", &[("KEYTIDE_SERVER__LISTEN", "x"), ("KEYTIDE_SERVER__LISTEN__X", "x")]);
     assert!(all.iter().any(|line| line.contains("contradicts another variable")), "{all:?}");
+}
+
+#[test]
+fn what_the_monitor_does() {
+    use crate::monitor::{Action, EventType, Rule};
+    let config = good(
+        "[monitor]\nsensitivity = 1.5\nkeep = \"7d\"\n[monitor.auth_fail]\nthrottle = 2\nfactor = 0.1\n\
+         block = 4\nspan = \"10m\"\n[monitor.abuse]\nblock = 5\n",
+    );
+    let (watch, span) = (&config.monitor.watch, Duration::from_secs(600));
+    assert_eq!((watch.sensitivity, config.monitor.keep), (1.5, Duration::from_secs(7 * 86_400)));
+    let rule = |event, severity, action| Rule { event: Some(event), severity, action };
+    assert_eq!(
+        watch.actions,
+        [
+            rule(EventType::AuthFail, 2, Action::Throttle { factor: 0.1, span }),
+            rule(EventType::AuthFail, 4, Action::Block { span }),
+            rule(EventType::Abuse, 5, Action::Block { span: Duration::from_secs(3600) }),
+        ]
+    );
+    let from_env =
+        load("", &[("KEYTIDE_MONITOR__SENSITIVITY", "0.5"), ("KEYTIDE_MONITOR__ABUSE__BLOCK", "3")]);
+    let watch = from_env.unwrap().config.monitor.watch;
+    assert_eq!((watch.sensitivity, watch.actions[0].severity), (0.5, 3));
+    for (text, says) in [
+        ("sensitivity = 3", "monitor.sensitivity (config.toml:2) must be a number from 0.5 to 2"),
+        ("sensitivity = \"1\"", "monitor.sensitivity (config.toml:2) must be a number from 0.5 to 2"),
+        ("sensitivity = nan", "must be a number from 0.5 to 2"),
+        (
+            "warm_up_days = 0",
+            "monitor.warm_up_days (config.toml:2) must be a whole number from 1 to 60, not 0",
+        ),
+        ("keep = \"1h\"", "monitor.keep (config.toml:2) must be a duration from 24h to 8760h"),
+        (
+            "window = \"24h\"\nlongest_window = \"1h\"",
+            "monitor.longest_window (config.toml:3) must be at least",
+        ),
+        ("abuse.block = 6", "monitor.abuse.block (config.toml:2) must be a whole number from 0 to 5, not 6"),
+        ("abuse.factor = 1", "monitor.abuse.factor (config.toml:2) must be a number from 0.01 to 0.99"),
+        ("abuse.span = \"1s\"", "monitor.abuse.span (config.toml:2) must be a duration from 1m to 720h"),
+        ("abuse = \"block\"", "monitor.abuse (config.toml:2) must be a table"),
+    ] {
+        let problem = one_problem(&format!("[monitor]\n{text}"));
+        assert!(problem.contains(says), "{problem}");
+    }
 }
 
 #[test]
@@ -343,6 +394,12 @@ fn values_of_the_wrong_kind_or_out_of_bounds() {
         ("providers.ollama.hub = \"asia\"", "must be the name of a hub, one of \"default\""),
         ("budget.egress = \"5GB\"", "written like \"5GB/month\""),
         ("budget.egress = \"1MB/month\"", "at least 10MB"),
+        ("budget.hub = \"1MB\"", "must be a size of at least 15MB, written like \"1GB\""),
+        ("budget.hub = \"1GB/month\"", "written like \"1GB\""),
+        ("budget.local = \"-1\"", "at least 2MB"),
+        ("hubs.eu.transport = \"off\"\nhubs.eu.budget = \"little\"", "at least 15MB"),
+        ("sync.budget = \"1GB\"", "is not a known setting"),
+        ("usage_log.enabled = \"perhaps\"", "usage_log.enabled"),
     ] {
         let problem = one_problem(text);
         assert!(problem.contains(wrong), "{problem}");
@@ -657,4 +714,37 @@ fn days_have_a_zone_and_proxies_are_networks() {
     assert_eq!(proxies.server.gateway.trusted_proxies.len(), 3);
     let problem = one_problem("[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy.example\"]");
     assert!(problem.contains("must be an address or a network"), "{problem}");
+}
+
+#[test]
+fn budgets_are_of_each_hub_and_of_the_file() {
+    let defaults = Config::default().budget;
+    assert_eq!((defaults.hub, defaults.local), (Some(1_000_000_000), Some(256_000_000)));
+    let hub = |name: &str| format!("[hubs.{name}]\ndatabase_url = \"postgres://h/{name}\"\n");
+    let text = format!(
+        "{}budget = \"50MB\"\n{}{}budget = \"unlimited\"\n[budget]\nhub = \"450MB\"\nlocal = \"64MiB\"\n\
+         [providers.ollama]\nhub = \"a\"\n[providers.openrouter]\nhub = \"b\"\n\
+         [providers.x]\nbase_url = \"http://x\"\nhub = \"c\"\n",
+        hub("a"),
+        hub("b"),
+        hub("c"),
+    );
+    let config = good(&text);
+    let found: Vec<_> = config.hubs().into_iter().map(|hub| (hub.name, hub.budget)).collect();
+    let expected = [("a", Some(50_000_000)), ("b", Some(450_000_000)), ("c", None)];
+    assert_eq!(found, expected.map(|(name, budget)| (name.to_owned(), budget)));
+    assert_eq!(config.store.budget, Some(64 << 20));
+    let other = good(&text.replace("64MiB", "unlimited").replace("450MB", "500MB"));
+    assert_eq!(other.store.budget, None);
+    assert_eq!(config.restart_needed(&other), ["budget.hub", "budget.local"]);
+}
+
+#[test]
+fn a_log_of_requests_without_a_hub_is_said_to_keep_nothing() {
+    let notices = |text: &str| load(text, &[]).unwrap().notices.join("\n");
+    assert!(notices("usage_log.enabled = true").contains("keeps nothing"));
+    assert!(
+        !notices("usage_log.enabled = true\nsync.database_url = \"postgres://h\"").contains("keeps nothing")
+    );
+    assert!(good("usage_log.enabled = true").usage_log && !Config::default().usage_log);
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{metrics::AttemptEnd, provider::Provider};
+use http::StatusCode;
+
+use super::{door::Seen, metrics::AttemptEnd, provider::Provider};
 use crate::{
     guard::{self, Caller},
     ledger::{self, Attempt, Class, Ending, Entry, Kind, ModelRef, Ticket},
-    model::{Effect, Timestamp},
+    model::{Effect, KeyId, Timestamp},
     pool::Lease,
     upstream::scan::Tokens,
 };
@@ -47,12 +49,21 @@ pub struct Call {
     model: ModelRef,
     /// A name that has no row yet: it gets one if the provider answers for it.
     new_model: Option<Box<str>>,
+    seen: Seen,
     lease: Option<Lease>,
     /// When the attempt under way, or the last one, began.
     attempted: Option<Timestamp>,
     started: Timestamp,
+    /// The last key that was tried, and what the caller is answered.
+    key: Option<KeyId>,
+    status: StatusCode,
+    /// What the answer has told so far of its tokens, and in how many events.
+    told: (Tokens, u64),
     closed: bool,
 }
+
+/// Of a caller that left before there was an answer, in logs only: as nginx writes it.
+const LEFT: u16 = 499;
 
 impl Call {
     pub fn open(
@@ -61,6 +72,7 @@ impl Call {
         caller: Caller,
         class: Class,
         model: &str,
+        seen: Seen,
         started: Timestamp,
     ) -> Self {
         let known = provider.ledger.models.find(model);
@@ -73,9 +85,13 @@ impl Call {
             class,
             model: known,
             new_model,
+            seen,
             lease: None,
             attempted: None,
             started,
+            key: None,
+            status: StatusCode::from_u16(LEFT).unwrap_or(StatusCode::BAD_REQUEST),
+            told: Default::default(),
             closed: false,
         }
     }
@@ -89,7 +105,13 @@ impl Call {
         self.caller.revoked()
     }
 
+    /// What the caller is told, before that is closed.
+    pub fn answers(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
     pub fn begin_attempt(&mut self, lease: Lease, now: Timestamp) {
+        self.key = Some(lease.key_id());
         self.lease = Some(lease);
         self.attempted = Some(now);
     }
@@ -111,6 +133,21 @@ impl Call {
     pub fn close(&mut self, closing: Closing, tokens: Option<Tokens>) -> Ticket {
         let now = self.provider.clock.now();
         self.record(closing, tokens.unwrap_or_default(), now)
+    }
+
+    /// For the case that the caller leaves before the end.
+    pub fn heard(&mut self, tokens: Option<Tokens>, events: u64) {
+        self.told = (tokens.unwrap_or_default(), events);
+    }
+
+    /// As [`Call::close`], for a caller who left or was sent away. What was used is told at the end of streams, and whoever leaves just before it
+    /// must not have it for nothing: where tokens are limited, each event counts as one at least.
+    pub fn close_left(&mut self) -> Ticket {
+        let (mut tokens, events) = self.told;
+        if self.caller.counts_tokens() {
+            tokens.completion = tokens.completion.max(events);
+        }
+        self.record(Closing::LEFT, tokens, self.provider.clock.now())
     }
 
     /// The provider stopped in the middle of its answer.
@@ -162,7 +199,11 @@ impl Call {
             used_keys: self.attempted.is_some(),
             prompt_tokens: tokens.prompt,
             completion_tokens: tokens.completion,
+            key: self.key,
+            status: self.status.as_u16(),
         };
+        let key = attempt.map(|attempt| attempt.key);
+        self.provider.watch.tell(self.core, self.seen.at_end(&self.caller, key, closing, now));
         let entry = Entry { caller: counted(&self.caller), attempt, request: Some(ending) };
         ledger.record(self.core, &entry, now)
     }
@@ -176,7 +217,7 @@ pub(super) fn counted(caller: &Caller) -> ledger::Caller {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.closed {
-            self.record(Closing::LEFT, Tokens::default(), self.provider.clock.now());
+            self.close_left();
         }
     }
 }

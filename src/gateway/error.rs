@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{body::Body, rates};
 use crate::{
-    guard::{self, Exceeded, Of, Whose},
+    guard::{self, Barred, Exceeded, Gauge, Of, Whose},
     ledger,
     model::{
         Timestamp, UserId,
@@ -30,6 +30,8 @@ pub struct ApiError {
     pub allow: Option<&'static str>,
     /// For 429: the limit of ours that was reached, and when.
     pub exceeded: Option<Box<(Exceeded, Timestamp)>>,
+    /// For a block: until when. Boxed as the next one.
+    pub until: Option<Box<Timestamp>>,
     /// Whose request was refused, where that is known: it is noted in the log of their day. Boxed to keep
     /// results small.
     pub user: Option<Box<UserId>>,
@@ -45,6 +47,7 @@ impl ApiError {
             retry_after: None,
             allow: None,
             exceeded: None,
+            until: None,
             user: None,
         }
     }
@@ -121,7 +124,7 @@ impl ApiError {
     pub fn refused(refusal: guard::Refusal) -> Self {
         match refusal {
             guard::Refusal::Unknown => Self::bad_token(),
-            guard::Refusal::Expired(user) => Self::expired_token().of(user),
+            guard::Refusal::Expired(_, user) => Self::expired_token().of(user),
             guard::Refusal::UserDisabled(user) => Self::user_disabled().of(Some(user)),
         }
     }
@@ -157,6 +160,35 @@ impl ApiError {
         };
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
         Self { exceeded: Some(Box::new((exceeded, now))), ..error.retry_at(gauge.reset, now) }
+    }
+
+    /// What a verdict of the monitor keeps out.
+    pub fn barred(barred: Barred, now: Timestamp) -> Self {
+        match barred {
+            Barred::Blocked { until } => {
+                let error = Self::new(
+                    StatusCode::FORBIDDEN,
+                    "blocked",
+                    format!(
+                        "Nothing is taken from here until {until}, since what came was not usual: ask the \
+                         operator."
+                    ),
+                );
+                Self { until: Some(Box::new(until)), ..error.retry_at(until, now) }
+            }
+            Barred::Throttled { limit, reset } => {
+                let error = Self::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "throttled",
+                    format!(
+                        "What came from here was not usual: for now {limit} requests per minute are taken."
+                    ),
+                );
+                let (of, whose) = (Of::Minute, Whose::Token);
+                let gauge = Gauge { of, whose, limit: limit.into(), remaining: 0, reset };
+                Self { exceeded: Some(Box::new((Exceeded(gauge), now))), ..error.retry_at(reset, now) }
+            }
+        }
     }
 
     pub fn unknown_path() -> Self {
@@ -250,8 +282,9 @@ impl ApiError {
             let gauge = exceeded.0.0;
             LimitDetail { limit: gauge.limit, remaining: gauge.remaining, reset: gauge.reset }
         });
-        let body =
-            ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param).with_limit(limit);
+        let body = ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param)
+            .with_limit(limit)
+            .with_until(self.until.as_deref().copied());
         serde_json::to_string(&body).unwrap_or_default()
     }
 
@@ -328,6 +361,30 @@ mod tests {
         }
         let plain = ApiError::bad_token().json();
         assert!(!plain.contains("limit") && !plain.contains("reset"), "{plain}");
+    }
+
+    #[test]
+    fn a_verdict_says_how_long_it_holds() {
+        let blocked = ApiError::barred(Barred::Blocked { until: Timestamp(3_600_000) }, Timestamp(500));
+        let value: serde_json::Value = serde_json::from_str(&blocked.json()).unwrap();
+        assert_eq!(
+            (&value["error"]["code"], &value["error"]["type"]),
+            (&"blocked".into(), &"permission_error".into())
+        );
+        assert_eq!(value["error"]["until"], "1970-01-01T01:00:00Z");
+        assert_eq!(
+            (blocked.status.as_u16(), blocked.response().headers()["retry-after"].to_str().unwrap()),
+            (403, "3600")
+        );
+        let throttled =
+            ApiError::barred(Barred::Throttled { limit: 3, reset: Timestamp(60_000) }, Timestamp(0));
+        let value: serde_json::Value = serde_json::from_str(&throttled.json()).unwrap();
+        assert_eq!((throttled.status.as_u16(), &value["error"]["code"]), (429, &"throttled".into()));
+        assert_eq!(
+            (&value["error"]["limit"], &value["error"]["reset"]),
+            (&3.into(), &"1970-01-01T00:01:00Z".into())
+        );
+        assert_eq!(throttled.response().headers()["x-ratelimit-reset-requests"], "1m0s");
     }
 
     #[test]

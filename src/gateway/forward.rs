@@ -1,6 +1,6 @@
 //! From an admitted request to its answer: keys are tried in a bounded loop until one serves it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
@@ -12,6 +12,7 @@ use super::{
     body::Body,
     cache::AnswerCache,
     call::{Call, Closing},
+    door::Seen,
     peek::{End, Peeked, concat, peek, read_error_body, read_some},
     provider::Provider,
     redact::Redactor,
@@ -45,6 +46,7 @@ pub struct Forward<'a> {
     pub core: usize,
     pub provider: &'a Arc<Provider>,
     pub caller: &'a Caller,
+    pub address: IpAddr,
     pub api: Api,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
@@ -58,7 +60,9 @@ impl Forward<'_> {
     pub async fn run(self) -> Response<Body> {
         let provider = self.provider;
         let (caller, class) = (self.caller.clone(), self.asked.class);
-        let mut call = Call::open(provider.clone(), self.core, caller, class, &self.asked.model, self.now);
+        let seen = Seen::of(self.address, provider.name(), &self.asked.model);
+        let mut call =
+            Call::open(provider.clone(), self.core, caller, class, &self.asked.model, seen, self.now);
         let cache_key = match &provider.answers {
             Some(_) if !self.asked.stream => Some(AnswerCache::key(self.api, self.query, &self.asked.body)),
             _ => None,
@@ -174,6 +178,7 @@ impl Forward<'_> {
     ) -> Served {
         let provider = self.provider;
         let (mut parts, body) = response.into_parts();
+        call.answers(parts.status);
         let framing = parts
             .headers
             .get(header::CONTENT_TYPE)
@@ -267,6 +272,7 @@ impl Forward<'_> {
         redactor: &Redactor,
     ) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
+        call.answers(parts.status);
         let Peeked { head, end } = read_some(body).await;
         match end {
             End::Complete => {
@@ -277,6 +283,7 @@ impl Forward<'_> {
             }
             End::Broken(why) => {
                 warn!(provider = self.provider.name(), "an error's text broke off: {why}");
+                call.answers(StatusCode::BAD_GATEWAY);
                 let ticket = call.close(Closing::failure(Effect::Server { cooldown: None }), None);
                 self.commit(ticket).await;
                 broken_answer().response()
@@ -306,6 +313,10 @@ impl Forward<'_> {
     }
 
     async fn give_up(&self, mut call: Call, error: LastError) -> Response<Body> {
+        call.answers(match &error {
+            LastError::Ours(error) => error.status,
+            LastError::Answer { status, .. } => *status,
+        });
         let ticket = call.close_unserved();
         self.commit(ticket).await;
         match error {
@@ -320,6 +331,7 @@ impl Forward<'_> {
     }
 
     async fn refuse(&self, call: &mut Call, error: ApiError) -> Response<Body> {
+        call.answers(error.status);
         let ticket = call.close_unserved();
         self.commit(ticket).await;
         error.response()

@@ -9,6 +9,7 @@ mod cache;
 mod call;
 mod class;
 mod cors;
+mod door;
 mod error;
 mod forward;
 mod io;
@@ -43,6 +44,7 @@ pub use provider::{BadBase, Lasting, Provider, Providers};
 
 use call::counted;
 use cors::Cors;
+use door::Door;
 use forward::Forward;
 use models::List;
 use request::{Asked, check_head, discard_body, read_body, token_of};
@@ -50,9 +52,9 @@ pub use route::RESERVED;
 use route::{Endpoint, Route};
 
 use crate::{
-    guard::{Caller, Take, Users},
+    guard::{Caller, Origin, Take, Users},
     ledger::{CommitWatch, Refusal},
-    model::{Clock, Networks, Timestamp, UserId},
+    model::{Clock, Networks, UserId},
 };
 
 /// What the data plane's cores share.
@@ -115,7 +117,7 @@ impl Gateway {
         let is_bare_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let (parts, body) = request.into_parts();
         let mut response = match Route::of(parts.uri.path()) {
-            Route::Operator => self.operate(Request::from_parts(parts, body)).await,
+            Route::Operator => self.operate(peer, Request::from_parts(parts, body)).await,
             Route::Client { provider, endpoint } => {
                 self.serve_browser(core, peer, (provider, Some(endpoint)), &parts, body).await
             }
@@ -194,7 +196,10 @@ impl Gateway {
             Endpoint::Forward(_) => Take::Request,
             _ => Take::List,
         };
-        let caller = match self.caller(provider, &parts.headers, now) {
+        let address = origin::address(peer, &parts.headers, &live.trusted_proxies);
+        let door = Door { watch: &provider.watch, core, address, provider: provider.name(), now };
+        door.check_address().map_err(refused)?;
+        let caller = match self.caller(provider, &parts.headers, &door) {
             Ok(caller) => caller,
             Err(error)
                 if take == Take::List && live.options.public_models && error.code == "missing_token" =>
@@ -204,15 +209,15 @@ impl Gateway {
             Err(error) => return Err(refused(error)),
         };
         let user = caller.user();
-        if caller.restricts_addresses() {
-            let address = origin::address(peer, &parts.headers, &live.trusted_proxies);
-            if !caller.allows_address(address) {
-                return Err(refused(ApiError::address_not_allowed(address).of(user)));
-            }
+        door.check(&caller).map_err(refused)?;
+        if !caller.allows_address(address) {
+            door.wrong_address(&caller);
+            return Err(refused(ApiError::address_not_allowed(address).of(user)));
         }
-        let permit = caller
-            .admit(take, now)
-            .map_err(|exceeded| refused(ApiError::too_many_requests(exceeded, now).of(user)))?;
+        let permit = caller.admit(take, now).map_err(|exceeded| {
+            door.limited(&caller);
+            refused(ApiError::too_many_requests(exceeded, now).of(user))
+        })?;
         let Endpoint::Forward(api) = endpoint else {
             let gauges = permit.keep();
             provider.ledger.note_listing(core, counted(&caller), now);
@@ -244,6 +249,7 @@ impl Gateway {
             core,
             provider,
             caller: &caller,
+            address,
             api,
             query: parts.uri.query(),
             headers: &parts.headers,
@@ -265,16 +271,21 @@ impl Gateway {
     }
 
     /// Who is it?
-    fn caller(&self, provider: &Provider, headers: &HeaderMap, now: Timestamp) -> Result<Caller, ApiError> {
+    fn caller(&self, provider: &Provider, headers: &HeaderMap, door: &Door<'_>) -> Result<Caller, ApiError> {
         let text = token_of(headers).ok_or_else(ApiError::no_token)?;
-        let token = provider.tokens.find(text, now).map_err(ApiError::refused)?;
-        self.users.caller(token).map_err(ApiError::refused)
+        let found = provider.tokens.find(text, door.now).and_then(|token| self.users.caller(token));
+        found.map_err(|refusal| {
+            door.turned_away(refusal, text);
+            ApiError::refused(refusal)
+        })
     }
 
     /// On the operator's runtime, so that a long list or import never holds up a core.
-    async fn operate(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn operate(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let router = self.operator.clone();
-        let request = request.map(axum::body::Body::new);
+        let address = origin::address(peer, request.headers(), &self.live.load().trusted_proxies);
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(Origin(address));
         let answered = self.control.spawn(async move { router.oneshot(request).await }).await;
         match answered {
             Ok(Ok(response)) => response.map(Body::operator),

@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::{cache::AnswerCache, metrics::Metrics, models::Lists, options::ProviderOptions, route::Api};
 use crate::{
-    guard::Tokens,
+    guard::{Tokens, Watch},
     ledger::ProviderLedger,
     model::Clock,
     pool::Pool,
@@ -25,6 +25,8 @@ pub struct Lasting {
     pub tokens: Arc<Tokens>,
     pub ledger: Arc<ProviderLedger>,
     pub metrics: Arc<Metrics>,
+    /// The same of all providers.
+    pub watch: Arc<Watch>,
     pub clock: Clock,
 }
 
@@ -35,6 +37,7 @@ pub struct Provider {
     pub tokens: Arc<Tokens>,
     pub ledger: Arc<ProviderLedger>,
     pub metrics: Arc<Metrics>,
+    pub watch: Arc<Watch>,
     pub lists: Arc<Lists>,
     pub clock: Clock,
     pub answers: Option<AnswerCache>,
@@ -79,7 +82,7 @@ impl Provider {
             }
         };
         let answers = options.cache.map(AnswerCache::new);
-        let Lasting { pool, tokens, ledger, metrics, clock } = lasting;
+        let Lasting { pool, tokens, ledger, metrics, watch, clock } = lasting;
         Ok(Self {
             options,
             upstream,
@@ -87,6 +90,7 @@ impl Provider {
             tokens,
             ledger,
             metrics,
+            watch,
             lists,
             clock,
             answers,

@@ -279,6 +279,7 @@ impl Relay {
         if self.call.is_closed() {
             return;
         }
+        self.call.heard(inspector.tokens(), inspector.documents());
         if let Some(error) = inspector.error() {
             let closing = closing_of_error(self.call.provider(), error);
             self.redact();
@@ -342,7 +343,8 @@ impl Relay {
     fn cut_if_revoked(&mut self) -> Option<BodyError> {
         let refusal = self.call.revoked().filter(|_| !self.call.is_closed())?;
         self.ended = true;
-        self.close(Closing::LEFT);
+        let ticket = self.call.close_left();
+        self.await_commit(ticket);
         self.end_with(&ApiError::refused(refusal))
     }
 

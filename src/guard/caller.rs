@@ -8,7 +8,10 @@ use super::{
     tokens::{Refusal, Token},
     users::User,
 };
-use crate::model::{Limits, Timestamp, TokenId, UserId, Zone};
+use crate::{
+    model::{Limits, Timestamp, TokenId, UserId, Zone},
+    monitor::Subject,
+};
 
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -42,6 +45,16 @@ impl Caller {
         self.user.as_ref().map(|user| user.id)
     }
 
+    /// Whose habits its requests are measured against.
+    pub fn subject(&self) -> Subject {
+        self.user().map_or(Subject::Token(self.token()), Subject::of_user)
+    }
+
+    /// The tightest limit per minute, if there is any.
+    pub fn requests_per_minute(&self) -> Option<u32> {
+        self.limits().filter_map(|limits| limits.requests_per_minute).min()
+    }
+
     /// The token's, then the user's.
     fn limits(&self) -> impl Iterator<Item = &Limits> {
         let of_user = self.user.as_ref().map(|user| &user.record.limits);
@@ -50,11 +63,6 @@ impl Caller {
 
     pub fn allows_model(&self, model: &str) -> bool {
         self.limits().all(|limits| limits.allows_model(model))
-    }
-
-    /// Whether it matters where the request comes from.
-    pub fn restricts_addresses(&self) -> bool {
-        self.token.addresses.restrict() || self.user.as_ref().is_some_and(|user| user.addresses.restrict())
     }
 
     pub fn allows_address(&self, address: IpAddr) -> bool {

@@ -1,7 +1,8 @@
 //! Who may come in, from where, and how often.
 //!
 //! - `tokens` and `users` are who is in force; `caller` is the two that stand behind one request;
-//! - `meter` counts what each has used, `gauge` is what is left of its limits.
+//! - `meter` counts what each has used, `gauge` is what is left of its limits;
+//! - `watch` brings what happens to the monitor, `verdicts` are who it keeps out.
 //!
 //! Invariants: a place is looked for and taken under the locks of the token's and the user's meter together, so that a
 //! request takes from both or from neither, and never one too many is let in (`caller::tests`, `tests/it/limits.rs`). A
@@ -12,9 +13,13 @@ mod gauge;
 mod meter;
 pub mod tokens;
 mod users;
+mod verdicts;
+mod watch;
 
 pub use caller::{Caller, Permit};
 pub use gauge::{Exceeded, Gauge, Gauges, Of, Whose};
 pub use meter::{Take, Used};
 pub use tokens::{Refusal, Token, Tokens};
 pub use users::{User, Users};
+pub use verdicts::{Barred, Sentence, Verdicts};
+pub use watch::{Origin, Watch};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use sha2::{Digest, Sha256};
@@ -23,16 +23,20 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Unknown,
-    /// With whose it was.
-    Expired(Option<UserId>),
+    /// Which it was, and whose.
+    Expired(TokenId, Option<UserId>),
     UserDisabled(UserId),
 }
 
 /// Looked up by the digest of what the caller sent, so that the time a lookup takes tells nothing about the
 /// tokens there are.
 #[derive(Debug, Default)]
-pub struct Tokens {
-    by_digest: RwLock<HashMap<[u8; 32], Arc<Token>>>,
+pub struct Tokens(RwLock<InForce>);
+
+#[derive(Debug, Default)]
+struct InForce {
+    by_digest: HashMap<[u8; 32], Arc<Token>>,
+    digests: HashMap<TokenId, [u8; 32]>,
 }
 
 impl Tokens {
@@ -40,37 +44,37 @@ impl Tokens {
     pub fn insert(&self, provider: &str, record: TokenRecord) -> TokenId {
         let id = record.id(provider);
         let digest = digest(record.secret.expose());
-        let mut tokens = self.by_digest.write().unwrap_or_else(PoisonError::into_inner);
-        let meter = tokens.get(&digest).map(|token| token.meter.clone()).unwrap_or_default();
+        let mut tokens = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let meter = tokens.by_digest.get(&digest).map(|token| token.meter.clone()).unwrap_or_default();
         let addresses = Networks::of(&record.limits.allowed_addresses);
-        tokens.insert(digest, Arc::new(Token { id, record, addresses, meter }));
+        tokens.by_digest.insert(digest, Arc::new(Token { id, record, addresses, meter }));
+        tokens.digests.insert(id, digest);
         id
     }
 
     /// Takes a token out of force. Its streams end within a second.
     pub fn remove(&self, id: TokenId) -> Option<TokenRecord> {
-        let mut tokens = self.by_digest.write().unwrap_or_else(PoisonError::into_inner);
-        let digest = *tokens.iter().find(|(_, token)| token.id == id)?.0;
-        let removed = tokens.remove(&digest)?;
+        let mut tokens = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let digest = tokens.digests.remove(&id)?;
+        let removed = tokens.by_digest.remove(&digest)?;
         removed.meter.set_gone(true);
         Some(removed.record.clone())
     }
 
     pub fn get(&self, id: TokenId) -> Option<Arc<Token>> {
-        let tokens = self.by_digest.read().unwrap_or_else(PoisonError::into_inner);
-        tokens.values().find(|token| token.id == id).cloned()
+        let tokens = self.read();
+        tokens.by_digest.get(tokens.digests.get(&id)?).cloned()
     }
 
     /// All tokens, oldest first.
     pub fn list(&self) -> Vec<Arc<Token>> {
-        let tokens = self.by_digest.read().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = tokens.values().cloned().collect();
+        let mut list: Vec<_> = self.read().by_digest.values().cloned().collect();
         list.sort_by_key(|token| (token.record.created_at, token.id));
         list
     }
 
     pub fn len(&self) -> usize {
-        self.by_digest.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.read().by_digest.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -81,12 +85,16 @@ impl Tokens {
     /// When nothing in force goes by `text`.
     pub fn find(&self, text: &str, now: Timestamp) -> Result<Arc<Token>, Refusal> {
         let digest = digest(text);
-        let tokens = self.by_digest.read().unwrap_or_else(PoisonError::into_inner);
-        let token = tokens.get(&digest).ok_or(Refusal::Unknown)?;
+        let tokens = self.read();
+        let token = tokens.by_digest.get(&digest).ok_or(Refusal::Unknown)?;
         if token.record.is_expired(now) {
-            return Err(Refusal::Expired(token.record.user));
+            return Err(Refusal::Expired(token.id, token.record.user));
         }
         Ok(token.clone())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, InForce> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets what a token had used on a day, as the books know it. Says nothing of tokens that are not there.
@@ -139,8 +147,8 @@ mod tests {
         let id = tokens.insert("p", record("sk-a"));
         assert_eq!(tokens.find("sk-a", NOW).unwrap().id, id);
         assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Unknown);
-        tokens.insert("p", TokenRecord { expires_at: Some(NOW), ..record("sk-b") });
-        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired(None));
+        let expired = tokens.insert("p", TokenRecord { expires_at: Some(NOW), ..record("sk-b") });
+        assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired(expired, None));
         assert!(tokens.remove(id).is_some() && tokens.remove(id).is_none());
         assert_eq!(tokens.find("sk-a", NOW).unwrap_err(), Refusal::Unknown);
     }

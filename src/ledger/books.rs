@@ -9,9 +9,6 @@ use crate::model::{
     CounterId, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Tally, Timestamp, TokenId, Usage,
 };
 
-/// Hourly rows older than this are dropped; the totals keep what they counted.
-pub const HOURS_KEPT: u32 = 30 * 24;
-
 /// The totals of every provider.
 #[derive(Clone, Debug, Default)]
 pub struct Books {
@@ -50,9 +47,9 @@ impl Books {
         books.shift(id, from, to);
     }
 
-    /// Drops hourly rows that are past their retention.
-    pub fn forget_old_hours(&mut self, now: Timestamp) {
-        let oldest = Hour(Hour::of(now).0.saturating_sub(HOURS_KEPT));
+    /// Drops hourly rows that are older than that many hours; the totals keep what they counted.
+    pub fn forget_old_hours(&mut self, now: Timestamp, kept: u32) {
+        let oldest = Hour(Hour::of(now).0.saturating_sub(kept));
         for provider in self.providers.values_mut() {
             while let Some(first) = provider.hours.first_entry() {
                 if first.key().0 >= oldest {

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -91,6 +91,9 @@ pub struct Ending {
     pub used_keys: bool,
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
+    /// The last key that was used for it, and what was answered: for those who keep a row for each request.
+    pub key: Option<KeyId>,
+    pub status: u16,
 }
 
 /// One thing to count: an attempt, a request's end, or both at once.
@@ -136,6 +139,8 @@ pub(super) struct Shared {
     pub(super) progress: watch::Sender<Progress>,
     /// In which days begin and end.
     zone: RwLock<Zone>,
+    /// Whether a row is kept for each request.
+    logs: AtomicBool,
 }
 
 impl Shared {
@@ -174,6 +179,7 @@ impl Ledger {
                 wanted: Notify::new(),
                 progress: watch::Sender::new(Progress::default()),
                 zone: RwLock::default(),
+                logs: AtomicBool::new(false),
             }),
             providers: RwLock::default(),
             state: Mutex::new(State { books, pending: Delta::default() }),
@@ -217,6 +223,11 @@ impl Ledger {
         }
     }
 
+    /// Whether a row is kept for each request from now on: none until it is told.
+    pub fn keep_logs(&self, on: bool) {
+        self.shared.logs.store(on, Ordering::Relaxed);
+    }
+
     /// Reads the books, with everything recorded so far in them.
     pub fn read<T>(&self, read: impl FnOnce(&Books) -> T) -> T {
         let mut state = self.lock();
@@ -236,9 +247,9 @@ impl Ledger {
         self.lock().books.shift(provider, id, from, to);
     }
 
-    /// Drops hourly rows past their retention from the totals in memory.
-    pub fn forget_old_hours(&self, now: Timestamp) {
-        self.lock().books.forget_old_hours(now);
+    /// Drops hourly rows that are older than `kept` hours from the totals in memory.
+    pub fn forget_old_hours(&self, now: Timestamp, kept: u32) {
+        self.lock().books.forget_old_hours(now, kept);
     }
 
     pub fn watch_commits(&self) -> CommitWatch {
@@ -302,6 +313,11 @@ impl ProviderLedger {
     pub fn record(&self, shard: usize, entry: &Entry, now: Timestamp) -> Ticket {
         let mut shard = self.shard(shard);
         shard.record(entry, now, || self.shared.zone());
+        if let Some(ending) = &entry.request
+            && self.shared.logs.load(Ordering::Relaxed)
+        {
+            shard.log(entry.caller, ending, now);
+        }
         // Under the shard's lock: see `collect_into`.
         Ticket(self.shared.open.load(Ordering::SeqCst))
     }

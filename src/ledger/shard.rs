@@ -9,11 +9,11 @@ use std::{
 
 use super::{
     ModelNames, ModelRef,
-    record::{Caller, Class, Entry, Kind, Refusal},
+    record::{Caller, Class, Ending, Entry, Kind, Refusal},
 };
 use crate::model::{
     CoreDelta, Counts, Day, Hour, KeyId, KeyUsage, LastKey, ProviderDelta, Set, SetId, SetKind, SpanId,
-    SpanKind, Tally, Timestamp, TokenId, Usage, UserId, Zone,
+    SpanKind, Tally, Timestamp, TokenId, Usage, UsageLog, UsageType, UserId, Zone,
 };
 
 /// Ids of keys, tokens and users are uniformly distributed already, so their low half is hash enough.
@@ -45,12 +45,25 @@ pub(super) struct Shard {
     present: Slot,
     /// Of other hours: the one that has just passed, or those that a clock was set back to.
     others: Vec<Slot>,
+    logs: Vec<UsageLog>,
 }
 
 impl Shard {
     /// Counts an entry; `zone` is asked when a day or an hour begins.
     pub(super) fn record(&mut self, entry: &Entry, now: Timestamp, zone: impl Fn() -> Zone) {
         self.slot(now, zone).record(entry, now);
+    }
+
+    /// A row of its own for a request that used a key.
+    pub(super) fn log(&mut self, caller: Caller, ending: &Ending, now: Timestamp) {
+        let Some(key) = ending.key else { return };
+        let usage_type = match ending.class {
+            // A plain log knows two types; what carries a file is a conversation about it.
+            Class::Conversation | Class::Upload => UsageType::Conversation,
+            Class::Call => UsageType::Call,
+        };
+        let (id, user) = (UsageLog::id_at(now), UserId(caller.subject()));
+        self.logs.push(UsageLog { id, key, user, usage_type, status: ending.status, at: now });
     }
 
     pub(super) fn listed(&mut self, caller: Caller, now: Timestamp, zone: impl Fn() -> Zone) {
@@ -96,6 +109,7 @@ impl Shard {
         }
         // This one's memory will be needed again.
         self.present.drain(models, delta, core);
+        core.logs.append(&mut self.logs);
     }
 }
 

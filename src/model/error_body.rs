@@ -20,6 +20,9 @@ struct Detail<'a> {
     param: Option<&'a str>,
     #[serde(flatten)]
     limit: Option<LimitDetail>,
+    /// Of a block: when it ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
 }
 
 /// What a 429 for a limit of ours says besides.
@@ -32,7 +35,12 @@ pub struct LimitDetail {
 
 impl<'a> ErrorBody<'a> {
     pub fn new(status: u16, code: &'a str, message: &'a str, param: Option<&'a str>) -> Self {
-        Self { error: Detail { message, r#type: kind(status), code, param, limit: None } }
+        Self { error: Detail { message, r#type: kind(status), code, param, limit: None, until: None } }
+    }
+
+    pub fn with_until(mut self, until: Option<Timestamp>) -> Self {
+        self.error.until = until;
+        self
     }
 
     pub fn with_limit(mut self, limit: Option<LimitDetail>) -> Self {

@@ -33,7 +33,7 @@ impl Event {
 /// One request, of those who keep a row for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageLog {
-    /// Random.
+    /// In the order of time, else random.
     pub id: Uuid,
     pub key: KeyId,
     /// Whose token it was; of a token that is nobody's, the token's own id.
@@ -42,6 +42,18 @@ pub struct UsageLog {
     /// What was answered.
     pub status: u16,
     pub at: Timestamp,
+}
+
+impl UsageLog {
+    /// Most that wait for the store, or for a hub: of more the oldest are dropped, since nothing is a sum of them.
+    pub const MOST: usize = 50_000;
+
+    /// A new one's.
+    pub fn id_at(at: Timestamp) -> Uuid {
+        let millis = u64::try_from(at.0).unwrap_or(0);
+        let nanos = (millis % 1000) as u32 * 1_000_000;
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, millis / 1000, nanos))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

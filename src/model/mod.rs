@@ -3,6 +3,7 @@
 //! Nothing here knows of tasks, files, sockets or configuration, and nothing reads a clock: the present is
 //! always an argument.
 
+pub mod budget;
 pub mod day;
 pub mod error_body;
 pub mod event;
@@ -22,6 +23,7 @@ pub mod user;
 pub mod version;
 pub mod window;
 
+pub use budget::{History, Rung, Space, TableSpace};
 pub use day::{Day, DaySpan, Month, UnknownZone, Zone};
 pub use event::{Event, UsageLog, UsageType};
 pub use health::{Cause, Effect, Health, Policy};

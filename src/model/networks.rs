@@ -27,10 +27,6 @@ impl Networks {
         let address = address.to_canonical();
         self.nets.iter().any(|net| net.contains(&address))
     }
-
-    pub fn restrict(&self) -> bool {
-        self.restricts
-    }
 }
 
 /// An address or a network in CIDR notation. What is written of a network's hosts is dropped, and an IPv4 address that

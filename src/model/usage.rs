@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Health, KeyId, Set, SetId, SpanId, Tally, Timestamp, TokenId};
+use super::{Health, KeyId, Set, SetId, SpanId, Tally, Timestamp, TokenId, UsageLog};
 
 /// Requests or attempts by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,11 +129,13 @@ impl ProviderDelta {
 pub struct CoreDelta {
     pub tallies: HashMap<SpanId, Tally>,
     pub sets: HashMap<SetId, Set>,
+    /// Requests of which a row is kept, where somebody wants that.
+    pub logs: Vec<UsageLog>,
 }
 
 impl CoreDelta {
     pub fn is_empty(&self) -> bool {
-        self.tallies.is_empty() && self.sets.is_empty()
+        self.tallies.is_empty() && self.sets.is_empty() && self.logs.is_empty()
     }
 
     /// Adds a later delta.
@@ -144,6 +146,9 @@ impl CoreDelta {
         for (id, set) in later.sets {
             self.sets.entry(id).or_default().add(id.kind, &set);
         }
+        self.logs.extend(later.logs);
+        let too_many = self.logs.len().saturating_sub(UsageLog::MOST);
+        self.logs.drain(..too_many);
     }
 }
 

@@ -77,6 +77,11 @@ pub struct Snapshot {
     episodes: Kept,
 }
 
+impl Snapshot {
+    /// Of its layout and of all that is in it, where it is written down: another one is not read.
+    pub const VERSION: u8 = 1;
+}
+
 impl Monitor {
     pub fn new(options: Options) -> Self {
         Self {
@@ -165,6 +170,14 @@ impl Monitor {
             crowd: snapshot.crowd,
             condenser: Condenser::restore(snapshot.episodes),
             ..Self::new(options)
+        }
+    }
+
+    /// Goes on under other options with what it has learnt.
+    pub fn set_options(&mut self, options: Options) {
+        if options != self.options {
+            let snapshot = self.snapshot();
+            *self = Self::restore(options, snapshot);
         }
     }
 

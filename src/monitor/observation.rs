@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{KeyId, Timestamp, TokenId};
+use crate::model::{KeyId, Timestamp, TokenId, UserId};
 
 /// Whose history something is measured against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,6 +21,17 @@ pub enum Subject {
     Address(IpAddr),
     /// All together: what is spread so thin that no single subject shows it.
     Everyone,
+}
+
+impl Subject {
+    pub fn of_user(id: UserId) -> Self {
+        Self::User(Uuid::from_u128(id.0))
+    }
+
+    /// The caller at an address: of IPv6 all of a /64 is one.
+    pub fn at(address: IpAddr) -> Self {
+        Self::Address(caller(address))
+    }
 }
 
 /// Enough to tell entries apart, and never a whole address: an event is read by more people than have to know.

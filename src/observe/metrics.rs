@@ -9,17 +9,19 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::State;
+use super::{State, Watched};
 use crate::{
     gateway::metrics::{DURATION_BOUNDS_S, Reading},
     ledger::OTHER,
-    model::{Counts, Usage},
+    model::{Counts, Space, Usage},
     pool::StateCounts,
     replica::status::{HubState, HubStatus},
 };
 
 /// Models with a row of their own; the rest are added up, so that a scrape stays small.
 const TOP_MODELS: usize = 50;
+/// Of a database that is shared with others there may be many.
+const TOP_TABLES: usize = 100;
 
 pub(super) fn encode(state: &State, file_bytes: Option<u64>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("keytide");
@@ -37,6 +39,8 @@ struct Scrape {
     store_healthy: bool,
     flush_failing: bool,
     hubs: Vec<HubStatus>,
+    spaces: Vec<(String, Space)>,
+    watched: Watched,
 }
 
 #[derive(Debug)]
@@ -79,6 +83,8 @@ impl Scrape {
             store_healthy: state.store.healthy().is_none(),
             flush_failing: (state.flush_failing)(),
             hubs: (state.hubs)(),
+            spaces: (state.spaces)(),
+            watched: (state.watched)(),
         }
     }
 }
@@ -131,6 +137,8 @@ impl Collector for Scrape {
         self.books(&mut out)?;
         self.since_start(&mut out)?;
         self.replication(&mut out)?;
+        self.storage(&mut out)?;
+        self.monitor(&mut out)?;
         if let Some(bytes) = self.file_bytes {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             out.gauge("store_file_bytes", "Size of the store's file", |row| row(&[], bytes))?;
@@ -207,6 +215,59 @@ impl Scrape {
         })
     }
 
+    fn storage(&self, out: &mut Out<'_>) -> fmt::Result {
+        if self.spaces.is_empty() {
+            return Ok(());
+        }
+        let figure = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        out.gauge("storage_bytes", "Bytes of a table in the file or in a hub, as measured last", |row| {
+            self.spaces.iter().try_for_each(|(place, space)| {
+                let mut tables = space.tables.iter().take(TOP_TABLES);
+                tables.try_for_each(|table| {
+                    row(&[("where", place), ("table", &table.name)], figure(table.bytes))
+                })
+            })
+        })?;
+        out.gauge("storage_used_bytes", "Bytes that count against the budget", |row| {
+            self.spaces.iter().try_for_each(|(place, space)| {
+                space.used_bytes.map_or(Ok(()), |bytes| row(&[("where", place)], figure(bytes)))
+            })
+        })?;
+        out.gauge("storage_budget_bytes", "Bytes that the file or a hub may have", |row| {
+            self.spaces.iter().try_for_each(|(place, space)| {
+                space.budget_bytes.map_or(Ok(()), |bytes| row(&[("where", place)], figure(bytes)))
+            })
+        })?;
+        out.gauge("storage_rung", "How far the ladder is climbed, 0 to 3", |row| {
+            self.spaces
+                .iter()
+                .try_for_each(|(place, space)| row(&[("where", place)], space.rung.number().into()))
+        })
+    }
+
+    fn monitor(&self, out: &mut Out<'_>) -> fmt::Result {
+        let watched = &self.watched;
+        out.counter("security_events", "What was abnormal, by type and severity, since the start", |row| {
+            watched.events.iter().try_for_each(|(kind, severity, count)| {
+                row(&[("type", kind), ("severity", &severity.to_string())], *count)
+            })
+        })?;
+        out.counter(
+            "security_events_dropped",
+            "Events that the store did not take, since the start",
+            |row| row(&[], watched.events_dropped),
+        )?;
+        out.counter(
+            "observations_lost",
+            "What the monitor was too busy to look at, since the start",
+            |row| row(&[], watched.observations_lost),
+        )?;
+        out.gauge("verdicts", "Users, tokens and addresses that are kept out or slowed down", |row| {
+            row(&[("action", "block")], i64::try_from(watched.blocked).unwrap_or(i64::MAX))?;
+            row(&[("action", "throttle")], i64::try_from(watched.throttled).unwrap_or(i64::MAX))
+        })
+    }
+
     fn since_start(&self, out: &mut Out<'_>) -> fmt::Result {
         out.counter("attempts", "Attempts at providers by how they ended, since the start", |row| {
             self.each(|p| {
@@ -241,8 +302,11 @@ impl Out<'_> {
         rows: impl FnOnce(&mut dyn FnMut(Labels<'_, '_>, u64) -> fmt::Result) -> fmt::Result,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        rows(&mut |labels, value| {
-            family.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+        rows(&mut |labels, value| match labels {
+            [] => family.encode_counter::<[(&str, &str); 0], _, u64>(&value, None),
+            labels => {
+                family.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+            }
         })
     }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     gateway::metrics::Metrics,
     ledger::Ledger,
-    model::Clock,
+    model::{Clock, Rung, Space},
     pool::Pool,
     replica::status::{HubState, HubStatus},
     store::Store,
@@ -44,6 +44,22 @@ pub struct Parts {
     pub flush_failing: Box<dyn Fn() -> bool + Send + Sync>,
     /// How replication stands; empty where there is none.
     pub hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
+    /// The file and the hubs, as they were measured last, each by what the figures call it.
+    pub spaces: Box<dyn Fn() -> Vec<(String, Space)> + Send + Sync>,
+    pub watched: Box<dyn Fn() -> Watched + Send + Sync>,
+}
+
+/// What the monitor has come to.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// Type, severity, and how many since the start.
+    pub events: Vec<(String, u8, u64)>,
+    /// Events that could not be written.
+    pub events_dropped: u64,
+    pub observations_lost: u64,
+    /// Users, tokens and addresses.
+    pub blocked: usize,
+    pub throttled: usize,
 }
 
 pub struct State {
@@ -53,13 +69,15 @@ pub struct State {
     clock: Clock,
     flush_failing: Box<dyn Fn() -> bool + Send + Sync>,
     hubs: Box<dyn Fn() -> Vec<HubStatus> + Send + Sync>,
+    spaces: Box<dyn Fn() -> Vec<(String, Space)> + Send + Sync>,
+    watched: Box<dyn Fn() -> Watched + Send + Sync>,
 }
 
 impl State {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { providers, store, ledger, clock, flush_failing, hubs } = parts;
+        let Parts { providers, store, ledger, clock, flush_failing, hubs, spaces, watched } = parts;
         let providers = ArcSwap::from_pointee(providers);
-        Arc::new(Self { providers, store, ledger, clock, flush_failing, hubs })
+        Arc::new(Self { providers, store, ledger, clock, flush_failing, hubs, spaces, watched })
     }
 
     /// For a reload of the configuration.
@@ -119,6 +137,11 @@ async fn ready(Extract(state): Extract<Arc<State>>) -> (StatusCode, Json<Readine
             _ => continue,
         };
         warnings.push(format!("the hub \"{}\" {how}: see keytide sync status", hub.name));
+    }
+    for (place, space) in (state.spaces)() {
+        if space.rung >= Rung::Short {
+            warnings.push(format!("the storage budget of {place} is nearly used up: see keytide store size"));
+        }
     }
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -39,6 +39,10 @@ impl Transport for Later {
         Box::pin(async move { self.transport()?.call(function, request).await })
     }
 
+    fn vacuum<'a>(&'a self, table: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(async move { self.transport()?.vacuum(table).await })
+    }
+
     fn target(&self) -> String {
         if let Some(made) = self.made.get() {
             return made.target();

@@ -6,8 +6,8 @@
 //! - `protocol` decides what is asked and what the answers mean, without I/O; a simulator runs it through crashes,
 //!   losses and partitions;
 //! - `replicator` is the task that goes through rounds, `pace` says when they are due;
-//! - `schema` is the hub's side, as SQL: printed, applied, checked;
-//! - `status` is what an operator is told, `words` how it is said.
+//! - `schema` is the hub's side, as SQL: printed, applied, checked; `usage_logs` moves an older log of uses into it;
+//! - `status` and `space` are what an operator is told, `words` how it is said.
 
 mod later;
 pub mod pace;
@@ -19,9 +19,11 @@ pub mod route;
 pub mod schema;
 #[cfg(test)]
 mod simulator;
+pub mod space;
 mod sqlstate;
 pub mod status;
 mod tls;
 pub mod transport;
+pub mod usage_logs;
 pub mod wire;
 mod words;

@@ -4,8 +4,9 @@
 //! operators' edits are kept out, so that neither side's change can overwrite the other's. A failed step or call
 //! ends the round; the next begins anew and asks the hub where things stand.
 //!
-//! `task` goes through the rounds, `tell` is what operators see of them.
+//! `task` goes through the rounds, `space` has the hub keep to its storage budget, `tell` is what operators see.
 
+mod space;
 mod task;
 mod tell;
 #[cfg(test)]
@@ -35,9 +36,10 @@ use super::{
     transport::Transport,
 };
 use crate::{
-    model::{Clock, Stamps, Timestamp},
+    model::{Clock, Space, Stamps, Timestamp},
     store::{self, Store},
 };
+use space::Room;
 use task::Task;
 
 /// What the replicator needs of the rest of keytide.
@@ -58,6 +60,10 @@ pub struct Options {
     pub interval: Duration,
     /// Bytes in 30 days, for all instances of the hub together.
     pub egress: Option<u64>,
+    /// Bytes that the hub's database may have.
+    pub budget: Option<u64>,
+    /// Whether rows of single requests are to be kept there.
+    pub logs: bool,
 }
 
 pub struct Parts {
@@ -73,6 +79,10 @@ enum Command {
     Now(oneshot::Sender<()>),
     /// Somebody looks at who else there is.
     List(oneshot::Sender<()>),
+    /// Somebody looks at how large it is.
+    Measure(oneshot::Sender<()>),
+    /// It is to be kept to its budget now.
+    Retain(oneshot::Sender<()>),
     Adopt(oneshot::Sender<Result<Vec<String>, String>>),
     Stop(Duration, oneshot::Sender<()>),
 }
@@ -97,6 +107,8 @@ struct Shared {
     looking: AtomicBool,
     looked: Notify,
     listing: AtomicBool,
+    measuring: AtomicBool,
+    space: Mutex<Space>,
     /// Why this process cannot go on where the last one ended.
     unreadable: OnceLock<protocol::Error>,
     status: Mutex<HubStatus>,
@@ -105,6 +117,10 @@ struct Shared {
 impl Shared {
     fn status(&self) -> std::sync::MutexGuard<'_, HubStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn space(&self) -> std::sync::MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,7 +131,7 @@ impl Replicator {
     /// # Errors
     /// The store's.
     pub async fn start(options: Options, parts: Parts) -> Result<Self, protocol::Error> {
-        let Options { hub, transport, interval, egress } = options;
+        let Options { hub, transport, interval, egress, budget, logs } = options;
         let name = hub.name.clone();
         let status = HubStatus {
             name: name.clone(),
@@ -128,9 +144,12 @@ impl Replicator {
             looking: AtomicBool::new(false),
             looked: Notify::new(),
             listing: AtomicBool::new(false),
+            measuring: AtomicBool::new(false),
+            space: Mutex::new(Space { budget_bytes: budget, ..Space::default() }),
             unreadable: OnceLock::new(),
             status: Mutex::new(status),
         });
+        let room = Room::new(budget, logs, hub.streams.iter().map(|of| of.stream.clone()).collect());
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
         let steps = Steps {
             machine: Arc::new(Mutex::new(machine)),
@@ -149,7 +168,7 @@ impl Replicator {
             rhythm: Rhythm::new(interval),
             pace: Pace::new(interval, egress),
             hello_at: None,
-            retained_at: None,
+            room,
             looked_at: Instant::now(),
             logged_at: Instant::now(),
             waiting_since: None,
@@ -187,6 +206,39 @@ impl Replicator {
         if self.commands.try_send(Command::List(done)).is_ok() {
             let _as_it_was = tokio::time::timeout(LIST_PATIENCE, over).await;
         }
+    }
+
+    /// How many bytes of confirmed batches are kept, in case the hub is rolled back.
+    pub fn keep_batches(&self, bytes: u64) {
+        self.steps.lock().keep_batches(bytes);
+    }
+
+    /// Somebody looks at how large the hub is: it is asked, if it is well. Once a minute at most.
+    pub async fn measure(&self) {
+        let (state, at) = (self.shared.status().state, self.shared.space().measured_at);
+        let now = self.steps.clock.now();
+        let is_fresh = at.is_some_and(|at| now >= at && now.since(at) < LIST_FRESH);
+        let answers = matches!(state, HubState::Ok | HubState::Resyncing | HubState::Failing);
+        if is_fresh || !answers || self.shared.measuring.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (done, over) = oneshot::channel();
+        if self.commands.try_send(Command::Measure(done)).is_ok() {
+            let _as_it_was = tokio::time::timeout(LIST_PATIENCE, over).await;
+        }
+    }
+
+    /// Has the hub keep to its budget now, and measures it; [`Replicator::space`] tells how it stands then.
+    pub async fn retain(&self) {
+        let (done, over) = oneshot::channel();
+        if self.commands.send(Command::Retain(done)).await.is_ok() {
+            let _ended = over.await;
+        }
+    }
+
+    /// As it was measured last.
+    pub fn space(&self) -> Space {
+        self.shared.space().clone()
     }
 
     /// As of the last round.

@@ -15,6 +15,12 @@ pub trait Transport: Send + Sync {
     /// inside eight seconds.
     fn call<'a>(&'a self, function: Function, request: &'a str) -> BoxFuture<'a, Result<Reply, Error>>;
 
+    /// Has the database take back what rows that are gone have left in a table, which is named as SQL names it.
+    /// Returns false where this way cannot do that.
+    fn vacuum<'a>(&'a self, _table: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(async { Ok(false) })
+    }
+
     /// Where it leads, for people: scheme, host, port and database, never a user or a password.
     fn target(&self) -> String;
 

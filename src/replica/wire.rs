@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::model::{Secret, Version, secret};
+use crate::model::{Rung, Secret, Version, secret};
 
 /// Both sides name it in every call; a hub of another make answers `unsupported`.
 pub const PROTOCOL: u32 = 1;
@@ -721,24 +721,14 @@ pub struct Page {
     pub missing: bool,
 }
 
-/// Asks the hub to forget what is kept for 30 days, some thousand rows at a time.
+/// Asks the hub to forget what it keeps no more, some thousand rows at a time, and more of it the nearer it is to its
+/// budget.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetainRequest {
     pub protocol: u32,
-}
-
-/// Asks how large the hub's tables are, and what was ignored.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SizesRequest {
-    pub protocol: u32,
-}
-
-/// Of `keytide_sizes`, what keytide itself reads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SizesAnswer {
-    pub status: String,
-    #[serde(default)]
-    pub reports: Vec<ReportRow>,
+    /// Bytes of the whole database; absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -753,9 +743,77 @@ pub struct RetainAnswer {
     /// Unseen for that long.
     #[serde(default)]
     pub instances: u64,
+    /// How far the ladder is climbed. Absent from older hubs, as what follows.
+    #[serde(default)]
+    pub rung: Option<Rung>,
+    /// Bytes that count against the budget.
+    #[serde(default)]
+    pub used: Option<u64>,
+    #[serde(default)]
+    pub did: Vec<DidRow>,
+    /// Tables that have much to give back, as SQL names them: VACUUM runs in no function.
+    #[serde(default)]
+    pub vacuum: Vec<String>,
     /// Ask again.
     #[serde(default)]
     pub more: bool,
+}
+
+/// A step of retention.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DidRow {
+    /// `dropped`, `folded`, `deleted`, `settled`, `rolled`, …
+    #[serde(default)]
+    pub what: String,
+    #[serde(default)]
+    pub table: String,
+    #[serde(default)]
+    pub rows: u64,
+    /// Of a table in parts.
+    #[serde(default)]
+    pub parts: u64,
+}
+
+/// Asks how large the hub's tables are, and what was ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizesRequest {
+    pub protocol: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizesAnswer {
+    pub status: String,
+    /// Bytes of all of it, and those that count against a budget.
+    #[serde(default)]
+    pub database: Option<u64>,
+    #[serde(default)]
+    pub used: Option<u64>,
+    #[serde(default)]
+    pub rung: Option<Rung>,
+    /// Whether a row is kept of each request: `on`, `off`, or `foreign` where a table of another make has the place.
+    #[serde(default)]
+    pub usage_logs: Option<String>,
+    #[serde(default)]
+    pub tables: Vec<SizeRow>,
+    #[serde(default)]
+    pub reports: Vec<ReportRow>,
+}
+
+/// A table of the database, keytide's or not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SizeRow {
+    pub schema: String,
+    pub name: String,
+    pub rows: u64,
+    /// Bytes.
+    pub heap: u64,
+    pub index: u64,
+    pub toast: u64,
+    /// Rows that are gone and still lie there.
+    pub dead: u64,
+    /// Bytes of the heap that other rows can have.
+    pub reusable: u64,
 }
 
 /// `keytide_push` with `"mode": "adopt"`: makes this database the hub that the instance knew before.

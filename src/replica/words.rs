@@ -169,6 +169,11 @@ pub fn note(note: &Note) -> String {
             )
         }
         Note::Missing { missing } => format!("{}; run `keytide schema apply`", lacking(missing)),
+        Note::KeptBack { rows: count } => format!(
+            "the hub has no room for what is optional: hours of keys, details of events and rows of requests stay here from \
+             now on, to begin with {}",
+            rows(*count)
+        ),
         Note::ReadOnly => READ_ONLY.to_owned(),
         Note::Unsupported { speaks } => format!("{}; {OTHER_FUNCTIONS}", other_functions(speaks)),
         Note::Adopted { to } => format!("this database ({}) is the hub from now on", to.id),

@@ -13,9 +13,9 @@ use super::{
     file::{Draft, builder},
     offline,
     tables::{
-        BATCHES, DIGESTS, DIRTY, GONE, HEALTH, HOURS, INFLIGHT, JOURNAL, KEY_USAGE, KEY_VERSIONS, KEYS, META,
-        MODELS, MONTHS, NOTES, OPEN, OPEN_EVENTS, OPEN_LOGS, OPEN_SETS, REPLICATED, SEEN, SET_SIZES, SETS,
-        TALLIES, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS, USERS,
+        BATCHES, DIGESTS, DIRTY, EVENTS, GONE, HEALTH, HOURS, INFLIGHT, JOURNAL, KEY_USAGE, KEY_VERSIONS,
+        KEYS, MEMORY, META, MODELS, MONTHS, NOTES, OPEN, OPEN_EVENTS, OPEN_LOGS, OPEN_SETS, REPLICATED, SEEN,
+        SET_SIZES, SETS, TALLIES, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS, USERS,
     },
 };
 
@@ -60,6 +60,8 @@ pub(super) fn write(
         for table in [REPLICATED, NOTES] {
             copy.table(&txn, table)?;
         }
+        copy.table(&txn, EVENTS)?;
+        copy.table(&txn, MEMORY)?;
         copy.table(&txn, BATCHES)?;
         copy.table(&txn, MODELS)?;
         copy.table(&txn, HOURS)?;

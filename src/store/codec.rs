@@ -109,13 +109,14 @@ second_version! {
 }
 
 impl Record for Delta {
-    /// 2: with healths of version 2. 3: with what is counted by hour, day and person.
-    const VERSION: u8 = 3;
+    /// 2: with healths of version 2. 3: with what is counted by hour, day and person. 4: with single requests.
+    const VERSION: u8 = 4;
 
     fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
         match version {
             1 => decode_body::<older::FirstDelta>(body).map(Into::into),
             2 => decode_body::<older::Delta>(body).map(Into::into),
+            3 => decode_body::<older::ThirdDelta>(body).map(Into::into),
             _ => Err(unknown(version)),
         }
     }
@@ -129,8 +130,8 @@ mod older {
 
     use super::Packed;
     use crate::model::{
-        self, Cause, Hour, KeyId, KeyUsage, LimitVersions, Limits, Secret, Timestamp, TokenId, Usage,
-        Version, secret,
+        self, Cause, Hour, KeyId, KeyUsage, LimitVersions, Limits, Secret, Set, SetId, SpanId, Tally,
+        Timestamp, TokenId, Usage, Version, secret,
     };
 
     #[derive(Deserialize)]
@@ -286,6 +287,26 @@ mod older {
     }
 
     #[derive(Deserialize)]
+    pub(super) struct ThirdDelta {
+        providers: HashMap<Box<str>, model::ProviderDelta>,
+        core: CoreDelta,
+    }
+
+    #[derive(Deserialize)]
+    struct CoreDelta {
+        tallies: HashMap<SpanId, Tally>,
+        sets: HashMap<SetId, Set>,
+    }
+
+    impl From<ThirdDelta> for model::Delta {
+        fn from(older: ThirdDelta) -> Self {
+            let CoreDelta { tallies, sets } = older.core;
+            let core = model::CoreDelta { tallies, sets, ..model::CoreDelta::default() };
+            Self { providers: older.providers, core }
+        }
+    }
+
+    #[derive(Deserialize)]
     pub(super) struct FirstDelta {
         providers: HashMap<Box<str>, ProviderDelta>,
     }
@@ -320,6 +341,19 @@ pub(super) fn decode<T: Record>(bytes: &[u8]) -> Result<T, Error> {
         }
         Some((&version, body)) => T::from_older(version, body),
     }
+}
+
+/// For what is no record: a value in a layout that is somebody else's to keep track of. `None` where it has no such form.
+pub(super) fn pack(version: u8, value: &impl Serialize) -> Option<Vec<u8>> {
+    let mut bytes = vec![version];
+    bincode::serde::encode_into_std_write(value, &mut bytes, LAYOUT).ok()?;
+    Some(bytes)
+}
+
+/// `None` where it was written in another layout, or is broken.
+pub(super) fn unpack<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Option<T> {
+    let body = bytes.strip_prefix(&[version])?;
+    decode_body(body).ok()
 }
 
 fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {

@@ -122,5 +122,6 @@ pub(super) fn check(txn: &ReadTransaction) -> Result<u64, Fault> {
         + walk::<Set>(txn, super::tables::OPEN_SETS, "what is new in the set")?
         + single::<Event>(txn, OPEN_EVENTS, "the event")?
         + single::<UsageLog>(txn, OPEN_LOGS, "the request")?
+        + super::events::check(txn)?
         + walk::<SetSize>(txn, SET_SIZES, "the size of the set")?)
 }

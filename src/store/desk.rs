@@ -14,7 +14,7 @@ use super::{
     load::place,
     shelf::{Dirty, Gone, KeyEntry, Row, TokenEntry, UserEntry},
     tables::{
-        BATCHES, CounterKey, DIGESTS, DIRTY, Dated, GONE, HEALTH, HOURS, INFLIGHT, Id, KEY_USAGE,
+        BATCHES, CounterKey, DIGESTS, DIRTY, Dated, EVENTS, GONE, HEALTH, HOURS, INFLIGHT, Id, KEY_USAGE,
         KEY_VERSIONS, KEYS, META, MODELS, MONTHS, NOTES, OPEN, OPEN_EVENTS, OPEN_LOGS, OPEN_SETS, REPLICATED,
         RowKey, SEEN, SET_SIZES, SETS, TALLIES, TOKEN_USAGE, TOKEN_VERSIONS, TOKENS, TOTALS, USER_VERSIONS,
         USERS, read, row_at,
@@ -44,6 +44,7 @@ pub(super) struct Desk<'txn> {
     pub(super) sets: Kept<'txn, Dated>,
     pub(super) set_sizes: Kept<'txn, Dated>,
     pub(super) open_sets: Kept<'txn, Dated>,
+    pub(super) events: Kept<'txn, (i64, u128)>,
     pub(super) open_events: Kept<'txn, u128>,
     pub(super) open_logs: Kept<'txn, u128>,
     pub(super) gone: Kept<'txn, RowKey>,
@@ -70,7 +71,7 @@ impl<'txn> Desk<'txn> {
             tokens: TOKENS, token_versions: TOKEN_VERSIONS, token_usage: TOKEN_USAGE, users: USERS,
             user_versions: USER_VERSIONS, models: MODELS,
             hours: HOURS, totals: TOTALS, tallies: TALLIES, months: MONTHS, sets: SETS, set_sizes: SET_SIZES,
-            open_sets: OPEN_SETS, open_events: OPEN_EVENTS, open_logs: OPEN_LOGS, gone: GONE, replicated: REPLICATED, digests: DIGESTS, dirty: DIRTY,
+            open_sets: OPEN_SETS, events: EVENTS, open_events: OPEN_EVENTS, open_logs: OPEN_LOGS, gone: GONE, replicated: REPLICATED, digests: DIGESTS, dirty: DIRTY,
             open: OPEN, inflight: INFLIGHT, seen: SEEN, batches: BATCHES, notes: NOTES,
         )
     }
@@ -101,6 +102,7 @@ impl<'txn> Desk<'txn> {
             sets,
             set_sizes,
             open_sets,
+            events,
             open_events,
             open_logs,
             gone,

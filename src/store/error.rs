@@ -36,6 +36,8 @@ pub enum Error {
     Missing(PathBuf),
     #[error("{} cannot be used ({detail}); check the disk that holds it", .file.display())]
     Io { file: PathBuf, detail: String },
+    #[error("what \"{name}\" is to keep is too large for {}; lower the bounds that it has in the configuration", .file.display())]
+    TooLarge { file: PathBuf, name: &'static str },
     #[error("the store is closed; restart keytide")]
     Closed,
 }

@@ -22,6 +22,8 @@ pub const FILE_NAME: &str = "keytide.redb";
 
 /// Everything that is read at a start stays in the pool's and the books' own memory, so pages need no large cache.
 const CACHE_BYTES: usize = 16 << 20;
+/// Of the budget: where the ladder begins.
+const SHRINK_PERCENT: u64 = 70;
 const DRAFT_SUFFIX: &str = ".part";
 /// Nobody takes so long for an empty store, and a larger draft is being written to all the time.
 const DRAFT_AGE: Duration = Duration::from_secs(60);
@@ -180,6 +182,34 @@ pub(super) fn open(file: &Path) -> Result<(Database, Identity), Error> {
         Ok(database)
     });
     Ok((database.map_err(|fault| fault.at(file))?, identity))
+}
+
+/// Gives free space back to the disk when the file is near to its budget and much of it is free. It takes some seconds
+/// then, and happens once: what is live stays as it is.
+pub(super) fn shrink(file: &Path, budget: u64) -> Result<(), Error> {
+    let length = || fs::metadata(file).map(|found| found.len()).map_err(|error| Error::io(file, &error));
+    let before = length()?;
+    if before / 100 * 100 < budget / 100 * SHRINK_PERCENT {
+        return Ok(());
+    }
+    let (mut database, _) = open(file)?;
+    let is_done = guarded(|| {
+        let txn = database.begin_write()?;
+        let stats = txn.stats()?;
+        txn.abort()?;
+        let live = stats.allocated_pages().saturating_mul(stats.page_size() as u64);
+        let is_worth_it = live < before / 2;
+        // One round frees what the last one has moved.
+        while is_worth_it && database.compact()? {}
+        database.close()?;
+        Ok(is_worth_it)
+    })
+    .map_err(|fault| fault.at(file))?;
+    if is_done {
+        let after = length()?;
+        tracing::info!(file = %file.display(), before, after, "the store was compacted: it was near to its budget");
+    }
+    Ok(())
 }
 
 /// Brings a file of an older format to the present one, in one transaction.

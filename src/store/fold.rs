@@ -2,12 +2,12 @@
 //!
 //! Where a provider replicates, what moves into a total moves into what is open for the hub too.
 
-mod core;
+pub(super) mod core;
 mod retain;
 
 pub use self::retain::{keeps, keeps_set, owes};
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use redb::{ReadableTable, WriteTransaction};
 
@@ -21,11 +21,13 @@ use super::{
 };
 use crate::model::{CounterId, Delta, Hour, KeyUsage, ProviderDelta, Tally, Timestamp, Usage};
 
-/// How long single hours are kept; the totals of models keep them for good.
-pub(super) const HOURS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What a hub takes in of single hours; the totals of models keep them for good.
+pub(super) const HOURS_KEPT: u32 = 30 * 24;
 
-/// Folds every entry and drops what is older than is kept at `now`.
-pub(super) fn fold(txn: &WriteTransaction, now: Timestamp) -> Result<(), Fault> {
+pub(super) use retain::Kept as Keeps;
+
+/// Folds every entry and drops what is older than is kept at `now`; with `look`, whether or not it is time for that.
+pub(super) fn fold(txn: &WriteTransaction, now: Timestamp, keeps: &Keeps, look: bool) -> Result<(), Fault> {
     let mut journal = txn.open_table(JOURNAL)?;
     let mut sum = Delta::default();
     for row in journal.iter()? {
@@ -38,9 +40,9 @@ pub(super) fn fold(txn: &WriteTransaction, now: Timestamp) -> Result<(), Fault> 
     for (provider, delta) in &sum.providers {
         apply(&mut desk, provider, delta)?;
     }
-    core::apply(&mut desk, &sum)?;
-    forget_old_hours(&mut desk, now)?;
-    retain::retain(&mut desk, now)
+    core::apply(&mut desk, &sum, keeps)?;
+    forget_old_hours(&mut desk, now, keeps)?;
+    retain::retain(&mut desk, now, keeps, look)
 }
 
 fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(), Fault> {
@@ -111,12 +113,13 @@ fn open(rows: &mut Kept<'_, CounterKey>, provider: &str, id: &CounterId, more: &
     bump(rows, counter_at(provider, id), more, Tally::add)
 }
 
-/// The hub drops hours as old as these: nothing is owed to it for them, and no such row will come back.
-fn forget_old_hours(desk: &mut Desk<'_>, now: Timestamp) -> Result<(), Fault> {
-    let kept = i64::try_from(HOURS_KEPT.as_millis()).unwrap_or(i64::MAX);
-    let oldest = Hour::of(Timestamp(now.0.saturating_sub(kept))).0;
+/// The hub drops hours as old as 30 days: nothing is owed to it for them, and no such row will come back. Here they may
+/// have to go earlier.
+fn forget_old_hours(desk: &mut Desk<'_>, now: Timestamp, keeps: &Keeps) -> Result<(), Fault> {
+    let oldest = Hour::of(now).0.saturating_sub(HOURS_KEPT);
+    let shown = Hour::of(now).0.saturating_sub(keeps.model_hours);
     for provider in providers_with_hours(desk)? {
-        let old = (&*provider, 0, "")..(&*provider, oldest, "");
+        let old = (&*provider, 0, "")..(&*provider, shown, "");
         // Most folds find nothing: a look is cheaper than a walk that may write.
         if desk.hours.rows()?.range(old.clone())?.next().is_some() {
             desk.hours.drop_range(old)?;

@@ -5,7 +5,8 @@
 //! - `writer` commits: deltas to the journal, `change` for what people decide, `fold` for the journal's way into
 //!   the totals, and edits: `shelf` is what replication may do, `on_disk` does it;
 //! - `desk` has the tables of one transaction, each of them `kept` so that what was written can be taken back;
-//! - `counted` shows what was counted by hour, day and person;
+//! - `counted` shows what was counted by hour, day and person, `events` what was abnormal; `memory` is for what other
+//!   rooms remember;
 //! - `backup` and `size` work beside a running writer, `offline` on a store that nobody uses.
 //!
 //! Deliberately absent: queries of what requests need. Whoever needs it keeps it in memory from [`Contents`] on.
@@ -17,10 +18,12 @@ mod counted;
 mod desk;
 mod edit;
 mod error;
+mod events;
 mod file;
 mod fold;
 mod kept;
 mod load;
+mod memory;
 pub mod offline;
 mod on_disk;
 mod options;
@@ -36,7 +39,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::Duration,
 };
+
+use serde::{Serialize, de::DeserializeOwned};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,13 +50,14 @@ pub use backup::Progress;
 pub use change::Change;
 pub use counted::Counted;
 pub use error::Error;
+pub use events::Events;
 pub use file::FILE_NAME;
 pub use fold::{keeps, keeps_set, owes};
 pub use load::{Contents, ProviderContents};
 pub use options::{Durability, Options};
 pub use size::{Sizes, TableSize};
 
-use crate::model::{Clock, Delta, Stamps, Version};
+use crate::model::{Clock, Delta, Event, Rung, Stamps, Version};
 use edit::Asked;
 use shelf::Shelf;
 use writer::{Opener, Problem, Request, Writer};
@@ -79,6 +86,9 @@ impl Store {
         file::prepare_dir(&options.dir)?;
         let path = options.dir.join(FILE_NAME);
         file::create_if_missing(&path, clock.now())?;
+        if let Some(budget) = options.budget {
+            file::shrink(&path, budget)?;
+        }
         let again = path.clone();
         let opened = Self::start(path.clone(), Box::new(move || file::open(&again)), clock)?;
         file::sweep_drafts(&path);
@@ -180,6 +190,58 @@ impl Store {
         Ok(Counted::new(snapshot, self.file.clone()))
     }
 
+    /// Keeps events, and lets go of those that are older than `keep`, or too many; where [`shelf::CORE`] replicates, the hub
+    /// is told of them. Recorded again, an event is the same.
+    ///
+    /// # Errors
+    /// None of them was recorded.
+    pub async fn record_events(&self, events: Vec<Event>, keep: Duration) -> Result<(), Error> {
+        self.ask(|done| Request::Events(events, keep, done)).await
+    }
+
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn events(&self) -> Result<Events, Error> {
+        Ok(Events::new(self.snapshot().await?, self.file.clone()))
+    }
+
+    /// Writes down what a room remembers under a name, in place of what was there. `version` is that of its layout.
+    ///
+    /// # Errors
+    /// It was not written, or is too large to be.
+    pub async fn remember<T>(&self, name: &'static str, version: u8, value: T) -> Result<(), Error>
+    where
+        T: Serialize + Send + 'static,
+    {
+        let file = self.file.clone();
+        let packed = move || {
+            let bytes = memory::pack(version, &value);
+            bytes.ok_or_else(|| Error::TooLarge { file, name })
+        };
+        let bytes = blocking(packed).await?;
+        self.ask(|done| Request::Remember(name, bytes, done)).await
+    }
+
+    /// What was remembered under a name; `None` where that is nothing, or in another layout.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn recall<T>(&self, name: &'static str, version: u8) -> Result<Option<T>, Error>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let (snapshot, file) = (self.snapshot().await?, self.file.clone());
+        blocking(move || {
+            let bytes = error::guarded(|| memory::get(&snapshot, name)).map_err(|fault| fault.at(&file))?;
+            let found = memory::unpack(version, &bytes);
+            if found.is_none() && !bytes.is_empty() {
+                tracing::warn!(name, "what was remembered is in another layout, and begun anew");
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Copies a consistent snapshot, with everything acknowledged so far, into a new file that appears under its
     /// name when it is complete.
     ///
@@ -214,6 +276,19 @@ impl Store {
     ) -> Result<(), Error> {
         let from = self.file.clone();
         blocking(move || backup::write(&frozen.0, &from, &to, progress)).await
+    }
+
+    /// Keeps from now on what is kept on this rung, and drops at once what is not any more.
+    ///
+    /// # Errors
+    /// The file cannot be written; it is tried again with the next fold then.
+    pub async fn keep(&self, rung: Rung) -> Result<(), Error> {
+        self.ask(|done| Request::Keep(rung, done)).await
+    }
+
+    /// For how many hours those of models are shown on this rung.
+    pub fn model_hours_kept(rung: Rung) -> u32 {
+        fold::Keeps::on(rung).model_hours
     }
 
     /// How large the file and its tables are.

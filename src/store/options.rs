@@ -11,13 +11,16 @@ pub struct Options {
     /// How often the books hand their deltas over; what `kill -9` can lose when relaxed.
     pub flush_interval: Duration,
     pub durability: Durability,
+    /// Bytes that the file may have: when it is near to that at a start, free space is given back to the disk.
+    pub budget: Option<u64>,
 }
 
 impl Options {
     pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), flush_interval: Self::FLUSH_INTERVAL, durability: Durability::default() }
+        let durability = Durability::default();
+        Self { dir: dir.into(), flush_interval: Self::FLUSH_INTERVAL, durability, budget: None }
     }
 }
 

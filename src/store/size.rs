@@ -2,12 +2,13 @@
 
 use std::{fs, path::Path};
 
-use redb::{ReadTransaction, ReadableTableMetadata, TableHandle};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableHandle};
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::{Error, Fault, guarded},
-    tables::JOURNAL,
+    fold::core,
+    tables::{JOURNAL, META},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -16,6 +17,16 @@ pub struct Sizes {
     pub tables: Vec<TableSize>,
     /// Deltas that are on disk but not yet in the totals.
     pub journal_entries: u64,
+    /// Rows of requests that were dropped before a hub had them.
+    #[serde(default)]
+    pub dropped_logs: u64,
+}
+
+impl Sizes {
+    /// Without pages that are free.
+    pub fn used(&self) -> u64 {
+        self.tables.iter().map(TableSize::bytes).sum()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -28,6 +39,13 @@ pub struct TableSize {
     pub metadata_bytes: u64,
     /// Free space inside its pages.
     pub fragmented_bytes: u64,
+}
+
+impl TableSize {
+    /// Of all its pages.
+    pub fn bytes(&self) -> u64 {
+        self.stored_bytes + self.metadata_bytes + self.fragmented_bytes
+    }
 }
 
 /// Walks every page of every table.
@@ -50,7 +68,10 @@ pub(super) fn measure(txn: &ReadTransaction, file: &Path) -> Result<Sizes, Error
             })
             .collect::<Result<Vec<_>, Fault>>()?;
         let journal_entries = txn.open_table(JOURNAL)?.len()?;
-        Ok(Sizes { file_bytes, tables, journal_entries })
+        let meta = txn.open_table(META)?;
+        let dropped = ReadableTable::get(&meta, core::DROPPED)?;
+        let dropped_logs = dropped.map_or(0, |value| core::dropped_logs(value.value()));
+        Ok(Sizes { file_bytes, tables, journal_entries, dropped_logs })
     })
     .map_err(|fault| fault.at(file))
 }

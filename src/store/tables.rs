@@ -47,6 +47,10 @@ pub(super) const MONTHS: Of<Dated> = TableDefinition::new("months");
 pub(super) const SETS: Of<Dated> = TableDefinition::new("sets");
 /// How many members sets had that are kept no more.
 pub(super) const SET_SIZES: Of<Dated> = TableDefinition::new("set_sizes");
+/// By when they were.
+pub(super) const EVENTS: Of<(i64, u128)> = TableDefinition::new("events");
+/// What other rooms remember, by name and part.
+pub(super) const MEMORY: Of<(&str, u32)> = TableDefinition::new("memory");
 /// Deltas in the order they came, not yet folded into the other tables.
 pub(super) const JOURNAL: Of<u64> = TableDefinition::new("journal");
 /// Keys and tokens that were deleted.
@@ -191,6 +195,8 @@ pub(super) fn migrate(txn: &WriteTransaction) -> Result<(), Fault> {
     for table in [OPEN, INFLIGHT, SEEN] {
         txn.open_table(table)?;
     }
+    txn.open_table(EVENTS)?;
+    txn.open_table(MEMORY)?;
     txn.open_table(REPLICATED)?;
     txn.open_table(NOTES)?;
     txn.open_table(BATCHES)?;

@@ -3,6 +3,7 @@
 mod core;
 mod disk;
 mod edits;
+mod events;
 mod faults;
 mod layout;
 mod older;

@@ -19,12 +19,14 @@ use super::{
     change::{self, Change},
     edit::Edit,
     error::{Error, Fault, guarded},
-    fold,
+    events,
+    fold::{self, Keeps},
     kept::Undo,
+    memory,
     on_disk::OnDisk,
     tables::{Identity, JOURNAL, META},
 };
-use crate::model::{Clock, Stamps, Version};
+use crate::model::{Clock, Event, Rung, Stamps, Timestamp, Version};
 
 /// How long an entry may lie in the journal: short enough for a quick start, long enough for folds to be rare.
 pub(super) const FOLD_EVERY: Duration = Duration::from_secs(2);
@@ -45,6 +47,12 @@ pub(super) enum Request {
     Append(Vec<u8>, Done),
     Change(Vec<Change>, Done<Version>),
     Edit(Box<dyn Edit>),
+    /// What is kept from now on; what is too old for that goes at once.
+    Keep(Rung, Done),
+    /// With how long events are kept.
+    Events(Vec<Event>, Duration, Done),
+    /// What is remembered under a name.
+    Remember(&'static str, Vec<u8>, Done),
     Read(Done<ReadTransaction>),
     /// The same, with nothing left in the journal.
     Counted(Done<ReadTransaction>),
@@ -55,6 +63,8 @@ pub(super) enum Request {
 enum Work {
     Append(Vec<u8>, Done),
     Change(Vec<Change>, Version, Done<Version>),
+    Events(Vec<Event>, Duration, Done),
+    Remember(&'static str, Vec<u8>, Done),
 }
 
 /// The last problem, until a write has succeeded again.
@@ -115,6 +125,7 @@ pub(super) struct Writer {
     unsure: Option<uuid::Uuid>,
     clock: Clock,
     stamps: Arc<Stamps>,
+    keeps: Keeps,
 }
 
 impl Writer {
@@ -136,6 +147,7 @@ impl Writer {
             unsure: None,
             clock,
             stamps: Arc::new(Stamps::new(identity.instance.as_u128(), 0, Version::ZERO)),
+            keeps: Keeps::on(Rung::Normal),
         };
         writer.fold()?;
         Ok(writer)
@@ -223,9 +235,16 @@ impl Writer {
                     let version = self.stamps.next(self.clock.now());
                     group.push(Work::Change(changes, version, done));
                 }
+                Request::Events(events, keep, done) => group.push(Work::Events(events, keep, done)),
+                Request::Remember(name, bytes, done) => group.push(Work::Remember(name, bytes, done)),
                 Request::Edit(edit) => {
                     self.commit(std::mem::take(&mut group));
                     self.edit(edit);
+                }
+                Request::Keep(rung, done) => {
+                    self.commit(std::mem::take(&mut group));
+                    self.keeps = Keeps::on(rung);
+                    let _ = done.send(self.fold_all(true));
                 }
                 Request::Read(reply) => {
                     self.commit(std::mem::take(&mut group));
@@ -257,7 +276,7 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let (mut undo, mut journal) = (Vec::new(), None);
+        let (mut undo, mut journal, now) = (Vec::new(), None, self.clock.now());
         let result = self.transact(|txn, before| {
             let mut after = before;
             for work in &group {
@@ -268,6 +287,13 @@ impl Writer {
                     Work::Change(changes, version, _) => {
                         undo.append(&mut change::apply(txn, changes, *version)?);
                     }
+                    Work::Events(events, keep, _) => {
+                        let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+                        let oldest = Timestamp(now.0.saturating_sub(keep));
+                        undo.append(&mut events::record(txn, events, oldest, now)?);
+                    }
+                    // Whoever is told that it failed remembers it again: nothing is taken back.
+                    Work::Remember(name, bytes, _) => memory::put(txn, name, bytes)?,
                 }
             }
             journal = Some(after);
@@ -285,7 +311,9 @@ impl Writer {
         for work in group {
             let result = result.clone();
             match work {
-                Work::Append(_, done) => drop(done.send(result)),
+                Work::Append(_, done) | Work::Events(_, _, done) | Work::Remember(_, _, done) => {
+                    drop(done.send(result));
+                }
                 Work::Change(_, version, done) => drop(done.send(result.map(|()| version))),
             }
         }
@@ -338,8 +366,12 @@ impl Writer {
         if self.database.is_some() && self.journal.entries == 0 {
             return Ok(());
         }
-        let now = self.clock.now();
-        self.transact(|txn, _| fold::fold(txn, now))?;
+        self.fold_all(false)
+    }
+
+    fn fold_all(&mut self, look: bool) -> Result<(), Error> {
+        let (now, keeps) = (self.clock.now(), self.keeps);
+        self.transact(|txn, _| fold::fold(txn, now, &keeps, look))?;
         // The numbers go on: an entry to take back can never be mistaken for a later one.
         self.journal = Journal { next: self.journal.next, ..Journal::default() };
         Ok(())

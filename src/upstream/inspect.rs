@@ -117,6 +117,11 @@ impl Inspector {
         self.scanner().saw_data()
     }
 
+    /// See [`Scanner::documents`].
+    pub fn documents(&self) -> u64 {
+        self.scanner().documents()
+    }
+
     fn scanner(&self) -> &Scanner {
         match &self.body {
             Body::Plain(scanner) => scanner,

@@ -42,7 +42,7 @@ impl Scanner {
             completion: None,
             error: None,
             is_done: false,
-            saw_data: false,
+            documents: 0,
         };
         Self { cutter: Cutter::new(framing), reader, is_finished: false }
     }
@@ -82,7 +82,12 @@ impl Scanner {
     /// Whether there was at least one whole document, or one event or line that was neither a comment nor
     /// blank.
     pub fn saw_data(&self) -> bool {
-        self.reader.saw_data
+        self.documents() > 0
+    }
+
+    /// How many documents, or events or lines that were neither comments nor blank, there were so far.
+    pub fn documents(&self) -> u64 {
+        self.reader.documents
     }
 }
 
@@ -95,7 +100,7 @@ struct Reader {
     completion: Option<u64>,
     error: Option<Box<BodyError>>,
     is_done: bool,
-    saw_data: bool,
+    documents: u64,
 }
 
 impl Reader {
@@ -111,7 +116,7 @@ impl Reader {
             }
             Piece::End { .. } if self.framing == Framing::Json => self.end_body(),
             Piece::End { event, sentinel } => {
-                self.saw_data |= !self.document.is_blank();
+                self.documents += u64::from(!self.document.is_blank());
                 self.is_done |= sentinel;
                 if let Some(found) = self.document.take() {
                     self.gather(found, event);
@@ -122,7 +127,7 @@ impl Reader {
 
     fn end_body(&mut self) {
         if let Some(found) = self.document.take_first() {
-            (self.is_done, self.saw_data) = (true, true);
+            (self.is_done, self.documents) = (true, 1);
             self.gather(found, "");
         }
     }

@@ -60,6 +60,8 @@ fn record(provider: &ProviderLedger, key: KeyId, model: ModelRef) {
         used_keys: true,
         prompt_tokens: 300,
         completion_tokens: 80,
+        key: None,
+        status: 200,
     };
     let caller = Caller { token: TokenId(7), user: Some(UserId(9)) };
     let attempt = Attempt { key, kind: Kind::Success, millis: Some(800) };

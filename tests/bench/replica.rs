@@ -105,6 +105,8 @@ impl Instance {
             transport: transport.clone(),
             interval,
             egress,
+            budget: None,
+            logs: false,
         };
         let parts = Parts {
             store: store.clone(),

@@ -14,15 +14,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pool", &["model"]),
     ("upstream", &["model"]),
     ("ledger", &["model"]),
-    ("guard", &["model", "ledger"]),
+    // It brings the monitor what happens, and holds what comes of it.
+    ("guard", &["model", "ledger", "monitor"]),
     // Told what happens, and tells what is abnormal: it neither reads nor does anything itself.
     ("monitor", &["model"]),
     ("replica", &["model", "store"]),
-    ("gateway", &["model", "pool", "upstream", "guard", "ledger"]),
+    ("gateway", &["model", "pool", "upstream", "guard", "ledger", "monitor"]),
     ("observe", &["gateway::metrics", "replica::status", "ledger", "pool", "store", "model", "guard"]),
-    ("admin", &["model", "store", "pool", "ledger", "guard", "replica::status"]),
+    ("admin", &["model", "store", "pool", "ledger", "guard", "monitor", "replica::status"]),
     // Composed of each room's own options.
-    ("config", &["model", "store", "pool", "upstream", "gateway", "replica::route"]),
+    ("config", &["model", "store", "pool", "upstream", "gateway", "monitor", "replica::route"]),
     ("demo", &["model"]),
     // A whole keytide in one process, listening where it can.
     ("demo/tour", &["model", "app", "admin", "config", "gateway::serve"]),
@@ -36,9 +37,12 @@ const ROOMS: &[(&str, &[&str])] = &[
             "replica::schema",
             "replica::postgres",
             "replica::transport",
+            // Beside the schema: a move into it, by the one who owns the database.
+            "replica::usage_logs",
             // It asks hubs what they hold, without a server.
             "replica::route",
             "replica::wire",
+            "replica::space",
             "store",
             "model",
             "app",

@@ -126,6 +126,7 @@ async fn answer(
             let keys: Vec<&Value> = keys.iter().filter(wanted).collect();
             json!({"provider": "ollama", "page": 1, "pageSize": 50, "total": keys.len(), "pages": 1, "keys": keys})
         }
+        ("PATCH", "/admin/api-keys/97665549-effe-5e34-a023-53e3b2c34a6d") => key(ONE, "active"),
         ("POST", "/admin/api-keys") => {
             return (StatusCode::CREATED, axum::Json(key(THREE, "active"))).into_response();
         }
@@ -167,6 +168,15 @@ async fn answer(
             json!({"id": THREE, "token": "sk-the-whole-token", "name": sent["name"]})
         }
         ("DELETE", "/admin/tokens") => json!({"deleted": 1}),
+        ("GET", "/admin/events") => json!({"page": 1, "pageSize": 50, "total": 1, "pages": 1, "events": [{
+            "id": ONE, "type": "abuse", "severity": 4, "at": "2026-12-01T10:20:30Z", "user": ONE, "key": null,
+            "weight": 3, "details": {"kind": "frequency", "seen": 900.0, "usual": 10.5}
+        }]}),
+        ("GET", "/admin/verdicts") => json!({"in_force": true, "verdicts": [
+            {"subject": "address:192.0.2.7", "action": "block", "factor": null, "until": "2026-12-01T10:20:30Z"},
+            {"subject": "user:7", "action": "throttle", "factor": 0.5, "until": "2026-12-01T10:20:30Z"},
+        ]}),
+        ("DELETE", "/admin/verdicts/address:192.0.2.7") => json!({"subject": "address:192.0.2.7"}),
         ("GET", "/admin/providers") => json!([{"name": "ollama", "enabled": true}]),
         ("GET", "/admin/stats") => json!({
             "provider": "ollama", "total_api_keys": 3, "active_keys": 2, "failed_keys": 1, "disabled_keys": 0,
@@ -442,6 +452,34 @@ fn tokens_and_keys_belong_to_users() {
     assert_eq!(server.last().2, json!({"key": "sk-from-stdin", "owner": ONE}));
     server.run_with("keys import - --owner Ann", "sk-1\nsk-2\n");
     assert_eq!(server.last().1, format!("/admin/api-keys/import?format=text&owner={ONE}"));
+    assert_eq!(server.run("keys owner 97665549 --user Ann --provider x").out, "1 key changed\n");
+    assert_eq!(server.last().1, format!("/admin/api-keys/{ONE}?provider=x"));
+    assert_eq!((server.last().0, server.last().2), (Method::PATCH, json!({"owner": ONE})));
+    server.run("keys owner 97665549 --user none");
+    assert_eq!(server.last().2, json!({"owner": null}));
+    assert_eq!(server.run("keys owner 97665549 --user nobody").code, 1);
+}
+
+#[test]
+fn events_are_listed_and_verdicts_lifted() {
+    let server = Server::start();
+    let listed = server.run("events list --severity 3 --type abuse --subject 97665549 --from 2026-12-01");
+    let path = "/admin/events?severity=3&type=abuse&subject=97665549&from=2026-12-01T00%3A00%3A00Z&page=1&pageSize=50";
+    assert_eq!(server.last().1, path);
+    assert!(
+        listed.out.contains("user 97665549") && listed.out.contains("frequency seen=900.0 usual=10.5"),
+        "{}",
+        listed.out
+    );
+    let json: Value = serde_json::from_str(&server.run("events list --json").out).unwrap();
+    assert_eq!(json["events"][0]["severity"], 4);
+    let verdicts = server.run("events verdicts").out;
+    assert!(verdicts.contains("address:192.0.2.7") && verdicts.contains("throttle to 0.5"), "{verdicts}");
+    let lifted = server.run("events lift address:192.0.2.7");
+    assert_eq!((lifted.code, lifted.out.as_str()), (0, "address:192.0.2.7 is let in again\n"));
+    assert_eq!(server.last().0, Method::DELETE);
+    assert_eq!(server.run("events lift user:8").code, 1);
+    assert_eq!(server.run("events list --severity 6").code, 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "where a test's helper cannot go on, the test has failed")]
 
 mod architecture;
+mod budget;
 mod cli;
 mod counted;
 mod crash;
@@ -13,6 +14,7 @@ mod hub;
 mod limits;
 mod lists;
 mod load;
+mod migrate;
 mod outcomes;
 mod pg;
 mod process;
@@ -25,3 +27,4 @@ mod signals;
 mod transport;
 mod upstream;
 mod users;
+mod watch;

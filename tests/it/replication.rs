@@ -4,17 +4,18 @@
 mod copies;
 mod core;
 pub mod cutter;
+mod events;
 mod foreign;
 mod hubs;
 mod moved;
-mod node;
+pub mod node;
 mod operators;
 mod reloads;
 mod settings;
 mod storm;
 mod troubles;
 mod ways;
-mod world;
+pub mod world;
 
 use std::time::Duration;
 

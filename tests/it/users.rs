@@ -430,3 +430,44 @@ async fn changes_and_reloads_hand_out_nothing_anew() {
     assert_eq!(crowd(&keytide, 1).await.iter().sum::<usize>(), 10);
     keytide.stop().await;
 }
+
+#[tokio::test]
+async fn whoever_leaves_just_before_the_end_does_not_have_it_for_nothing() {
+    let mut upstream = Scripted::start().await;
+    let lines = format!("base_url = \"{}\"", upstream.base_url());
+    let mut setup = setup_of("p", &lines).keys("p", &["key-a-0123456789"]);
+    setup.clock = Clock::manual(EVENING);
+    let keytide = setup
+        .token("p", PHONE, |token| token.user = Some(UserId(ANN)))
+        .user(ANN, |user| user.limits.tokens_per_day = Some(100))
+        .start()
+        .await;
+    let events = |from: u32, to: u32| {
+        (from..to)
+            .map(|n| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{n}\"}}}}]}}\n\n"))
+            .collect::<String>()
+    };
+    let path = format!("/admin/users/{}", UserId(ANN));
+    for (n, (token, sent, counted)) in [(PHONE, 7, 7), (TOKEN, 5, 7), (PHONE, 3, 10)].into_iter().enumerate()
+    {
+        let url = format!("{}{CHAT}", keytide.url);
+        let request =
+            keytide.client.post(url).bearer_auth(token).body("{\"model\":\"m\",\"stream\":true}").send();
+        let (answer, _asked) = tokio::join!(async { request.await.unwrap() }, async {
+            let mut asked = upstream.next().await;
+            asked.begin_stream().await;
+            asked.write(events(0, sent).as_bytes()).await;
+            asked
+        });
+        let mut answer = answer;
+        let mut seen = 0;
+        while seen < events(0, sent).len() {
+            seen += answer.chunk().await.unwrap().unwrap().len();
+        }
+        // The usage would be next.
+        drop(answer);
+        keytide.settled("p", n as u64 + 1).await;
+        assert_eq!(keytide.admin("GET", &path, &json!({})).await["tokens_today"], counted, "{n}");
+    }
+    keytide.stop().await;
+}

@@ -20,6 +20,8 @@ impl World {
             used_keys: true,
             prompt_tokens: 10,
             completion_tokens: 5,
+            key: None,
+            status: 200,
         };
         let millis = (kind == Kind::Success).then_some(250);
         let entry = Entry {

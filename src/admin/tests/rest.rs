@@ -58,6 +58,10 @@ async fn the_store_is_measured_and_backed_up() {
     world.add("sk-alpha-one").await;
     let storage = world.get("/admin/storage").await.json();
     assert_eq!((&storage["healthy"], &storage["problem"]), (&json!(true), &Value::Null));
+    let (used, total) = (&storage["local"]["used_bytes"], &storage["local"]["total_bytes"]);
+    assert!(used.as_u64().unwrap() > 0 && used.as_u64() < total.as_u64(), "{storage}");
+    assert_eq!(storage["hubs"][0]["hub"], "eu");
+    assert_eq!((&storage["hubs"][0]["rung"], &storage["hubs"][0]["used_bytes"]), (&json!(3), &json!(96)));
     assert!(storage["file_bytes"].as_u64().unwrap() > 0 && storage["tables"].as_array().unwrap().len() > 3);
     let file = world.path("copy.redb");
     let done = world.json("POST", "/admin/storage/backup", json!({"file": file})).await.json();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    model::{Timestamp, Usage},
+    model::{Space, Timestamp, Usage},
     pool::StateCounts,
     store::TableSize,
 };
@@ -155,6 +155,22 @@ pub struct Storage {
     pub file_bytes: Option<u64>,
     pub journal_entries: Option<u64>,
     pub tables: Option<Vec<TableSize>>,
+    /// The file against its budget.
+    pub local: Space,
+    /// Every hub's database, as it was measured within the last minute where it can be asked.
+    pub hubs: Vec<HubSpace>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HubSpace {
+    /// As the configuration names it.
+    pub hub: String,
+    /// `postgres` or `rest`.
+    pub transport: String,
+    /// Scheme, host, port and database.
+    pub target: String,
+    #[serde(flatten)]
+    pub space: Space,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use super::Report;
 use crate::{
-    cli::hub,
-    config::{Config, HubConfig},
+    cli::{hub, show},
+    config::{Config, DEFAULT_HUB, HubConfig},
     model::Secret,
     replica::{
         route::{self, Route, rest_url_of},
         schema::{self, Target},
+        space, status,
         transport::{Error, Transport},
+        wire::SizesAnswer,
     },
 };
 
@@ -25,11 +27,11 @@ pub(super) async fn report(config: &Config, report: &mut Report) {
         report.ok("hub", "none is configured; everything stays in the local file");
     }
     for hub in &hubs {
-        one(hub, report).await;
+        one(hub, config.usage_log, report).await;
     }
 }
 
-async fn one(hub: &HubConfig, report: &mut Report) {
+async fn one(hub: &HubConfig, logs: bool, report: &mut Report) {
     let check = format!("hub {}", hub.name);
     let fail = |report: &mut Report, error: &Error| {
         report.fail(&check, error.detail.as_str(), error.kind.advice());
@@ -56,7 +58,17 @@ async fn one(hub: &HubConfig, report: &mut Report) {
             "free space, resume the project, or use the primary; keytide keeps counting meanwhile",
         );
     }
-    reports(&check, transport.as_ref(), report).await;
+    // A hub without this function is spoken of elsewhere.
+    if let Ok(sizes) = hub::sizes(transport.as_ref()).await {
+        reports(&check, &sizes, report);
+        storage(&check, hub, &sizes, &transport.target(), report);
+        if let Some(why) =
+            space::without_logs(sizes.usage_logs.as_deref()).filter(|_| logs && hub.name == DEFAULT_HUB)
+        {
+            let (what, advice) = why.split_once(": ").unwrap_or((why, ""));
+            report.warn(&format!("{check} usage log"), what, advice);
+        }
+    }
     match hub::database(&hub.options.route) {
         Some(connecting) => match connecting.await {
             Ok(client) => tables(&check, &client, hub, report).await,
@@ -82,15 +94,35 @@ async fn one(hub: &HubConfig, report: &mut Report) {
 }
 
 /// Other programs' writes that were not done as they say.
-async fn reports(check: &str, transport: &dyn Transport, report: &mut Report) {
-    // A hub without this function is spoken of elsewhere.
-    let Ok(ignored) = hub::ignored(transport).await else { return };
-    for what in ignored {
+fn reports(check: &str, sizes: &SizesAnswer, report: &mut Report) {
+    for what in &sizes.reports {
         report.warn(
             &format!("{check} reports"),
-            what,
+            status::Report::from(what).text,
             "a program wrote a figure that it had read earlier; the hub's own stands",
         );
+    }
+}
+
+/// How much of its budget is used.
+fn storage(check: &str, hub: &HubConfig, sizes: &SizesAnswer, target: &str, report: &mut Report) {
+    let check = format!("{check} storage");
+    if let Some(why) = space::beyond_plan(target, hub.budget) {
+        report.warn(&check, why, "set [budget] hub, or budget under the hub's own table");
+    }
+    let prefixes: Vec<_> = hub.providers.iter().map(|(_, prefix)| prefix.clone()).collect();
+    let found = space::of(sizes, &prefixes, hub.budget);
+    let Some(used) = found.used_bytes else { return };
+    let said = match (hub.budget, found.percent()) {
+        (Some(budget), Some(percent)) => {
+            format!("{} of {} used, {percent:.1} %", show::bytes(used), show::bytes(budget))
+        }
+        _ => format!("{} used, without a budget", show::bytes(used)),
+    };
+    if found.percent().is_some_and(|percent| percent >= 70.0) {
+        report.warn(&check, said, "see what takes the space with `keytide store size`");
+    } else {
+        report.ok(&check, said);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `keytide keys enable`, `disable` and `delete`
+//! `keytide keys enable`, `disable`, `owner` and `delete`
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use crate::{
         client::{Client, Reply},
         error::Error,
         io::Io,
-        show,
-        view::Changed,
+        show, users,
+        view::{Changed, Key},
     },
     model::Timestamp,
 };
@@ -42,6 +42,20 @@ pub(super) struct DisableArgs {
     /// How long until they come back by themselves, like 30m, 2h or 7d
     #[arg(long = "for", value_name = "SPAN", value_parser = show::parse_span, conflicts_with = "until")]
     span: Option<Timestamp>,
+}
+
+/// Say who shares keys, from now on
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  keytide keys owner 97665549 --user Ann
+  keytide keys owner --all --user none --provider openrouter")]
+pub(super) struct OwnerArgs {
+    #[command(flatten)]
+    which: Which,
+    /// The user who shares them, by name or id, or "none"
+    #[arg(long, value_name = "USER")]
+    user: String,
 }
 
 /// Delete keys; what was counted stays in the provider's figures
@@ -79,6 +93,25 @@ pub(super) async fn disable(
     let body = until.as_ref().map_or_else(|| json!({}), |until| json!({"until": until}));
     let verb = until.map_or_else(|| "disabled".to_owned(), |until| format!("disabled until {until}"));
     send(client, (Method::POST, "admin/keys/disable"), &ids, body, json, io).await?.finish(&verb, json, io)
+}
+
+pub(super) async fn owner(args: &OwnerArgs, client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {
+    let owner = match args.user.trim() {
+        "none" => None,
+        user => Some(users::find(user, client).await?),
+    };
+    let ids = args.which.resolve(client, io).await?;
+    for id in &ids {
+        let reply: Reply<Key> =
+            client.patch(&format!("admin/api-keys/{id}"), &json!({"owner": owner})).await?;
+        if json {
+            io.line(&reply.one_line())?;
+        }
+    }
+    match json {
+        true => Ok(()),
+        false => io.line(&format!("{} changed", show::counted(ids.len() as u64, "key", "keys"))),
+    }
 }
 
 pub(super) async fn delete(args: &DeleteArgs, client: &Client, json: bool, io: &mut Io) -> Result<(), Error> {

@@ -40,6 +40,7 @@ enum Command {
     Export(export::Args),
     Enable(change::EnableArgs),
     Disable(change::DisableArgs),
+    Owner(change::OwnerArgs),
     Delete(change::DeleteArgs),
     Test(test::Args),
 }
@@ -54,6 +55,7 @@ pub(super) async fn run(args: Args, io: &mut Io) -> Result<(), Error> {
         Command::Export(args) => export::run(&args, &client, json, io).await,
         Command::Enable(args) => change::enable(&args, &client, json, io).await,
         Command::Disable(args) => change::disable(&args, &client, json, io).await,
+        Command::Owner(args) => change::owner(&args, &client, json, io).await,
         Command::Delete(args) => change::delete(&args, &client, json, io).await,
         Command::Test(args) => test::run(&args, &client, json, io).await,
     }

@@ -49,6 +49,8 @@ fn entry(kind: Kind) -> Entry {
             used_keys: true,
             prompt_tokens: 3,
             completion_tokens: 2,
+            key: None,
+            status: 200,
         }),
     }
 }

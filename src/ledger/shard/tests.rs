@@ -37,6 +37,8 @@ fn entry(caller: Caller, key: u128, kind: Kind) -> Entry {
         used_keys: true,
         prompt_tokens: 3,
         completion_tokens: 2,
+        key: None,
+        status: 200,
     };
     Entry {
         caller,
@@ -327,4 +329,30 @@ proptest! {
             prop_assert_eq!((set.more, set.last), (all.len() > most, model.last.get(&id).copied()));
         }
     }
+}
+
+#[test]
+fn a_row_is_kept_of_requests_with_a_key_where_somebody_wants_it() {
+    let (ledger, provider) = setup(2, "UTC");
+    let now = at("2026-11-22T10:00:00Z");
+    let of = |class, key: Option<u128>, user| {
+        let whole = entry(caller(5, user), 7, Kind::Success);
+        let request =
+            whole.request.map(|ending| Ending { class, key: key.map(KeyId), status: 418, ..ending });
+        Entry { request, ..whole }
+    };
+    provider.record(0, &of(Class::Conversation, Some(7), Some(1)), now);
+    assert!(collected(&ledger).core.logs.is_empty(), "nobody has asked for it");
+    ledger.keep_logs(true);
+    provider.record(0, &of(Class::Upload, Some(7), Some(1)), now);
+    provider.record(1, &of(Class::Call, Some(8), None), Timestamp(now.0 + 1));
+    provider.record(0, &of(Class::Conversation, None, Some(1)), now);
+    // Of an attempt alone there is none.
+    provider.record(0, &Entry { request: None, ..of(Class::Call, Some(7), Some(1)) }, now);
+    let mut logs = collected(&ledger).core.logs;
+    logs.sort_by_key(|log| log.id);
+    let brief: Vec<_> = logs.iter().map(|log| (log.key.0, log.user.0, log.usage_type, log.status)).collect();
+    assert_eq!(brief, [(7, 1, UsageType::Conversation, 418), (8, 5, UsageType::Call, 418)]);
+    assert!(logs[0].at < logs[1].at, "in the order of time");
+    assert!(collected(&ledger).core.logs.is_empty());
 }

@@ -7,7 +7,7 @@
 //! BEGIN …; SET LOCAL statement_timeout …      SELECT public.keytide_push($1)      COMMIT
 //! ```
 //!
-//! It has succeeded only when the commit has. A broken connection is made anew by the next call; what to do about
+//! It has succeeded only when the commit has. VACUUM alone, which no transaction can hold, is a statement by itself. A broken connection is made anew by the next call; what to do about
 //! the broken call, only the caller knows.
 
 mod socket;
@@ -48,6 +48,8 @@ use crate::model::Secret;
 /// Between the statement's limit on the hub and our own: an answer in words beats silence.
 const HEAD_START: Duration = Duration::from_millis(750);
 const SHORTEST_STATEMENT: Duration = Duration::from_millis(250);
+/// Replication waits for it.
+const VACUUM_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -198,10 +200,12 @@ async fn transaction(
     let sent = Instant::now();
     let left = deadline.saturating_duration_since(sent);
     let limit = left.saturating_sub(HEAD_START).max(SHORTEST_STATEMENT).as_millis();
+    // A database that its host has closed for its size is opened again by deleting, for which a transaction may ask.
+    let access = if function == Function::Retain { " READ WRITE" } else { "" };
     // The isolation that pushes are written for, whatever the database's default; and a hub that loses us between
     // the statement and the commit shall not keep the rows locked.
     let begin = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED; \
+        "BEGIN ISOLATION LEVEL READ COMMITTED{access}; \
          SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}"
     );
     // Text in both directions: the database does not touch a digit of it, and all types are known beforehand.
@@ -239,6 +243,23 @@ impl Transport for Postgres {
                 Ok(result) => result,
                 // The connection was dropped with the future: nothing of this call can be taken for the next one's.
                 Err(_) => Err(Error::late(function, self.call_timeout)),
+            }
+        }
+        .boxed()
+    }
+
+    fn vacuum<'a>(&'a self, table: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
+        async move {
+            // On a connection of its own: it may take a while, and is nothing that a transaction can hold. A table
+            // that others are at is left for another time.
+            let statement = format!("VACUUM (ANALYZE, SKIP_LOCKED) {table}");
+            let client = self.connect().await?;
+            match tokio::time::timeout(VACUUM_TIMEOUT, client.batch_execute(&statement)).await {
+                Ok(done) => done.map(|()| true).map_err(|error| explain(&error)),
+                Err(_) => Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("VACUUM of {table} took more than {VACUUM_TIMEOUT:?}"),
+                )),
             }
         }
         .boxed()

@@ -119,7 +119,8 @@ impl Machine {
         }
         if first || zone.is_some() || offset != before.offset || measured.abs_diff(before.measured) > 10_000 {
             let zone = zone.cloned().or(before.zone);
-            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { offset, measured, zone })?;
+            let note = HubNote { offset, measured, zone, rung: before.rung };
+            document::write(shelf, &document::hub_name(&self.hub.name), &note)?;
         }
         if !first && offset != before.offset {
             // What came from the hub was brought home by the old offset.

@@ -48,6 +48,7 @@ fn stream<T>(
         now: NOW,
         out: &mut out,
         note: note.clone(),
+        shed: false,
     };
     let value = work(&mut stream)?;
     *note = stream.note;

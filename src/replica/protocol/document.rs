@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::{
-    model::{CounterId, KeyId, SetId, SpanKind, TokenId, UserId},
+    model::{CounterId, History, KeyId, Rung, SetId, SpanKind, TokenId, UserId},
     replica::wire::{HubIdentity, Lane, Rows},
     store::shelf::{Row, Shelf},
 };
@@ -304,6 +304,9 @@ pub struct HubNote {
     /// In which days begin and end.
     #[serde(default)]
     pub zone: Option<String>,
+    /// How far the hub's storage budget is used up.
+    #[serde(default)]
+    pub rung: Rung,
 }
 
 /// How far each instance is contained in the totals that were pulled.
@@ -342,6 +345,15 @@ pub fn read<T: DeserializeOwned>(shelf: &dyn Shelf, name: &str) -> Result<Option
 
 pub fn write<T: Serialize>(shelf: &mut dyn Shelf, name: &str, content: &T) -> Result<()> {
     Ok(shelf.set_note(name, Some(&encode(content)))?)
+}
+
+/// How large a hub was: nothing where that is not known, or cannot be read, since it is only for projections.
+pub fn sizes_before(shelf: &dyn Shelf, name: &str) -> Result<History> {
+    Ok(shelf.note(name)?.and_then(|bytes| decode(&bytes).ok()).unwrap_or_default())
+}
+
+pub fn keep_sizes(shelf: &mut dyn Shelf, name: &str, sizes: &History) -> Result<()> {
+    write(shelf, name, sizes)
 }
 
 /// The id that the file had before any fork.

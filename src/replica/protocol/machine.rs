@@ -18,7 +18,7 @@ use super::{
     text::Shift,
 };
 use crate::{
-    model::{Stamps, Timestamp},
+    model::{Rung, Stamps, Timestamp},
     replica::wire::{Function, HelloRequest, Lane, PROTOCOL, PullRequest, PushRequest, Rows},
     store::shelf::Shelf,
 };
@@ -402,6 +402,31 @@ impl Machine {
         Ok((note.measured, note.offset))
     }
 
+    /// Of confirmed batches, so many bytes are kept from now on.
+    pub fn keep_batches(&mut self, bytes: u64) {
+        self.hub.bounds.kept_bytes = bytes;
+    }
+
+    /// How far the ladder of the hub's storage budget is climbed, as the hub said last.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn rung(&self, shelf: &dyn Shelf) -> Result<Rung> {
+        Ok(self.hub_note(shelf)?.rung)
+    }
+
+    /// The hub has said it. From its highest rung on nothing optional is told.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn set_rung(&mut self, shelf: &mut dyn Shelf, rung: Rung) -> Result<()> {
+        let note = self.hub_note(shelf)?;
+        if note.rung != rung {
+            document::write(shelf, &document::hub_name(&self.hub.name), &HubNote { rung, ..note })?;
+        }
+        Ok(())
+    }
+
     pub(super) fn hub_note(&self, shelf: &dyn Shelf) -> Result<HubNote> {
         Ok(document::read(shelf, &document::hub_name(&self.hub.name))?.unwrap_or_default())
     }
@@ -419,10 +444,12 @@ impl Machine {
         let Some(note) = document::read::<StreamNote>(shelf, &document::stream_name(provider))? else {
             return Ok(None);
         };
-        let shift = if broken!(DatesAreNotShifted) { Shift(0) } else { Shift(self.hub_note(shelf)?.offset) };
+        let hub = self.hub_note(shelf)?;
+        let shift = if broken!(DatesAreNotShifted) { Shift(0) } else { Shift(hub.offset) };
+        let shed = hub.rung >= Rung::Bare;
         let before = note.clone();
         let (bounds, stamps, providers) = (self.hub.bounds, self.stamps.as_ref(), &self.hub.providers);
-        let mut stream = Stream { shelf, stamps, provider, providers, bounds, shift, now, out, note };
+        let mut stream = Stream { shelf, stamps, provider, providers, bounds, shift, now, out, note, shed };
         let value = work(&mut stream)?;
         if stream.note != before {
             stream.save()?;

@@ -70,7 +70,7 @@ mod walk;
 
 use uuid::Uuid;
 
-pub use document::{HubNote, Resync, Stop, Why};
+pub use document::{HubNote, Resync, Stop, Why, keep_sizes, sizes_before};
 pub use machine::{Machine, Sealing};
 pub use obstacles::Obstacles;
 pub use others::Others;
@@ -284,6 +284,10 @@ pub enum Note {
     Lost {
         provider: String,
         requests: u64,
+    },
+    /// Rows of what is optional that the hub has no room for: they are not told.
+    KeptBack {
+        rows: u64,
     },
     Missing {
         missing: Vec<MissingRow>,

@@ -98,6 +98,9 @@ impl Stream<'_> {
     /// Seals one batch, if there is anything to seal; returns whether something is left.
     pub fn seal(&mut self, run: Uuid) -> Result<bool> {
         let mut draft = self.draft();
+        if self.shed && self.is_core() {
+            self.keep_back()?;
+        }
         self.seal_dirty(&mut draft)?;
         // Who used what comes before how often: members are new once, and counters change all the time.
         if !draft.full && self.is_core() {

@@ -2,9 +2,9 @@
 //! remembered of them beyond what is in no batch yet; requests have no numbers to be compared either, but a row that is
 //! told twice is there twice.
 
-use super::{Result, stream::Stream, text};
+use super::{Note, Result, stream::Stream, text};
 use crate::{
-    model::{Period, Set, SetId},
+    model::{CounterId, Period, Set, SetId, SetKind, SpanId, SpanKind},
     replica::wire::{Rows, SetRow},
     store::{
         self,
@@ -47,13 +47,67 @@ impl Stream<'_> {
             if events.is_empty() {
                 return Ok(());
             }
-            for event in events {
+            for mut event in events {
+                if self.shed {
+                    event.details.clear();
+                }
                 if !draft.push(|rows| &mut rows.events, text::event_row(&event, self.shift)) {
                     return Ok(());
                 }
                 self.shelf.set_open_event(event.id, None)?;
             }
         }
+    }
+
+    /// Of a hub that has no room: what is optional is not owed to it any more. What is shown of it here stays. Copies of
+    /// one file do the same, since the rung lies in it.
+    pub fn keep_back(&mut self) -> Result<()> {
+        let mut rows = 0;
+        let hours = SpanId::new(SpanKind::KeyHour, 0, 0);
+        let mut after = Some(CounterId::Span(hours));
+        loop {
+            let opens = self.shelf.opens(self.provider, after.as_ref(), self.bounds.stride)?;
+            let Some((last, _)) = opens.last() else { break };
+            after = Some(last.clone());
+            let is_hour = |id: &CounterId| matches!(id, CounterId::Span(id) if id.kind == SpanKind::KeyHour);
+            let is_over = !is_hour(last);
+            for (id, _) in opens.iter().filter(|(id, _)| is_hour(id)) {
+                self.shelf.set_open(self.provider, id, None)?;
+                rows += 1;
+            }
+            if is_over {
+                break;
+            }
+        }
+        // In the order of their kinds, of which days come first.
+        let mut after = Some(SetId { kind: SetKind::KeyDay, at: u32::MAX, id: u128::MAX });
+        loop {
+            let sets = self.shelf.open_sets(after, self.bounds.stride)?;
+            let Some((last, _)) = sets.last() else { break };
+            after = Some(*last);
+            let is_over = last.kind != SetKind::KeyHour;
+            for (id, _) in sets.iter().filter(|(id, _)| id.kind == SetKind::KeyHour) {
+                self.shelf.put_open_set(*id, &Set::default())?;
+                rows += 1;
+            }
+            if is_over {
+                break;
+            }
+        }
+        loop {
+            let logs = self.shelf.open_logs(self.bounds.stride)?;
+            if logs.is_empty() {
+                break;
+            }
+            for log in &logs {
+                self.shelf.set_open_log(log.id, None)?;
+                rows += 1;
+            }
+        }
+        if rows > 0 {
+            self.out.notes.push(Note::KeptBack { rows });
+        }
+        Ok(())
     }
 
     /// Last of all: there may be as many as requests.
@@ -203,4 +257,79 @@ fn without(set: &Set, told: usize) -> Set {
         return set.clone();
     }
     Set { members: set.members.iter().copied().skip(told).collect(), ..Set::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        model::{Event, KeyId, Stamps, Tally, Timestamp, UsageLog, UsageType, UserId, Version},
+        replica::{
+            protocol::{Bounds, Outcome, document::StreamNote},
+            simulator::shelf::MemoryShelf,
+        },
+        store::shelf::Shelf,
+    };
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    /// One of everything that can be open, sealed.
+    fn sealed(shed: bool) -> (Rows, Vec<Note>, usize) {
+        let mut shelf = MemoryShelf::new(Uuid::from_u128(1));
+        shelf.set_replicated(CORE, true).unwrap();
+        let one = Tally { success: 1, ..Tally::default() };
+        for kind in SpanKind::ALL {
+            shelf.set_open(CORE, &CounterId::Span(SpanId::new(*kind, 7, 500)), Some(&one)).unwrap();
+        }
+        for kind in SetKind::ALL {
+            shelf.put_open_set(SetId { kind: *kind, at: 500, id: 7 }, &Set::of(3)).unwrap();
+        }
+        let id = Uuid::from_u128(9);
+        let (key, user) = (KeyId(7), UserId(3));
+        let log = UsageLog { id, key, user, usage_type: UsageType::Call, status: 200, at: NOW };
+        shelf.set_open_log(id, Some(&log)).unwrap();
+        let details: Map<_, _> = [("limit".to_owned(), json!(5))].into_iter().collect();
+        let (user, key) = (Some(user), None);
+        let event =
+            Event { id, kind: "rate_limit".into(), user, key, severity: 2, details, at: NOW, weight: 1 };
+        shelf.set_open_event(id, Some(&event)).unwrap();
+
+        let (stamps, mut out) = (Stamps::new(1, 0, Version::ZERO), Outcome::default());
+        let mut stream = Stream {
+            shelf: &mut shelf,
+            stamps: &stamps,
+            provider: CORE,
+            providers: &[],
+            bounds: Bounds::default(),
+            shift: text::Shift(0),
+            now: NOW,
+            out: &mut out,
+            note: StreamNote::default(),
+            shed,
+        };
+        assert!(!stream.seal(Uuid::nil()).unwrap(), "all of it fits");
+        let rows = stream.batch(1).unwrap().unwrap().rows;
+        let left = shelf.opens(CORE, None, 99).unwrap().len()
+            + shelf.open_sets(None, 99).unwrap().len()
+            + shelf.open_logs(99).unwrap().len()
+            + shelf.open_events(99).unwrap().len();
+        (rows, out.notes, left)
+    }
+
+    #[test]
+    fn a_hub_without_room_is_told_what_is_exact_and_nothing_optional() {
+        let (rows, notes, left) = sealed(false);
+        assert_eq!((rows.tallies.len(), rows.sets.len(), rows.logs.len(), left), (7, 3, 1, 0));
+        assert!(notes.is_empty() && !rows.events[0].d.is_empty());
+        let (rows, notes, left) = sealed(true);
+        let kinds: Vec<_> = rows.tallies.iter().map(|row| row.t.as_str()).collect();
+        assert_eq!(kinds, ["kd", "kt", "td", "uc", "ue", "uu"]);
+        let kinds: Vec<_> = rows.sets.iter().map(|row| row.t.as_str()).collect();
+        assert_eq!((kinds, rows.logs.len(), rows.events.len(), left), (vec!["kd", "uk"], 0, 1, 0));
+        assert!(rows.events[0].d.is_empty());
+        assert_eq!(notes, [Note::KeptBack { rows: 3 }]);
+    }
 }

@@ -6,7 +6,13 @@ use super::{
     Result, StreamOf,
     document::{self, LaneNote, Resync, Stop, StreamNote},
 };
-use crate::{replica::wire::HubIdentity, store::shelf::Shelf};
+use crate::{
+    replica::wire::HubIdentity,
+    store::shelf::{CORE, Shelf},
+};
+
+/// Of sets, events and requests not more are counted: each time they are gone through.
+const SOME: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamStatus {
@@ -21,7 +27,7 @@ pub struct StreamStatus {
     pub confirmed: u64,
     /// In batches that are not confirmed.
     pub pending_rows: u64,
-    /// Keys and tokens with changes, and counters with counts, that are in no batch.
+    /// Keys, tokens and users with changes, and counters with counts, that are in no batch.
     pub dirty: u64,
     pub open: u64,
     pub state: LaneStatus,
@@ -48,6 +54,11 @@ fn lane(note: &LaneNote) -> LaneStatus {
 }
 
 pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
+    let mut open = shelf.open_len(&of.provider)?;
+    if of.provider == CORE {
+        let sets = shelf.open_sets(None, SOME)?.len();
+        open += (sets + shelf.open_events(SOME)?.len() + shelf.open_logs(SOME)?.len()) as u64;
+    }
     let note: StreamNote = document::read(shelf, &document::stream_name(&of.provider))?.unwrap_or_default();
     Ok(StreamStatus {
         provider: of.provider.clone(),
@@ -58,7 +69,7 @@ pub(super) fn of(shelf: &dyn Shelf, of: &StreamOf) -> Result<StreamStatus> {
         confirmed: note.confirmed.seq,
         pending_rows: note.pending_rows,
         dirty: shelf.dirty_len(&of.provider)?,
-        open: shelf.open_len(&of.provider)?,
+        open,
         state: lane(&note.state),
         stats: lane(&note.stats),
         resync: note.resync,

@@ -24,6 +24,8 @@ pub struct Stream<'a> {
     pub now: Timestamp,
     pub out: &'a mut Outcome,
     pub note: StreamNote,
+    /// The hub has no room for what is optional: it is not told, and stays here.
+    pub shed: bool,
 }
 
 impl Stream<'_> {

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Command, Parts, Shared, Steps};
+use super::{Command, Parts, Shared, Steps, space::Room};
 use crate::{
     model::Timestamp,
     replica::{
@@ -23,7 +23,7 @@ use crate::{
         protocol::{self, Call, Machine, Next, Note, Outcome, Sealing, Wishes},
         status::HubState,
         transport::{self, Transport},
-        wire::{Function, PROTOCOL, RetainAnswer, RetainRequest},
+        wire::Function,
         words::{self, Words},
     },
     store,
@@ -33,10 +33,6 @@ use crate::{
 const BURST: Duration = Duration::from_millis(500);
 /// How often an instance says that it is alive.
 const HELLO_EVERY: Duration = Duration::from_secs(300);
-/// How often the hub is asked to forget what is no longer kept.
-const RETAIN_EVERY: Duration = Duration::from_secs(6 * 3600);
-/// Calls of that at a time; what is left waits.
-const RETAIN_CALLS: usize = 20;
 /// How often a long round is looked at, and how often the log is told.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -54,7 +50,7 @@ pub(super) struct Task {
     pub(super) rhythm: Rhythm,
     pub(super) pace: Pace,
     pub(super) hello_at: Option<Instant>,
-    pub(super) retained_at: Option<Instant>,
+    pub(super) room: Room,
     pub(super) looked_at: Instant,
     pub(super) logged_at: Instant,
     /// Since when something made here has been waiting to be confirmed.
@@ -180,6 +176,17 @@ impl Task {
                     }
                     let _gone = done.send(());
                 }
+                Some(Command::Measure(done)) => {
+                    // Somebody else who looked may have had it done.
+                    if self.shared.measuring.swap(false, Ordering::Relaxed) {
+                        self.measure().await;
+                    }
+                    let _gone = done.send(());
+                }
+                Some(Command::Retain(done)) => {
+                    self.care_now().await;
+                    let _gone = done.send(());
+                }
                 Some(Command::Adopt(done)) => {
                     let adopted = self.adopt().await;
                     next = Instant::now();
@@ -234,9 +241,8 @@ impl Task {
             Err(Broken::Call(error)) => Round::Failed(error.retry_after),
             Err(_) => Round::Failed(None),
         };
-        if gone.is_ok() && self.retained_at.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
-            self.retained_at = Some(Instant::now());
-            self.retain().await;
+        if gone.is_ok() {
+            self.care().await;
         }
         self.tell(gone.err());
         self.look_at_streams().await;
@@ -358,32 +364,6 @@ impl Task {
         }
     }
 
-    /// Has the hub forget what is no longer kept. Another time will do where it cannot.
-    async fn retain(&self) {
-        let request = RetainRequest { protocol: PROTOCOL };
-        let request = serde_json::to_string(&request).unwrap_or_default();
-        for _ in 0..RETAIN_CALLS {
-            let asked = self.transport.call(Function::Retain, &request);
-            let Some(answer) = self.halt.run_until_cancelled(asked).await else { return };
-            let answer: RetainAnswer = match answer {
-                Ok(reply) => match serde_json::from_str(&reply.body) {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        return warn!(hub = self.name(), "the hub's answer to retention cannot be read");
-                    }
-                },
-                Err(error) => return warn!(hub = self.name(), "the hub could not forget old rows: {error}"),
-            };
-            let RetainAnswer { hours, tombstones, instances, .. } = answer;
-            if hours + tombstones + instances > 0 {
-                info!(hub = self.name(), hours, tombstones, instances, "the hub has forgotten old rows");
-            }
-            if !answer.more {
-                return;
-            }
-        }
-    }
-
     /// As `step`; memory follows before any operator's edit comes between, and operators hear of it.
     async fn change<T: Send + 'static>(
         &self,
@@ -478,7 +458,7 @@ impl Task {
         }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.shared.status().name.clone()
     }
 }

@@ -120,16 +120,29 @@ impl Shared {
         if notes.is_empty() {
             return;
         }
-        let mut status = self.status();
         for note in summed(notes) {
-            let text = words::note(&note);
-            // What the hub repeats every round is said once.
-            if status.notes.first().is_some_and(|last| last.text == text) {
-                continue;
+            if let Note::KeptBack { rows } = note {
+                let mut space = self.space();
+                let before = space.kept_back;
+                space.kept_back = before.saturating_add(rows);
+                // With each batch there is some.
+                if before > 0 {
+                    continue;
+                }
             }
-            warn!(hub = status.name, "{text}");
-            status.notes.insert(0, status::Note { at, text });
+            self.say(at, &words::note(&note));
         }
+    }
+
+    /// In the log, and among what operators are shown.
+    pub(super) fn say(&self, at: Timestamp, text: &str) {
+        let mut status = self.status();
+        // What the hub repeats every round is said once.
+        if status.notes.first().is_some_and(|last| last.text == text) {
+            return;
+        }
+        warn!(hub = status.name, "{text}");
+        status.notes.insert(0, status::Note { at, text: text.to_owned() });
         status.notes.truncate(NOTES);
     }
 }

@@ -144,8 +144,14 @@ impl Scene {
             version: "0".to_owned(),
             keeps_time: true,
         };
-        let options =
-            Options { hub, transport: port.clone(), interval: Duration::from_secs(600), egress: None };
+        let options = Options {
+            hub,
+            transport: port.clone(),
+            interval: Duration::from_secs(600),
+            egress: None,
+            budget: None,
+            logs: false,
+        };
         let parts = Parts {
             store: store.clone(),
             mirror: memory.clone(),

@@ -45,6 +45,23 @@ fn doubtful(error: tokio_postgres::Error) -> Error {
     }
 }
 
+/// Has the hub keep a row for each request from now on; returns what it says to that.
+///
+/// # Errors
+/// When it refuses: a table of that name and of another make stands there.
+pub async fn keep_usage_logs(client: &Client) -> Result<String, Error> {
+    match client.query_typed("SELECT public.keytide_usage_logs(true)", &[]).await {
+        Ok(rows) => {
+            let said = rows.first().and_then(|row| row.try_get::<_, Option<String>>(0).ok().flatten());
+            Ok(said.unwrap_or_else(|| "a row per request is kept".to_owned()))
+        }
+        Err(error) => match error.as_db_error().and_then(|db| Some((db.message(), db.hint()?))) {
+            Some((message, hint)) => Err(Error::Refused(format!("{message}. {hint}"))),
+            None => Err(error.into()),
+        },
+    }
+}
+
 async fn run(client: &Client, targets: &[Target<'_>], convert: bool) -> Result<Vec<String>, Error> {
     let mut done = Vec::new();
     for part in core() {

@@ -45,7 +45,7 @@ impl Report {
 }
 
 /// Rows as texts, NULL as an empty one. The simple protocol works behind every pooler.
-pub(super) async fn text(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, Error> {
+pub(in crate::replica) async fn text(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, Error> {
     let mut rows = Vec::new();
     for message in client.simple_query(sql).await? {
         if let SimpleQueryMessage::Row(row) = message {
@@ -59,7 +59,7 @@ async fn one(client: &Client, sql: &str) -> Result<String, Error> {
     Ok(text(client, sql).await?.into_iter().flatten().next().unwrap_or_default())
 }
 
-pub(super) fn quoted(text: &str) -> String {
+pub(in crate::replica) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

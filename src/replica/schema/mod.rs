@@ -7,8 +7,9 @@ mod apply;
 mod check;
 mod convert;
 
-pub use apply::{Applied, apply};
+pub use apply::{Applied, apply, keep_usage_logs};
 pub use check::{Problem, Report, check, newer_than};
+pub(super) use check::{quoted, text};
 
 /// What every hub needs, in order: the file's name and its text.
 const CORE: [(&str, &str); 16] = [

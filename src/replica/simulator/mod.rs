@@ -25,7 +25,7 @@ mod pages;
 mod plan;
 pub mod sabotage;
 mod scenes;
-mod shelf;
+pub mod shelf;
 mod story;
 mod tables;
 mod twins;

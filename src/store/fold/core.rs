@@ -1,6 +1,8 @@
 //! What is counted by hour, day and person.
 
-use super::{bump, open};
+use redb::{ReadableTable, ReadableTableMetadata};
+
+use super::{Keeps, bump, open};
 use crate::{
     model::{CoreDelta, CounterId, Delta, SetId, SpanId, SpanKind, Tally},
     store::{
@@ -12,13 +14,13 @@ use crate::{
     },
 };
 
-pub(super) fn apply(desk: &mut Desk<'_>, delta: &Delta) -> Result<(), Fault> {
+pub(super) fn apply(desk: &mut Desk<'_>, delta: &Delta, keeps: &Keeps) -> Result<(), Fault> {
     let replicates = desk.replicates(CORE)?;
     let attempts = delta.providers.values().flat_map(|of| &of.keys).map(|(id, more)| {
         let tally = Tally { last_success: None, last_failure: None, ..more.into() };
         (SpanId::new(SpanKind::KeyTotal, id.0, 0), tally)
     });
-    let CoreDelta { tallies, sets } = &delta.core;
+    let CoreDelta { tallies, sets, logs } = &delta.core;
     let mut rows: Vec<_> = tallies.iter().map(|(id, tally)| (*id, *tally)).chain(attempts).collect();
     rows.sort_unstable_by_key(|(id, _)| span_at(id));
     for (id, more) in &rows {
@@ -44,10 +46,43 @@ pub(super) fn apply(desk: &mut Desk<'_>, delta: &Delta) -> Result<(), Fault> {
             desk.open_sets.put(set_at(*id), &codec::encode(&untold))?;
         }
     }
+    // Rows for a hub, and of no use without one.
+    if replicates {
+        for log in logs {
+            desk.open_logs.put(log.id.as_u128(), &codec::encode(log))?;
+        }
+        if !logs.is_empty() {
+            desk.bound_logs(keeps.logs)?;
+        }
+    }
     Ok(())
 }
 
+/// The row of `META` that says how many rows of requests were dropped before a hub had them.
+pub(in crate::store) const DROPPED: &str = "dropped_logs";
+
+pub(in crate::store) fn dropped_logs(value: &[u8]) -> u64 {
+    value.try_into().map(u64::from_le_bytes).unwrap_or(0)
+}
+
 impl Desk<'_> {
+    /// Drops the oldest, so that at most so many are left, and counts them.
+    pub(super) fn bound_logs(&mut self, most: u64) -> Result<(), Fault> {
+        let too_many = self.open_logs.rows()?.len()?.saturating_sub(most);
+        if too_many == 0 {
+            return Ok(());
+        }
+        let mut oldest = Vec::new();
+        for row in self.open_logs.rows()?.iter()?.take(usize::try_from(too_many).unwrap_or(usize::MAX)) {
+            oldest.push(row?.0.value());
+        }
+        for id in &oldest {
+            self.open_logs.remove(*id)?;
+        }
+        let before = self.meta.get(DROPPED)?.map_or(0, |value| dropped_logs(value.value()));
+        self.meta.put(DROPPED, &before.saturating_add(oldest.len() as u64).to_le_bytes())
+    }
+
     pub(in crate::store) fn set(&self, id: SetId) -> Result<crate::model::Set, Fault> {
         Ok(optional(self.sets.get(set_at(id))?, "a set")?.unwrap_or_default())
     }

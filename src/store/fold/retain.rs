@@ -6,43 +6,79 @@
 use redb::ReadableTable;
 
 use crate::{
-    model::{CounterId, Day, Hour, SetId, SetKind, SpanId, SpanKind, Tally, Timestamp},
+    model::{CounterId, Day, Hour, Rung, SetId, SetKind, SpanId, SpanKind, Tally, Timestamp, UsageLog},
     store::{
         codec,
         desk::Desk,
         error::Fault,
-        kept::Kept,
+        kept::Kept as Rows,
         shelf::{CORE, Inflight},
         tables::{Dated, SetSize, counter_at, counter_of, read, span_kinds},
     },
 };
 
-/// Hours of keys here; a hub keeps them longer.
-pub(in crate::store) const KEY_HOURS: u32 = 48;
+/// What is kept how long, which is less the fuller the file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Kept {
+    /// Hours of models here; a hub keeps them longer, as the next ones.
+    pub(in crate::store) model_hours: u32,
+    pub(in crate::store) key_hours: u32,
+    key_days: u32,
+    /// How old hours of keys may be that a hub has not been told.
+    owed_hours: u32,
+    /// How many requests may wait for a hub as rows.
+    pub(in crate::store) logs: u64,
+}
+
+impl Kept {
+    /// Days of users are kept in every case: the older ones would be in their months and, after a pull, here as well.
+    pub(in crate::store) fn on(rung: Rung) -> Self {
+        let whole = Self {
+            model_hours: super::HOURS_KEPT,
+            key_hours: 48,
+            key_days: 30,
+            owed_hours: OWED_HOURS,
+            logs: LOGS,
+        };
+        match rung {
+            Rung::Normal | Rung::Early => whole,
+            Rung::Short => {
+                Self { model_hours: 7 * 24, key_days: 8, owed_hours: 7 * 24, logs: LOGS / 4, ..whole }
+            }
+            Rung::Bare => {
+                Self { model_hours: 48, key_hours: HOUR_SETS, key_days: 8, owed_hours: 48, logs: 0 }
+            }
+        }
+    }
+}
+
+/// Most requests that wait as rows: some megabytes.
+const LOGS: u64 = UsageLog::MOST as u64;
 /// Then the number of an hour's users is final.
 pub(in crate::store) const HOUR_SETS: u32 = 26;
 const DAY_SETS: u32 = 8;
-const KEY_DAYS: u32 = 30;
 const TOKEN_DAYS: u32 = 3;
 /// Older ones become months.
 const USER_DAYS: u32 = 30;
 const USER_MONTHS: u32 = 24;
-/// How long a hub takes in hours of keys.
+/// How long a hub takes in hours of keys, and days.
 const OWED_HOURS: u32 = 30 * 24;
+const OWED_DAYS: u32 = 30;
 
 /// The row of `META` that has the hour of the last look.
 const LOOKED: &str = "retained";
 
 const USERS: [SpanKind; 3] = [SpanKind::UserClasses, SpanKind::UserErrors, SpanKind::UserUses];
 
-/// Whether a row of these numbers is still kept here.
+/// Whether a row of these numbers is still kept here, as long as there is room.
 pub fn keeps(id: &SpanId, now: Timestamp) -> bool {
+    let kept = Kept::on(Rung::Normal);
     let days = |kept| id.at.number() >= oldest(Day::of_utc(now), kept).0;
     match id.kind {
         SpanKind::KeyTotal => true,
-        SpanKind::KeyHour => id.at.number() >= Hour::of(now).0.saturating_sub(KEY_HOURS),
+        SpanKind::KeyHour => id.at.number() >= Hour::of(now).0.saturating_sub(kept.key_hours),
         SpanKind::TokenDay => days(TOKEN_DAYS),
-        SpanKind::KeyDay => days(KEY_DAYS),
+        SpanKind::KeyDay => days(kept.key_days),
         SpanKind::UserClasses | SpanKind::UserErrors | SpanKind::UserUses => days(USER_DAYS),
     }
 }
@@ -63,23 +99,26 @@ pub fn owes(id: SetId, now: Timestamp) -> bool {
     }
 }
 
-pub(super) fn retain(desk: &mut Desk<'_>, now: Timestamp) -> Result<(), Fault> {
+pub(super) fn retain(desk: &mut Desk<'_>, now: Timestamp, keeps: &Kept, look: bool) -> Result<(), Fault> {
     let hour = Hour::of(now);
     let last = desk.meta.get(LOOKED)?.and_then(|value| value.value().try_into().ok().map(u32::from_le_bytes));
-    if last == Some(hour.0) {
+    if last == Some(hour.0) && !look {
         return Ok(());
     }
-    hours(desk, hour)?;
+    hours(desk, hour, keeps)?;
     let today = Day::of_utc(now);
-    if last.is_none_or(|last| Day::of_utc(Hour(last).start()) != today) {
-        days(desk, today)?;
-        owed(desk, hour, today)?;
+    if look || last.is_none_or(|last| Day::of_utc(Hour(last).start()) != today) {
+        days(desk, today, keeps)?;
+        owed(desk, hour, today, keeps)?;
+    }
+    if look {
+        desk.bound_logs(keeps.logs)?;
     }
     desk.meta.put(LOOKED, &hour.0.to_le_bytes())
 }
 
-fn hours(desk: &mut Desk<'_>, now: Hour) -> Result<(), Fault> {
-    let oldest = now.0.saturating_sub(KEY_HOURS);
+fn hours(desk: &mut Desk<'_>, now: Hour, keeps: &Kept) -> Result<(), Fault> {
+    let oldest = now.0.saturating_sub(keeps.key_hours);
     drop_before(&mut desk.tallies, SpanKind::KeyHour.number(), oldest)?;
     close_sets(desk, SetKind::KeyHour, now.0.saturating_sub(HOUR_SETS))?;
     drop_before(&mut desk.set_sizes, SetKind::KeyHour.number(), oldest)
@@ -90,11 +129,11 @@ fn oldest(today: Day, kept: u32) -> Day {
     today.minus(kept + 1)
 }
 
-fn days(desk: &mut Desk<'_>, today: Day) -> Result<(), Fault> {
+fn days(desk: &mut Desk<'_>, today: Day, keeps: &Kept) -> Result<(), Fault> {
     drop_before(&mut desk.tallies, SpanKind::TokenDay.number(), oldest(today, TOKEN_DAYS).0)?;
-    drop_before(&mut desk.tallies, SpanKind::KeyDay.number(), oldest(today, KEY_DAYS).0)?;
+    drop_before(&mut desk.tallies, SpanKind::KeyDay.number(), oldest(today, keeps.key_days).0)?;
     close_sets(desk, SetKind::KeyDay, oldest(today, DAY_SETS).0)?;
-    drop_before(&mut desk.set_sizes, SetKind::KeyDay.number(), oldest(today, KEY_DAYS).0)?;
+    drop_before(&mut desk.set_sizes, SetKind::KeyDay.number(), oldest(today, keeps.key_days).0)?;
     // Small, and part of a user's days as long as these are kept; the hub has taken them in before.
     drop_before(&mut desk.sets, SetKind::UserKeys.number(), oldest(today, USER_DAYS).0)?;
     drop_before(&mut desk.open_sets, SetKind::UserKeys.number(), oldest(today, DAY_SETS).0)?;
@@ -140,7 +179,7 @@ fn close_sets(desk: &mut Desk<'_>, kind: SetKind, oldest: u32) -> Result<(), Fau
     drop_before(&mut desk.open_sets, kind, oldest)
 }
 
-fn drop_before(table: &mut Kept<'_, Dated>, kind: u8, oldest: u32) -> Result<(), Fault> {
+fn drop_before(table: &mut Rows<'_, Dated>, kind: u8, oldest: u32) -> Result<(), Fault> {
     let old = (kind, 0, 0)..(kind, oldest, 0);
     // Most looks find nothing: cheaper than a walk that may write.
     if table.rows()?.range(old.clone())?.next().is_some() {
@@ -150,12 +189,12 @@ fn drop_before(table: &mut Kept<'_, Dated>, kind: u8, oldest: u32) -> Result<(),
 }
 
 /// The hub takes in nothing as old as these: nothing is owed to it for them, and no such row will come back.
-fn owed(desk: &mut Desk<'_>, hour: Hour, today: Day) -> Result<(), Fault> {
+fn owed(desk: &mut Desk<'_>, hour: Hour, today: Day, keeps: &Kept) -> Result<(), Fault> {
     let kept = |kind, at| match kind {
         SpanKind::KeyTotal => true,
-        SpanKind::KeyHour => at >= hour.0.saturating_sub(OWED_HOURS),
+        SpanKind::KeyHour => at >= hour.0.saturating_sub(keeps.owed_hours),
         SpanKind::TokenDay => at >= oldest(today, TOKEN_DAYS).0,
-        SpanKind::KeyDay => at >= oldest(today, KEY_DAYS).0,
+        SpanKind::KeyDay => at >= oldest(today, OWED_DAYS).0,
         SpanKind::UserClasses | SpanKind::UserErrors | SpanKind::UserUses => at >= oldest(today, USER_DAYS).0,
     };
     let kinds = span_kinds();

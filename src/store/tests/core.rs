@@ -3,7 +3,10 @@
 
 use super::*;
 use crate::{
-    model::{CoreDelta, CounterId, Day, LastKey, Set, SetId, SetKind, SpanId, SpanKind, Tally},
+    model::{
+        CoreDelta, CounterId, Day, LastKey, Rung, Set, SetId, SetKind, SpanId, SpanKind, Tally, UsageLog,
+        UsageType,
+    },
     store::shelf::{CORE, Inflight},
 };
 
@@ -278,5 +281,92 @@ async fn what_is_confirmed_of_old_days_is_let_go_of() {
     store.append(&counted(TODAY, HOUR, 1, USER)).await.unwrap();
     let left = store.edit(|shelf| shelf.inflights(CORE, None, 9)).await.unwrap();
     assert_eq!(left, [(of(40), Inflight { confirmed: None, ..both() }), (of(1), both())]);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_file_keeps_less_of_what_is_optional() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.edit(|shelf| shelf.set_replicated(CORE, true)).await.unwrap();
+    for ago in (0..30).rev() {
+        store.append(&counted(TODAY.minus(ago), Hour(HOUR.0 - 24 * ago), 1, USER)).await.unwrap();
+    }
+    let logs = |from: u128, count: u128| {
+        let log = |n| UsageLog {
+            id: uuid::Uuid::from_u128(n),
+            key: key(1),
+            user: UserId(USER),
+            usage_type: UsageType::Conversation,
+            status: 200,
+            at: NOW,
+        };
+        let core = CoreDelta { logs: (from..from + count).map(log).collect(), ..CoreDelta::default() };
+        Delta { core, ..Delta::default() }
+    };
+    store.append(&logs(1, 50)).await.unwrap();
+    let looked = async || {
+        let found = store.counted().await.unwrap();
+        let hours =
+            (0..99).filter(|ago| found.tally(&span(SpanKind::KeyHour, HOUR.0 - ago)).unwrap().success > 0);
+        let days = |kind| {
+            let at = move |ago: u32| span(kind, TODAY.minus(ago).0);
+            (0..40).filter(|ago| found.tally(&at(*ago)).unwrap() != Tally::default()).count()
+        };
+        let counted = (hours.count(), days(SpanKind::KeyDay), days(SpanKind::UserUses));
+        let total = found.tally(&span(SpanKind::KeyTotal, 0)).unwrap().success;
+        let (models, owed, logs) = store
+            .edit(|shelf| {
+                let opens = shelf.opens(CORE, None, 999)?;
+                let is_hour =
+                    |id: &CounterId| matches!(id, CounterId::Span(id) if id.kind == SpanKind::KeyHour);
+                let hours = shelf
+                    .views(P, None, 999)?
+                    .into_iter()
+                    .filter(|(id, _)| matches!(id, CounterId::Hour(..)));
+                let owed = opens.iter().filter(|(id, _)| is_hour(id)).count();
+                Ok::<_, Error>((hours.count(), owed, shelf.open_logs(999)?.len()))
+            })
+            .await
+            .unwrap();
+        (counted, models, owed, logs, total)
+    };
+    let whole = looked().await;
+    assert_eq!(whole, ((3, 30, 30), 30, 30, 50, 30));
+    store.keep(Rung::Early).await.unwrap();
+    assert_eq!(looked().await, whole);
+    store.keep(Rung::Short).await.unwrap();
+    assert_eq!(looked().await, ((3, 10, 30), 8, 8, 50, 30), "users' days are small, and stay");
+    store.keep(Rung::Bare).await.unwrap();
+    assert_eq!(looked().await, ((2, 10, 30), 3, 3, 0, 30));
+    store.append(&logs(100, 5)).await.unwrap();
+    assert_eq!(looked().await.3, 0);
+    assert_eq!(store.size().await.unwrap().dropped_logs, 55, "counted all the same");
+    store.keep(Rung::Normal).await.unwrap();
+    store.append(&logs(200, UsageLog::MOST as u128 + 7)).await.unwrap();
+    let first = store.edit(|shelf| shelf.open_logs(1)).await.unwrap();
+    assert_eq!(first[0].id.as_u128(), 207, "the oldest went first");
+    store.close().await.unwrap();
+    assert!(offline::check(dir.path()).unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn rows_of_requests_are_kept_for_a_hub_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let log = UsageLog {
+        id: uuid::Uuid::from_u128(1),
+        key: key(1),
+        user: UserId(USER),
+        usage_type: UsageType::Call,
+        status: 200,
+        at: NOW,
+    };
+    let delta = Delta { core: CoreDelta { logs: vec![log], ..CoreDelta::default() }, ..Delta::default() };
+    store.append(&delta).await.unwrap();
+    assert!(store.edit(|shelf| shelf.open_logs(9)).await.unwrap().is_empty());
+    store.edit(|shelf| shelf.set_replicated(CORE, true)).await.unwrap();
+    store.append(&delta).await.unwrap();
+    assert_eq!(store.edit(|shelf| shelf.open_logs(9)).await.unwrap(), [log]);
     store.close().await.unwrap();
 }

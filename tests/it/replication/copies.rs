@@ -92,8 +92,13 @@ async fn a_data_folder_that_is_copied() {
         world.nodes[0].cutter.refuse(false);
         world.nodes[0].restart().await;
         for _ in 0..2 {
+            // Both have counted something when one of them notices.
+            world.nodes.iter().for_each(|node| node.cutter.refuse(true));
             for node in &world.nodes {
                 served += node.serve("ollama", 7).await;
+            }
+            for node in &world.nodes {
+                node.cutter.refuse(false);
                 let _status: Option<Value> = node.sync_now().await;
             }
         }

@@ -256,6 +256,34 @@ async fn a_hub_without_the_cores_tables_has_the_providers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_is_emptied_has_all_of_it_again() {
+    let world = World::new(2).await;
+    world.stock().await;
+    let [a, b] = &world.nodes[..] else { panic!() };
+    let ann = a.user("Ann", ANN).await;
+    world.settle().await;
+    a.served(ANN, 15).await;
+    b.served(ANN, 9).await;
+    world.settle().await;
+    let before = (world.one_day(ann).await, world.keys_agree().await);
+    world.cluster.psql("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    world.apply_schema().await;
+    for node in &world.nodes {
+        let status = node.sync_now().await.unwrap();
+        let streams = status["hubs"][0]["streams"].as_array().unwrap();
+        assert!(streams.iter().all(|stream| stream["state"] == "stopped"), "{status:#}");
+    }
+    b.post("/admin/sync/adopt", &json!({})).await;
+    world.settle().await;
+    assert_eq!((world.one_day(ann).await, world.keys_agree().await), before);
+    assert_eq!(world.sql("SELECT name FROM users"), [["Ann"]]);
+    a.served(ANN, 3).await;
+    world.settle().await;
+    assert_eq!(world.one_day(ann).await["conversation_count"], 27);
+    world.keys_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn days_are_the_hubs() {
     let mut world = World::new(1).await;
     world.stock().await;

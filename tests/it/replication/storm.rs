@@ -21,7 +21,7 @@ use crate::hub::skipped;
 /// batch is on the instance's disk before it is sent.
 const TOLD: &str = "
     CREATE TABLE elsewhere (n int);
-    CREATE TABLE told (instance uuid, seq bigint, requests bigint, PRIMARY KEY (instance, seq));
+    CREATE TABLE told (instance uuid, stream text, seq bigint, requests bigint, PRIMARY KEY (instance, stream, seq));
     ALTER FUNCTION keytide_push(jsonb) RENAME TO keytide_push_before;
     CREATE FUNCTION keytide_push(request jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
     DECLARE
@@ -29,7 +29,7 @@ const TOLD: &str = "
         global jsonb := request #> '{rows,global}';
     BEGIN
         IF answer ->> 'status' = 'applied' THEN
-            INSERT INTO public.told VALUES ((request ->> 'instance')::uuid, (request ->> 'seq')::bigint,
+            INSERT INTO public.told VALUES ((request ->> 'instance')::uuid, request ->> 'stream', (request ->> 'seq')::bigint,
                 coalesce((global ->> 's')::bigint, 0) + coalesce((global ->> 'f')::bigint, 0) + coalesce((global ->> 'o')::bigint, 0));
         END IF;
         RETURN answer;
