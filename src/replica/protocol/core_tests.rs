@@ -55,6 +55,16 @@ fn stream<T>(
     Ok((value, out))
 }
 
+fn done(
+    shelf: &mut dyn Shelf,
+    note: &mut StreamNote,
+    bounds: Bounds,
+    work: impl FnOnce(&mut Stream<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let ((), _unheard) = stream(shelf, note, bounds, work)?;
+    Ok(())
+}
+
 impl Scene {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -163,7 +173,7 @@ async fn whatever_is_open_goes_into_batches_once_and_comes_back_out_of_them() {
                 let batches = seal_all(shelf, &mut note, bounds)?;
                 let sealed = owed(shelf)?;
                 for batch in batches.iter().rev() {
-                    stream(shelf, &mut note, bounds, |stream| stream.unseal(batch))?.0;
+                    done(shelf, &mut note, bounds, |stream| stream.unseal(batch))?;
                 }
                 let back = owed(shelf)?;
                 assert_eq!(shelf.batches(CORE, 0, 99)?, [] as [u64; 0]);
@@ -197,27 +207,25 @@ async fn a_batch_that_is_cut_or_left_to_a_copy_loses_nothing() {
             let mut note = StreamNote::default();
             let whole = seal_all(shelf, &mut note, bounds)?;
             note.rows = Some(2);
-            stream(shelf, &mut note, bounds, |stream| {
+            done(shelf, &mut note, bounds, |stream| {
                 stream.split(false)?;
                 while stream.is_walking() {
                     stream.walk()?;
                 }
                 Ok(())
-            })?
-            .0;
+            })?;
             let parts: Vec<_> = (1..=note.sealed.seq)
                 .map(|seq| Batch::decode(&shelf.batch(CORE, seq).unwrap().unwrap()).unwrap())
                 .collect();
             note.walk = Some(Walk::Fork { fresh: Uuid::from_u128(77), taken: 0, told: false, after: None });
             // Of an earlier life.
             note.run = Uuid::from_u128(8);
-            stream(shelf, &mut note, bounds, |stream| {
+            done(shelf, &mut note, bounds, |stream| {
                 while stream.is_walking() {
                     stream.walk()?;
                 }
                 Ok(())
-            })?
-            .0;
+            })?;
             Ok((whole, parts, owed(shelf)?))
         })
         .await;
@@ -256,13 +264,10 @@ async fn members_come_together_and_what_a_hub_has_lost_is_told_again() {
             shelf.put_set(day, &members(2))?;
             shelf.put_set(hour, &members(2))?;
             shelf.put_set(old, &members(2))?;
-            stream(shelf, &mut note, bounds, |stream| {
-                stream.take_sets(&[row(day, &[2, 5]), row(old, &[9])])
-            })?
-            .0;
+            done(shelf, &mut note, bounds, |stream| stream.take_sets(&[row(day, &[2, 5]), row(old, &[9])]))?;
             let merged = shelf.set(day)?;
             let untold = shelf.open_sets(None, 9)?;
-            stream(shelf, &mut note, bounds, |stream| {
+            done(shelf, &mut note, bounds, |stream| {
                 stream.begin_resync(Why::Moved)?;
                 stream.take_sets(&[row(day, &[2, 6])])?;
                 stream.end_lane(Lane::Stats, Some(0))?;
@@ -270,8 +275,7 @@ async fn members_come_together_and_what_a_hub_has_lost_is_told_again() {
                     stream.walk()?;
                 }
                 Ok(())
-            })?
-            .0;
+            })?;
             Ok((merged, untold, shelf.open_sets(None, 9)?, shelf.set(old)?, shelf.set(day)?))
         })
         .await;
@@ -505,14 +509,13 @@ async fn the_first_hub_is_told_all_that_was_there_before() {
                 shelf.put_set(set(SetKind::KeyDay, today() - 20), &members(3))?;
                 shelf.set_view(CORE, &span(SpanKind::UserUses, today()), &some(6))?;
                 shelf.set_open(CORE, &span(SpanKind::UserUses, today()), Some(&some(2)))?;
-                stream(shelf, &mut note, bounds, |stream| {
+                done(shelf, &mut note, bounds, |stream| {
                     stream.attach(RUN)?;
                     while stream.is_walking() {
                         stream.walk()?;
                     }
                     Ok(())
-                })?
-                .0;
+                })?;
                 let mut told = Rows::default();
                 for seq in shelf.batches(CORE, 0, usize::MAX)? {
                     let Batch { head, rows: of } = Batch::decode(&shelf.batch(CORE, seq)?.unwrap())?;

@@ -2,7 +2,7 @@
 
 use redb::AccessGuard;
 
-use super::{list, set, start};
+use super::lists::{list, set, start, unknown_kind};
 use crate::{
     model::{CounterId, Hour, KeyId, KeyUsage, Tally, TokenId, Usage},
     store::{
@@ -66,7 +66,7 @@ impl Desk<'_> {
                 _ => None,
             };
             return list(&self.tallies, start(from, (0, 0, 0)), max, |at, value| {
-                let id = span_of(at).map_or_else(super::unknown_kind, Ok)?;
+                let id = span_of(at).map_or_else(unknown_kind, Ok)?;
                 Ok(Some((CounterId::Span(id), read(value, || "a statistic".to_owned())?)))
             });
         }
