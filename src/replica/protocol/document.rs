@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::{
-    model::{CounterId, History, KeyId, Rung, SetId, TokenId, UserId},
+    model::{CounterId, History, KeyId, Rung, SetId, SpanKind, TokenId, UserId},
     replica::wire::{HubIdentity, Lane, Rows},
     store::shelf::{Row, Shelf},
 };
@@ -249,12 +249,12 @@ impl Head {
 }
 
 impl Batch {
+    /// Of the core, which counts none: attempts of keys.
     pub fn requests(&self) -> u64 {
-        let sum = self
-            .rows
-            .global
-            .as_ref()
-            .map_or(0, |row| row.sums.s.saturating_add(row.sums.f).saturating_add(row.sums.o));
+        let totals = self.rows.global.iter().map(|row| &row.sums);
+        let attempts = self.rows.tallies.iter().filter(|row| row.t == SpanKind::KeyTotal.code());
+        let sums = totals.chain(attempts.map(|row| &row.sums));
+        let sum = sums.flat_map(|of| [of.s, of.f, of.o]).fold(0, i64::saturating_add);
         u64::try_from(sum).unwrap_or(0)
     }
 

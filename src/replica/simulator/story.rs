@@ -83,6 +83,9 @@ impl Story {
         if world.focus == Focus::Clocks {
             // Before it has asked the hub for the time.
             (0..4).try_for_each(|_| edit(world, 0))?;
+            if world.core {
+                (0..4).try_for_each(|_| deed(world, 0))?;
+            }
         }
         let steps = world.rng.usize(30..110);
         // What an absence leaves behind is soon overwritten.

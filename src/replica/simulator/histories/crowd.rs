@@ -58,7 +58,7 @@ pub async fn go_through(database: &mut Database<'_>, events: &[Event]) -> Result
                 same("what an instance has seen", &seen.rows(), &real, &instance.to_string())?;
             }
         }
-        promises::check(stream, &all, &unheard, &real, &database.retired().await?)?;
+        promises::check(stream, end, &all, &unheard, &real, &database.retired().await?)?;
     }
     same("what is told and not read", &untold(&model.db.tables), &database.untold().await?, "")?;
     same("what is retired", &retired(&model.db.tables), &database.retired().await?, "")
