@@ -399,9 +399,9 @@ mod tests {
         assert!(kept(&store).await.is_empty());
         store.close().await.unwrap();
         let (watcher, store) = start(dir.path(), &clock).await;
-        guess(&watcher, address, 5..14);
+        guess(&watcher, address, 5..11);
         watcher.round(&mut Vec::new()).await;
-        assert_eq!(kept(&store).await.len(), 1);
+        assert!(!kept(&store).await.is_empty());
         store.close().await.unwrap();
     }
 

@@ -126,7 +126,7 @@ async fn answer(
             let keys: Vec<&Value> = keys.iter().filter(wanted).collect();
             json!({"provider": "ollama", "page": 1, "pageSize": 50, "total": keys.len(), "pages": 1, "keys": keys})
         }
-        ("PATCH", "/admin/api-keys/97665549-effe-5e34-a023-53e3b2c34a6d") => key(ONE, "active"),
+        ("PATCH", "/admin/api-keys/0123abcd-effe-5e34-a023-53e3b2c34a6d") => key(THREE, "active"),
         ("POST", "/admin/api-keys") => {
             return (StatusCode::CREATED, axum::Json(key(THREE, "active"))).into_response();
         }
@@ -452,12 +452,12 @@ fn tokens_and_keys_belong_to_users() {
     assert_eq!(server.last().2, json!({"key": "sk-from-stdin", "owner": ONE}));
     server.run_with("keys import - --owner Ann", "sk-1\nsk-2\n");
     assert_eq!(server.last().1, format!("/admin/api-keys/import?format=text&owner={ONE}"));
-    assert_eq!(server.run("keys owner 97665549 --user Ann --provider x").out, "1 key changed\n");
-    assert_eq!(server.last().1, format!("/admin/api-keys/{ONE}?provider=x"));
+    assert_eq!(server.run("keys owner 0123abcd --user Ann --provider x").out, "1 key changed\n");
+    assert_eq!(server.last().1, format!("/admin/api-keys/{THREE}?provider=x"));
     assert_eq!((server.last().0, server.last().2), (Method::PATCH, json!({"owner": ONE})));
-    server.run("keys owner 97665549 --user none");
+    server.run("keys owner 0123abcd --user none");
     assert_eq!(server.last().2, json!({"owner": null}));
-    assert_eq!(server.run("keys owner 97665549 --user nobody").code, 1);
+    assert_eq!(server.run("keys owner 0123abcd --user nobody").code, 1);
 }
 
 #[test]
