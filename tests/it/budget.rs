@@ -109,7 +109,7 @@ async fn every_rung_of_a_hub_is_climbed_and_said_and_totals_stay_exact() {
     let shown =
         node::keytide(&["store", "size", "--url", &node.url, "--admin-token", ADMIN], "postgres://unused");
     assert!(
-        shown.contains("hub default, postgresql://") && shown.contains(" in use of 100.0 MB, "),
+        shown.contains("hub default, postgres://") && shown.contains(" in use of 100.0 MB, "),
         "{shown}"
     );
     assert!(shown.contains("in use of 256.0 MB, "), "{shown}");
