@@ -52,7 +52,8 @@ fn the_shipped_providers() {
     let [ollama, openrouter] = [&config.providers["ollama"], &config.providers["openrouter"]];
     assert_eq!(config.server.default_provider, "ollama");
     assert_eq!(config.server.gateway, gateway::Options::default());
-    assert_eq!(config.store, store::Options::default());
+    let budget = config.budget.local;
+    assert_eq!(config.store, store::Options { budget, ..store::Options::default() });
     assert_eq!(config.sync, SyncOptions::default());
     assert_eq!(config.log, LogOptions::default());
     assert!(config.server.public_stats && config.server.admin_token.is_none());
@@ -274,7 +275,7 @@ fn unknown_keys_name_the_nearest() {
         ("KEYTIDE_LISTEN", "did you mean KEYTIDE_SERVER__LISTEN?"),
         ("KEYTIDE_SERVER_LISTEN", "did you mean KEYTIDE_SERVER__LISTEN?"),
         ("KEYTIDE_PROVIDERS__OLLAMA__BASEURL", "did you mean KEYTIDE_PROVIDERS__OLLAMA__BASE_URL?"),
-        ("KEYTIDE_BUDGET__HUB__X", "KEYTIDE_BUDGET__HUB__X) is not a known setting"),
+        ("KEYTIDE_BUDGET__ROOM__X", "KEYTIDE_BUDGET__ROOM__X) is not a known setting"),
         ("KEYTIDE_", "is not a known setting"),
     ] {
         let all = problems("", &[(variable, "x")]);

@@ -149,7 +149,8 @@ impl Replicator {
             unreadable: OnceLock::new(),
             status: Mutex::new(status),
         });
-        let room = Room::new(budget, logs, hub.streams.iter().map(|of| of.stream.clone()).collect());
+        let providers = hub.streams.iter().filter(|of| of.provider != store::shelf::CORE);
+        let room = Room::new(budget, logs, providers.map(|of| of.stream.clone()).collect());
         let machine = Machine::new(hub, parts.stamps.clone(), uuid::Uuid::new_v4());
         let steps = Steps {
             machine: Arc::new(Mutex::new(machine)),

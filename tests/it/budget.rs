@@ -108,10 +108,7 @@ async fn every_rung_of_a_hub_is_climbed_and_said_and_totals_stay_exact() {
     // The same for people, through the server, and without one from the hub itself.
     let shown =
         node::keytide(&["store", "size", "--url", &node.url, "--admin-token", ADMIN], "postgres://unused");
-    assert!(
-        shown.contains("hub default, postgresql://") && shown.contains(" in use of 100.0 MB, "),
-        "{shown}"
-    );
+    assert!(shown.contains("hub default, postgres://") && shown.contains(" in use of 100.0 MB, "), "{shown}");
     assert!(shown.contains("in use of 256.0 MB, "), "{shown}");
     let alone = tempfile::tempdir().unwrap();
     std::fs::create_dir(alone.path().join("data")).unwrap();
