@@ -249,11 +249,15 @@ fn say_entered(entered: &Entered, io: &mut Io) -> Result<(), Error> {
     let Entered {
         rows_there, uses, ids, added_uses, keys, archived_ids, archived_uses, gone, elsewhere, ..
     } = *entered;
+    // When the table is gone, there is nothing to agree with.
+    let agree = match rows_there {
+        0 => String::new(),
+        rows => format!("; the sums agree with the table's {}", show::counted(rows, "row", "rows")),
+    };
     io.line(&format!(
-        "key_usage_summary holds {} of {}; the sums agree with the table's {}",
+        "key_usage_summary holds {} of {}{agree}",
         show::counted(uses, "use", "uses"),
         show::counted(ids, "id", "ids"),
-        show::counted(rows_there, "row", "rows"),
     ))?;
     io.line(&match added_uses {
         0 => "nothing was new: the totals of keys are as they were".to_owned(),

@@ -220,7 +220,7 @@ async fn parts(client: &Client, table: &str) -> Result<Vec<String>, Error> {
 async fn obstacles(client: &Client) -> Result<Vec<String>, Error> {
     const APPLY: &str = "run `keytide schema apply` first";
     let there = "SELECT to_regprocedure('public.keytide_missing(text)'),
-        to_regprocedure('public.keytide_apply_shared(uuid[], public.keytide_tally_row[], boolean)')";
+        (SELECT min(oid::text) FROM pg_proc WHERE proname = 'keytide_apply_shared' AND pronamespace = 'public'::regnamespace)";
     if text(client, there).await?.iter().flatten().any(String::is_empty) {
         return Ok(vec![format!("keytide's tables are not in this database: {APPLY}")]);
     }

@@ -32,6 +32,8 @@ fn migrate(files: &[&std::path::Path], more: &[&str], home: &Home, url: &str) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_and_tokens_of_a_kv_come_over() {
+    // One for the process: whoever comes first.
+    let _others_may_have = rustls::crypto::ring::default_provider().install_default();
     let home = Home::new("[server]\nlisten = \"127.0.0.1:0\"\n");
     let (_process, url) = Process::start(&home).await;
     let file = |name: &str, value: &Value| {

@@ -289,7 +289,7 @@ async fn a_map_links_old_ids_to_keys_now_or_later() {
         "{said}"
     );
     assert!(!said.contains("secret"), "{said}");
-    assert_eq!(rows(&client, TOTALS).await, format!("{}|200|5|2024-01-01T04:59:00.000Z|200", key(one)));
+    assert_eq!(rows(&client, TOTALS).await, format!("{}|200|5|2024-01-01T05:00:00.000Z|200", key(one)));
     logs("--drop", &url).ok();
     // The rest, when only the summary is left; and what has its key already stays with it.
     let later = map("later.json", json!({old(2): two, old(0): two}).to_string());
