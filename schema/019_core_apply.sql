@@ -10,6 +10,8 @@ DECLARE
     latest timestamptz := public.keytide_now() + '1 day'::interval;
 BEGIN
     late := ARRAY(SELECT l.pos FROM public.keytide_list(list) l WHERE public.keytide_date(l.v -> 'at') < oldest ORDER BY l.pos);
+    -- The catalog is asked once, not for every row.
+    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('security_events'))
     INSERT INTO public.security_events (event, event_type, user_id, shared_key_id, severity, details, created_at, occurrences)
     SELECT DISTINCT ON (e.x) e.x, e.e, public.keytide_uuid(e.v -> 'u'), public.keytide_uuid(e.v -> 'i'),
         coalesce(public.keytide_int(e.v -> 'y', 1, 5), 1)::smallint,
@@ -23,7 +25,7 @@ BEGIN
         FROM public.keytide_list(list) l WHERE l.pos <> ALL (late)
     ) e
     WHERE e.x IS NOT NULL AND e.e <> '' AND NOT EXISTS (SELECT 1 FROM public.security_events t WHERE t.event = e.x)
-      AND public.keytide_has_part('security_events', e.at)
+      AND EXISTS (SELECT 1 FROM parts p WHERE e.at AT TIME ZONE 'UTC' >= p.starts AND e.at AT TIME ZONE 'UTC' < p.ends)
     ORDER BY e.x
     ON CONFLICT DO NOTHING;
     RETURN late;
@@ -40,6 +42,7 @@ BEGIN
         RETURN ARRAY(SELECT l.pos FROM public.keytide_list(list) l ORDER BY l.pos);
     END IF;
     late := ARRAY(SELECT l.pos FROM public.keytide_list(list) l WHERE public.keytide_date(l.v -> 'at') < oldest ORDER BY l.pos);
+    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('key_usage_logs'))
     INSERT INTO public.key_usage_logs (shared_key_id, user_id, usage_type, status_code, created_at)
     SELECT e.i, e.u, e.y, e.c, e.at AT TIME ZONE 'UTC'
     FROM (
@@ -48,14 +51,10 @@ BEGIN
             coalesce(least(public.keytide_date(l.v -> 'at'), latest), public.keytide_now()) AS at
         FROM public.keytide_list(list) l WHERE l.pos <> ALL (late)
     ) e
-    WHERE e.i IS NOT NULL AND e.u IS NOT NULL AND public.keytide_has_part('key_usage_logs', e.at);
+    WHERE e.i IS NOT NULL AND e.u IS NOT NULL
+      AND EXISTS (SELECT 1 FROM parts p WHERE e.at AT TIME ZONE 'UTC' >= p.starts AND e.at AT TIME ZONE 'UTC' < p.ends);
     RETURN late;
 END $$;
-
-CREATE OR REPLACE FUNCTION public.keytide_has_part(of_table text, at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (SELECT 1 FROM public.keytide_parts(of_table) p
-                   WHERE at AT TIME ZONE 'UTC' >= p.starts AND at AT TIME ZONE 'UTC' < p.ends)
-$$;
 
 -- Which table's which part a counter or set belongs to.
 CREATE OR REPLACE FUNCTION public.keytide_place(kind text, n bigint, OUT name text, OUT at timestamp) LANGUAGE sql IMMUTABLE AS $$

@@ -230,7 +230,7 @@ async fn tables_that_are_pushed_to_all_day_do_not_grow() {
     at(&client, 0, 12).await;
     let (day, hour) = (FIRST, FIRST * 24 + 12);
     let sizes = "SELECT string_agg(relname || ' ' || pg_relation_size(oid) || ' ' || pg_indexes_size(oid), ', ' ORDER BY relname)
-        FROM pg_class WHERE relname IN ('hourly_stats_2030_06_01', 'keytide_key_days', 'shared_keys', 'keytide_user_sets', 'keytide_token_days')";
+        FROM pg_class WHERE relname IN ('hourly_stats_2030_06_01', 'keytide_key_days_2030_06_01', 'shared_keys', 'keytide_user_sets', 'keytide_token_days')";
     let mut early = String::new();
     for round in 0..40 {
         let (mut tallies, mut sets) = (Vec::new(), Vec::new());
@@ -248,7 +248,7 @@ async fn tables_that_are_pushed_to_all_day_do_not_grow() {
     assert_eq!(rows(&client, sizes).await, early);
     let live = "SELECT string_agg(t.name, ',') FROM (
         SELECT 'hours' AS name, pg_relation_size('hourly_stats_2030_06_01') AS size, sum(pg_column_size(h.*) + 8) AS live FROM hourly_stats h
-        UNION ALL SELECT 'days', pg_relation_size('keytide_key_days'), sum(pg_column_size(h.*) + 8) FROM keytide_key_days h
+        UNION ALL SELECT 'days', pg_relation_size('keytide_key_days_2030_06_01'), sum(pg_column_size(h.*) + 8) FROM keytide_key_days h
         UNION ALL SELECT 'keys', pg_relation_size('shared_keys'), sum(pg_column_size(h.*) + 8) FROM shared_keys h) t
         WHERE size > live * 2.3 + 8192";
     assert_eq!(

@@ -1,6 +1,7 @@
 //! The hub's SQL on a real Postgres: each rule of replication that it keeps has a test that fails without it.
 
 mod adopt;
+mod busy;
 mod care;
 mod cli;
 mod concurrent;
@@ -12,6 +13,7 @@ mod install;
 mod pull;
 mod push;
 mod rights;
+mod sizes;
 
 use keytide::replica::schema::{self, Target};
 use serde_json::{Value, json};
