@@ -202,12 +202,8 @@ impl Storm {
             report.events.push(event);
             return;
         }
-        let raging = self.raging.get_or_insert_with(|| Raging {
-            since: event.at,
-            span: MINUTE,
-            counts: [0; 3],
-            worst: 1,
-        });
+        let raging =
+            self.raging.get_or_insert(Raging { since: event.at, span: MINUTE, counts: [0; 3], worst: 1 });
         raging.worst = raging.worst.max(event.severity);
         raging.counts[event.event_type() as usize] += 1;
     }

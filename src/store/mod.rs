@@ -216,7 +216,7 @@ impl Store {
         let file = self.file.clone();
         let packed = move || {
             let bytes = memory::pack(version, &value);
-            bytes.ok_or_else(|| Error::TooLarge { file, name })
+            bytes.ok_or(Error::TooLarge { file, name })
         };
         let bytes = blocking(packed).await?;
         self.ask(|done| Request::Remember(name, bytes, done)).await

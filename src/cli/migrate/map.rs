@@ -116,21 +116,21 @@ fn csv(text: &str) -> Result<Vec<Line>, String> {
         .flexible(true)
         .trim(csv::Trim::All)
         .from_reader(text.as_bytes());
-    let (mut lines, mut places) = (Vec::new(), [Some(0), Some(1), Some(2)]);
-    for (nth, record) in reader.records().enumerate() {
+    let (mut lines, mut places, mut is_first) = (Vec::new(), [Some(0), Some(1), Some(2)], true);
+    for record in reader.records() {
         let record = record.map_err(|_| "it is neither JSON nor CSV".to_owned())?;
+        if record.iter().all(str::is_empty) || record.get(0).is_some_and(|cell| cell.starts_with('#')) {
+            continue;
+        }
         let number = record.position().map_or(0, csv::Position::line);
         let find = |names: &[&str]| {
             record.iter().position(|cell| names.iter().any(|name| cell.eq_ignore_ascii_case(name)))
         };
-        if nth == 0 && (find(&KEY).is_some() || find(&LEGACY).is_some()) {
+        if std::mem::take(&mut is_first) && (find(&KEY).is_some() || find(&LEGACY).is_some()) {
             places = [find(&LEGACY), find(&KEY), find(&["provider"])];
             if places[0].is_none() || places[1].is_none() {
                 return Err("its first line names columns, but not both legacy_id and key".to_owned());
             }
-            continue;
-        }
-        if record.iter().all(str::is_empty) || record.get(0).is_some_and(|cell| cell.starts_with('#')) {
             continue;
         }
         let cell = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default();

@@ -181,7 +181,7 @@ impl Planted {
                     if let Some(seen) = out.last_mut() {
                         seen.key = Some(world.keys[person.provider as usize][any]);
                         // Half of them want one model, half all.
-                        if self.person % 2 == 0 {
+                        if self.person.is_multiple_of(2) {
                             seen.model = Some(world.rng.u32(..MODELS / 3));
                         }
                     }
