@@ -76,23 +76,26 @@ pub async fn look(client: &Client, table: &str) -> Result<(Found, Option<History
     let history = history(client).await?;
     let sql = format!(
         "SELECT c.relkind, row_security_active(c.oid), has_table_privilege(c.oid, 'SELECT'),
-            pg_has_role(c.relowner, 'MEMBER'), current_setting('server_version_num')
+            pg_has_role(c.relowner, 'MEMBER'), current_setting('server_version_num'),
+            coalesce(has_table_privilege(to_regclass('public.shared_keys'), 'SELECT'), true)
          FROM pg_class c WHERE c.oid = to_regclass({})",
         quoted(&name(table))
     );
     let Some(row) = text(client, &sql).await?.into_iter().next() else {
         return Ok((Found::Nothing, history));
     };
-    let [kind, hides, may_read, is_owner, version] =
-        <[String; 5]>::try_from(row).map_err(|_| Error::Database("the catalog answers oddly".to_owned()))?;
+    let [kind, hides, may_read, is_owner, version, may_read_keys] =
+        <[String; 6]>::try_from(row).map_err(|_| Error::Database("the catalog answers oddly".to_owned()))?;
     let unfit = |why: String| Err(Error::Unfit(why));
     if kind != "r" && kind != "p" {
         return unfit(format!(
             "{table} is no table of rows (a view, perhaps): name the table itself with --table"
         ));
     }
-    if may_read == "f" {
-        return unfit(format!("this user may not read {table}: use the database's owner"));
+    for (may, what) in [(may_read, table), (may_read_keys, "shared_keys")] {
+        if may == "f" {
+            return unfit(format!("this user may not read {what}: use the database's owner"));
+        }
     }
     if hides == "t" {
         return unfit(format!(

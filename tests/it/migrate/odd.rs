@@ -127,6 +127,14 @@ async fn whoever_may_not_is_told_so() {
         .batch_execute("GRANT SELECT ON key_usage_logs TO guest; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO guest")
         .await
         .unwrap();
+    keytide(&["usage-logs"], &guest).fails(1, "may not read shared_keys");
+    // The owner alone sees behind row level security.
+    client
+        .batch_execute(
+            "GRANT SELECT ON shared_keys TO guest; ALTER TABLE shared_keys DISABLE ROW LEVEL SECURITY",
+        )
+        .await
+        .unwrap();
     let seen = keytide(&["usage-logs"], &guest);
     assert!(seen.out.contains("does not own"), "{}{}", seen.out, seen.err);
     keytide(&["usage-logs", "--run"], &guest).fails(1, "use the database's owner");

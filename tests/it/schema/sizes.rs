@@ -154,7 +154,7 @@ async fn people_take_what_the_plan_estimates() {
     }
     rows(&client, "SELECT keytide_usage_logs(true)").await;
     for day in 0..7 {
-        for _ in 0..if whole() { 5 } else { 1 } {
+        for _ in 0..if whole() { 5 } else { 3 } {
             fill(&client, &format!("logs({}, 1000)", FIRST + days - 1 - day)).await;
         }
         fill(&client, &format!("at({}, 0)", FIRST + days - 1)).await;
