@@ -40,10 +40,15 @@ LANGUAGE sql IMMUTABLE ROWS 1000 AS $$
     FROM jsonb_array_elements(CASE WHEN jsonb_typeof(list) = 'array' THEN list ELSE '[]' END) WITH ORDINALITY AS l (v, pos)
 $$;
 
--- The texts of a list, if it is one; NULL for none, which means all.
+-- The texts of a list; NULL for none, which means all. What is no list of texts names nothing that there is: whoever wrote
+-- it wanted to restrict something.
 CREATE OR REPLACE FUNCTION public.keytide_names(list jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN jsonb_typeof(list) = 'array' THEN
-        (SELECT jsonb_agg(v) FROM jsonb_array_elements(list) v WHERE jsonb_typeof(v) = 'string') END
+    SELECT CASE
+        WHEN list IS NULL OR jsonb_typeof(list) = 'null' THEN NULL
+        WHEN jsonb_typeof(list) = 'array' THEN coalesce(
+            (SELECT jsonb_agg(v) FROM jsonb_array_elements(list) v WHERE jsonb_typeof(v) = 'string'),
+            CASE WHEN jsonb_array_length(list) > 0 THEN '[""]'::jsonb END)
+        ELSE '[""]' END
 $$;
 
 -- Reading a row costs more than most of what is done with it, so a batch's rows are read once, into arrays of these.

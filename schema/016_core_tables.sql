@@ -135,13 +135,21 @@ DO $$ BEGIN
     END IF;
 END $$;
 
+-- The slim log, if the table of that name is keytide's.
+CREATE OR REPLACE FUNCTION public.keytide_own_log() RETURNS regclass LANGUAGE sql STABLE AS $$
+    SELECT c.oid::regclass FROM pg_class c
+    WHERE c.oid = to_regclass('public.key_usage_logs') AND c.relkind = 'p'
+      AND obj_description(c.oid, 'pg_class') = 'keytide: a row per request, kept for seven days'
+$$;
+
 -- Tables in parts: how long one part is. Those that are there and are really partitioned.
 CREATE OR REPLACE FUNCTION public.keytide_parted() RETURNS TABLE (name text, unit text) LANGUAGE sql STABLE AS $$
     SELECT p.name, p.unit
     FROM (VALUES ('daily_logs', 'month'), ('security_events', 'month'), ('hourly_stats', 'day'),
                  ('keytide_key_days', 'day'), ('key_usage_logs', 'day')) p (name, unit)
     JOIN pg_class c ON c.relname = p.name AND c.relnamespace = 'public'::regnamespace AND c.relkind = 'p'
-    WHERE p.name <> 'key_usage_logs' OR (SELECT s.usage_logs FROM public.keytide_settings s)
+    WHERE p.name <> 'key_usage_logs'
+        OR public.keytide_own_log() IS NOT NULL AND (SELECT s.usage_logs FROM public.keytide_settings s)
 $$;
 
 -- The bound of a part, as a date in UTC; days are numbers.
@@ -235,6 +243,8 @@ BEGIN
         -- Rows come in order of time: a range of pages is told by its bounds, where a tree would take a fifth of the log again.
         CREATE INDEX idx_key_usage_logs_cleanup ON public.key_usage_logs USING brin (created_at);
     END IF;
+    -- Its rows go after seven days: those of a table that somebody else has made never do.
+    COMMENT ON TABLE public.key_usage_logs IS 'keytide: a row per request, kept for seven days';
     PERFORM public.keytide_close('public.key_usage_logs'::regclass);
     UPDATE public.keytide_settings SET usage_logs = true;
     PERFORM public.keytide_parts_ahead();

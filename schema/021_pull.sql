@@ -47,9 +47,9 @@ BEGIN
             t.token AS k, t.added_v AS a, public.keytide_ms(coalesce(t.created_at, $6)) AS c, nullif(t.name, '') AS n,
             t.name_v AS nv, public.keytide_ms(t.expires_at) AS x, t.expires_v AS xv,
             public.keytide_names(t.allowed_models) AS m, t.models_v AS mv,
-            CASE WHEN t.requests_per_minute >= 0 THEN t.requests_per_minute END AS r, t.rpm_v AS rv,
-            t.user_id AS us, t.user_v AS usv, CASE WHEN t.requests_per_day >= 0 THEN t.requests_per_day END AS rd, t.rpd_v AS rdv,
-            CASE WHEN t.tokens_per_day >= 0 THEN t.tokens_per_day END AS td, t.tpd_v AS tdv,
+            CASE WHEN t.requests_per_minute < 0 THEN 0 WHEN t.requests_per_minute > 1000000 THEN 1000000 ELSE t.requests_per_minute END AS r, t.rpm_v AS rv,
+            t.user_id AS us, t.user_v AS usv, CASE WHEN t.requests_per_day < 0 THEN 0 ELSE t.requests_per_day END AS rd, t.rpd_v AS rdv,
+            CASE WHEN t.tokens_per_day < 0 THEN 0 ELSE t.tokens_per_day END AS td, t.tpd_v AS tdv,
             public.keytide_names(t.allowed_addresses) AS ad, t.addresses_v AS adv) j)) AS j
         FROM public.%I t$q$, stream || '_client_tokens')
     WHEN 'key_stats' THEN format($q$
@@ -123,11 +123,11 @@ BEGIN
                     nullif(t.name, '') AS n, public.keytide_int(t.versions -> 'n', 0, 9223372036854775807) AS nv,
                     nullif(t.note, '') AS o, public.keytide_int(t.versions -> 'o', 0, 9223372036854775807) AS ov,
                     CASE WHEN NOT t.enabled THEN false END AS e, public.keytide_int(t.versions -> 'e', 0, 9223372036854775807) AS ev,
-                    CASE WHEN t.requests_per_minute >= 0 THEN t.requests_per_minute END AS r,
+                    CASE WHEN t.requests_per_minute < 0 THEN 0 WHEN t.requests_per_minute > 1000000 THEN 1000000 ELSE t.requests_per_minute END AS r,
                     public.keytide_int(t.versions -> 'r', 0, 9223372036854775807) AS rv,
-                    CASE WHEN t.requests_per_day >= 0 THEN t.requests_per_day END AS d,
+                    CASE WHEN t.requests_per_day < 0 THEN 0 ELSE t.requests_per_day END AS d,
                     public.keytide_int(t.versions -> 'd', 0, 9223372036854775807) AS dv,
-                    CASE WHEN t.tokens_per_day >= 0 THEN t.tokens_per_day END AS t,
+                    CASE WHEN t.tokens_per_day < 0 THEN 0 ELSE t.tokens_per_day END AS t,
                     public.keytide_int(t.versions -> 't', 0, 9223372036854775807) AS tv,
                     public.keytide_names(t.allowed_models) AS m, public.keytide_int(t.versions -> 'm', 0, 9223372036854775807) AS mv,
                     public.keytide_names(t.allowed_addresses) AS ip,

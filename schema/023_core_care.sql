@@ -6,6 +6,8 @@ SET client_min_messages = warning;
 CREATE OR REPLACE FUNCTION public.keytide_fold_days(before date, most integer) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     folded bigint;
+    -- Who writes by hand can write more than a sum may be.
+    most_ever constant bigint := 4000000000000000000;
 BEGIN
     WITH old AS (
         SELECT user_id, date FROM public.daily_logs WHERE date < before LIMIT most
@@ -15,8 +17,9 @@ BEGIN
     ), months AS (
         INSERT INTO public.monthly_logs AS t (user_id, month, log_data)
         SELECT g.user_id, g.month, public.keytide_log_write('{}', public.keytide_log_more(public.keytide_log_read('{}'), ROW(
-            NULL, NULL, sum((g.r).conversations), sum((g.r).calls), sum((g.r).uploads), sum((g.r).s), sum((g.r).f), sum((g.r).o),
-            sum((g.r).p), sum((g.r).q), max((g.r).lu), sum((g.r).limits), sum((g.r).auth), sum((g.r).server),
+            NULL, NULL, least(sum((g.r).conversations), most_ever), least(sum((g.r).calls), most_ever), least(sum((g.r).uploads), most_ever),
+            least(sum((g.r).s), most_ever), least(sum((g.r).f), most_ever), least(sum((g.r).o), most_ever), least(sum((g.r).p), most_ever),
+            least(sum((g.r).q), most_ever), max((g.r).lu), least(sum((g.r).limits), most_ever), least(sum((g.r).auth), most_ever), least(sum((g.r).server), most_ever),
             ARRAY(SELECT DISTINCT k FROM gone k1, unnest((k1.r).keys) k WHERE k1.user_id = g.user_id AND k1.month = g.month),
             bool_or((g.r).more), (array_agg((g.r).k ORDER BY (g.r).at DESC NULLS LAST, (g.r).k COLLATE "C" DESC NULLS LAST))[1],
             max((g.r).at) FILTER (WHERE (g.r).k IS NOT NULL))::public.keytide_day_row, false))
@@ -93,7 +96,7 @@ BEGIN
             ELSE moment - ('{7,5,3,0}'::integer[])[level + 1] * '1 day'::interval END AS before
         FROM (SELECT name FROM public.keytide_parted() UNION
               -- Switched off, it still ends.
-              SELECT 'key_usage_logs' FROM pg_class c WHERE c.oid = to_regclass('public.key_usage_logs') AND c.relkind = 'p') p
+              SELECT 'key_usage_logs' WHERE public.keytide_own_log() IS NOT NULL) p
         WHERE p.name <> 'daily_logs' ORDER BY p.name
     LOOP
         done := public.keytide_shed(one.name, one.before, most);

@@ -243,6 +243,10 @@ impl Gateway {
         if let Some(error) = forbidden {
             return Err(refused(error));
         }
+        // A body may have taken its time.
+        if let Some(refusal) = caller.revoked() {
+            return Err(refused(ApiError::refused(refusal)));
+        }
         // From here on the request is in the books, however it ends.
         let gauges = permit.keep();
         let forward = Forward {

@@ -52,7 +52,7 @@ impl Rung {
                 "hours of keys, details of events and the usage log stay with the instances"
             }
             (Self::Early, true) => "fewer confirmed batches are kept",
-            (Self::Short, true) => "hours of models and days of users are kept for a week",
+            (Self::Short, true) => "hours of models and days of keys are kept for a week",
             (Self::Bare, true) => "of what is optional only what somebody looks at is kept",
         }
     }

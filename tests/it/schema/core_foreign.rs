@@ -214,6 +214,67 @@ async fn counts_of_keys_outlive_what_other_programs_do() {
     assert_eq!(told["s"], 9);
 }
 
+/// Whoever restricts something badly does not want it to be free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_none_lets_nobody_in() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    for n in 1..=5 {
+        client
+            .batch_execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'user {n}')", id(n)))
+            .await
+            .unwrap();
+    }
+    let written = [
+        "requests_per_minute = -1, requests_per_day = -5, tokens_per_day = -7",
+        "allowed_addresses = '\"10.0.0.0/8\"', allowed_models = '{\"a\": 1}'",
+        "allowed_addresses = '[7]', allowed_models = '[null, \"m\"]'",
+        "allowed_addresses = '[]', allowed_models = 'null'",
+        "requests_per_minute = 2147483647",
+    ];
+    for (n, set) in (1..).zip(written) {
+        client.batch_execute(&format!("UPDATE users SET {set} WHERE id = '{}'", id(n))).await.unwrap();
+    }
+    let page = Stream::core(1).pull(&client, "state", None).await.0;
+    let users = page["rows"]["users"].as_array().unwrap();
+    let of = |n: usize, field: &str| users[n - 1][field].clone();
+    assert_eq!((of(1, "r"), of(1, "d"), of(1, "t")), (json!(0), json!(0), json!(0)));
+    assert_eq!((of(2, "ip"), of(2, "m")), (json!([""]), json!([""])));
+    assert_eq!((of(3, "ip"), of(3, "m")), (json!([""]), json!(["m"])));
+    assert_eq!((of(4, "ip"), of(4, "m")), (Value::Null, Value::Null));
+    assert_eq!(of(5, "r"), json!(1_000_000));
+}
+
+/// Also where it has parts, and has exactly the columns of keytide's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_lets_go_of_no_log_but_its_own() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    client
+        .batch_execute(
+            "CREATE TABLE key_usage_logs (id bigint, shared_key_id uuid, user_id uuid, usage_type smallint,
+                status_code smallint, created_at timestamp) PARTITION BY RANGE (created_at);
+             CREATE TABLE theirs_old PARTITION OF key_usage_logs FOR VALUES FROM (MINVALUE) TO ('2026-01-01');
+             CREATE TABLE theirs PARTITION OF key_usage_logs DEFAULT;
+             INSERT INTO key_usage_logs (id, created_at) VALUES (1, '2020-01-01'), (2, '2026-02-01')",
+        )
+        .await
+        .unwrap();
+    let retain = json!({"protocol": 1, "budget": 1});
+    for _ in 0..3 {
+        assert_eq!(call(&client, "keytide_retain", &retain).await["status"], "ok");
+    }
+    assert_eq!(rows(&client, "SELECT count(*) FROM key_usage_logs").await, "2");
+    // Whoever switches the log on has it take that table.
+    rows(&client, "SELECT keytide_usage_logs(true)").await;
+    assert_eq!(call(&client, "keytide_retain", &retain).await["status"], "ok");
+    assert_eq!(rows(&client, "SELECT count(*) FROM key_usage_logs").await, "0");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_provider_is_called_core() {
     if skipped(&["HUB_TESTS"]) {
