@@ -175,7 +175,7 @@ BEGIN
             -- Ours, where there is something to tell.
             || jsonb_strip_nulls(jsonb_build_object(
                 'other_calls', nullif(r.o, 0), 'keys_used_more', nullif(r.more, false), 'prompt_tokens', nullif(r.p, 0),
-                'completion_tokens', nullif(r.q, 0), 'last_key_at', CASE WHEN r.at <> r.lu THEN public.keytide_iso(r.at) END)),
+                'completion_tokens', nullif(r.q, 0), 'last_key_at', CASE WHEN r.at IS DISTINCT FROM r.lu THEN public.keytide_iso(r.at) END)),
         'error_stats', e || jsonb_build_object('rate_limit_hits', r.limits, 'auth_failures', r.auth, 'server_errors', r.server));
 END $$;
 

@@ -46,6 +46,57 @@ async fn retain(client: &Client, budget: Option<i64>) -> i64 {
     panic!("retention does not come to an end");
 }
 
+/// Which key was used last is told before when anything was, since members of sets come first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_key_is_the_latest_in_whatever_order_instances_tell() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    at(&client, 0, 12).await;
+    let noon = (FIRST * 24 + 12) * 3_600_000;
+    let last = |key: &str, at: i64| json!({"sets": [{"t": "uk", "i": id(2), "n": FIRST, "m": [key], "k": key, "at": at}]});
+    let used = |at: i64| json!({"tallies": [{"t": "uu", "i": id(2), "n": FIRST, "s": 1, "lu": at}]});
+    let (mut one, mut two) = (Stream::core(1), Stream::core(2));
+    one.push(&client, last("0000000b", noon - 1000)).await;
+    two.push(&client, used(noon - 5000)).await;
+    two.push(&client, last("0000000a", noon - 5000)).await;
+    let (page, _) = two.pull(&client, "stats", None).await;
+    let sets = &page["rows"]["sets"][0];
+    assert_eq!((&sets["k"], &sets["at"]), (&json!("0000000b"), &json!(noon - 1000)), "{page:#}");
+    one.push(&client, used(noon - 1000)).await;
+    let sql = "SELECT log_data -> 'shared_key_usage' -> 'last_key_used', log_data -> 'shared_key_usage' -> 'last_key_at' FROM daily_logs";
+    assert_eq!(rows(&client, sql).await, "\"0000000b\"|");
+}
+
+/// What others have used of limits by day can be read without all the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn uses_of_limits_have_a_lane_of_their_own() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    at(&client, 0, 12).await;
+    let mut stream = Stream::core(1);
+    uses(&client, &mut stream, 0).await;
+    let (page, nothing) = stream.pull(&client, "limits", None).await;
+    assert_eq!(page["rows"], json!({}));
+    assert_eq!(page["kept"], json!({"h": FIRST * 24 + 12 - 719, "d": FIRST - 30}));
+    let row = json!({"t": "td", "i": id(7), "n": FIRST, "s": 3, "p": 10});
+    stream.push(&client, json!({"tallies": [row]})).await;
+    for cursor in [None, Some(nothing.as_str())] {
+        let (page, _) = stream.pull(&client, "limits", cursor).await;
+        assert_eq!(page["rows"], json!({"tallies": [row]}));
+    }
+    let (page, after) = stream.pull(&client, "limits", None).await;
+    assert_eq!(page["next"], Value::Null);
+    assert_eq!(stream.pull(&client, "limits", Some(&after)).await.0["rows"], json!({}));
+    // On the last rung hours are kept for a day, and days of users for a week.
+    retain(&client, Some(1)).await;
+    let (page, _) = stream.pull(&client, "stats", Some(&after)).await;
+    assert_eq!(page["kept"], json!({"h": (FIRST - 1) * 24, "d": FIRST - 7}));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn figures_move_on_at_midnight_for_keys_that_nobody_uses_too() {
     if skipped(&["HUB_TESTS"]) {
