@@ -141,7 +141,7 @@ BEGIN
         from_n := split_part(after, ':', 2)::bigint;
         from_i := public.keytide_uuid(to_jsonb(split_part(after, ':', 3)));
     END IF;
-    FOREACH which IN ARRAY CASE list WHEN 'sets' THEN '{kd,kh,uk}' ELSE '{kd,kh,kt,td,uc,ue,uu}' END::text[] LOOP
+    FOREACH which IN ARRAY CASE list WHEN 'sets' THEN '{kd,kh,uk}' WHEN 'limits' THEN '{td}' ELSE '{kd,kh,kt,td,uc,ue,uu}' END::text[] LOOP
         CONTINUE WHEN which < split_part(after, ':', 1) AND from_i IS NOT NULL;
         IF which <> split_part(after, ':', 1) THEN from_i := NULL; END IF;
         since := 0;
@@ -263,10 +263,12 @@ BEGIN
             'status', 'unsupported', 'snapshot', pg_current_snapshot()::text, 'pages', '[]'::jsonb))::json;
     END IF;
     me := (request ->> 'instance')::uuid;
-    SELECT installed_at, swept INTO settings FROM public.keytide_settings;
+    SELECT s.installed_at, s.swept, jsonb_build_object(
+        'h', greatest(s.hours_from, public.keytide_hour() - 719), 'd', greatest(s.days_from, public.keytide_today() - 30)) AS kept
+    INTO settings FROM public.keytide_settings s;
     FOR ask IN SELECT v FROM public.keytide_list(request -> 'asks') ORDER BY pos LOOP
         of_stream := ask ->> 'stream';
-        page := jsonb_build_object('stream', of_stream, 'lane', ask -> 'lane', 'swept', settings.swept);
+        page := jsonb_build_object('stream', of_stream, 'lane', ask -> 'lane', 'swept', settings.swept, 'kept', settings.kept);
         IF NOT missing ? of_stream THEN
             missing := missing || jsonb_build_object(of_stream,
                 of_stream !~ '^[a-z][a-z0-9_]{0,40}$' OR NOT public.keytide_has_tables(of_stream));
@@ -281,6 +283,8 @@ BEGIN
             'seq', coalesce(held.last_seq, 0), 'digest', coalesce(held.digest, ''), 'answer', coalesce(held.answer, '{}'));
 
         lists := CASE WHEN of_stream = 'core' AND ask ->> 'lane' = 'state' THEN '{gone,users}'
+                      -- What others have used of the limits by day, which cannot wait for the rest.
+                      WHEN ask ->> 'lane' = 'limits' THEN CASE of_stream WHEN 'core' THEN '{limits}' ELSE '{}' END
                       WHEN of_stream = 'core' THEN '{tallies,sets,streams}'
                       WHEN ask ->> 'lane' = 'state' THEN '{gone,keys,tokens}'
                       ELSE '{key_stats,token_stats,models,hours,global,streams}' END;
@@ -291,14 +295,15 @@ BEGIN
         rows := '{}';
         next := 'null';
         FOR at IN from_list .. cardinality(lists) LOOP
-            IF lists[at] IN ('users', 'tallies', 'sets') THEN
+            IF lists[at] IN ('users', 'tallies', 'limits', 'sets') THEN
                 part := public.keytide_core_page(lists[at], cursor, after, lefts);
             ELSE
                 part := public.keytide_page(lists[at], of_stream, ask ->> 'provider', cursor, after, lefts, settings.installed_at);
             END IF;
             after := NULL;
             IF part.many > 0 THEN
-                rows := rows || format(CASE WHEN lists[at] = 'global' THEN '"%s":%s' ELSE '"%s":[%s]' END, lists[at], part.rows);
+                rows := rows || format(CASE WHEN lists[at] = 'global' THEN '"%s":%s' ELSE '"%s":[%s]' END,
+                    CASE lists[at] WHEN 'limits' THEN 'tallies' ELSE lists[at] END, part.rows);
             END IF;
             lefts := lefts - part.many;
             IF lefts <= 0 THEN

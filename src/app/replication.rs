@@ -240,6 +240,12 @@ impl Mirror for Memory {
         }
     }
 
+    fn has_daily_limits(&self) -> bool {
+        let mut found = self.users.have_daily_limits();
+        self.providers.each(|of| found = found || of.tokens.have_daily_limits());
+        found
+    }
+
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(self.flusher.flush())
     }

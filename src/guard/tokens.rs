@@ -73,6 +73,10 @@ impl Tokens {
         list
     }
 
+    pub fn have_daily_limits(&self) -> bool {
+        self.read().by_digest.values().any(|token| token.record.limits.are_daily())
+    }
+
     pub fn len(&self) -> usize {
         self.read().by_digest.len()
     }

@@ -62,6 +62,11 @@ impl Users {
         list
     }
 
+    pub fn have_daily_limits(&self) -> bool {
+        let users = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        users.values().any(|user| user.record.limits.are_daily())
+    }
+
     pub fn len(&self) -> usize {
         self.by_id.read().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -27,6 +27,11 @@ impl Limits {
     pub const MAX_ADDRESSES: usize = 64;
     pub const MAX_ADDRESS_LEN: usize = 64;
 
+    /// Whether anything of it is counted by day.
+    pub fn are_daily(&self) -> bool {
+        self.requests_per_day.is_some() || self.tokens_per_day.is_some()
+    }
+
     pub fn allows_model(&self, model: &str) -> bool {
         self.allowed_models.is_empty()
             || self.allowed_models.iter().any(|pattern| match pattern.strip_suffix('*') {

@@ -50,6 +50,9 @@ pub trait Mirror: Send + Sync + 'static {
     /// Puts into memory what the store holds already.
     fn apply(&self, effects: Vec<Effect>);
 
+    /// Whether anybody is held to limits by day, of which others may have used something.
+    fn has_daily_limits(&self) -> bool;
+
     /// Writes to the store what memory has counted and concluded.
     fn flush(&self) -> BoxFuture<'_, Result<(), String>>;
 }

@@ -520,6 +520,8 @@ pub enum Lane {
     State,
     /// `key_stats`, `token_stats`, `models`, `hours`, `global`, `streams`; of the core `tallies`, `sets`, `streams`.
     Stats,
+    /// Of the core alone: those of the `tallies` that count for limits by day.
+    Limits,
 }
 
 /// Asks what has changed: all lanes of all streams in one call and one snapshot.
@@ -557,6 +559,17 @@ pub struct PullAnswer {
     pub pages: Vec<Page>,
 }
 
+/// What the hub has let go of, so that its absence says nothing: hours, and days of users, before these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptFrom {
+    /// Since 1970, as in hours of models and keys.
+    #[serde(rename = "h")]
+    pub hours: u32,
+    /// Since 1970-01-01.
+    #[serde(rename = "d")]
+    pub days: u32,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Page {
     pub stream: String,
@@ -572,6 +585,8 @@ pub struct Page {
     /// Deletions before this were forgotten: whoever pulled last before it cannot learn of them any more.
     #[serde(default)]
     pub swept: Version,
+    #[serde(default)]
+    pub kept: KeptFrom,
     #[serde(default)]
     pub rows: Rows,
     /// There is more: ask again with this as `after`.

@@ -80,13 +80,23 @@ impl Gone {
 /// Deltas of one row that are in batches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inflight {
-    /// By batch: not yet confirmed.
+    /// By batch: not yet confirmed. First what no batch will tell, under [`Self::NEVER_TOLD`].
     pub sealed: Vec<(u64, Tally)>,
     /// Confirmed up to the batch of this number, and the row has not come back yet.
     pub confirmed: Option<(u64, Tally)>,
 }
 
 impl Inflight {
+    /// In place of a batch's number, which is 1 or more: the hub has no room for it, and it is shown here alone.
+    pub const NEVER_TOLD: u64 = 0;
+
+    pub fn keep(&mut self, tally: &Tally) {
+        match self.sealed.first_mut() {
+            Some((Self::NEVER_TOLD, kept)) => kept.add(tally),
+            _ => self.sealed.insert(0, (Self::NEVER_TOLD, *tally)),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.confirmed.is_none()
     }

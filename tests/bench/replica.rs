@@ -62,6 +62,10 @@ impl Mirror for Memory {
         self.seen.send_replace(all);
     }
 
+    fn has_daily_limits(&self) -> bool {
+        false
+    }
+
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }

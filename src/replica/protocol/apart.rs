@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_one_that_fails_is_found_and_asked_last_until_it_is_well() {
-        let round = Round::new(3, Wishes::default());
+        let round = Round::new(["a", "b", "c"].into_iter(), Wishes::default());
         let mut apart = Apart::default();
         assert_eq!(apart.groups(&round), [vec![0, 1, 2]]);
         assert_eq!(apart.failed(&asks(&[0, 1, 2])), None);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_was_read_in_this_round_is_not_asked_for_again() {
-        let mut round = Round::new(2, Wishes::default());
+        let mut round = Round::new(["a", "b"].into_iter(), Wishes::default());
         round.streams[0].lanes.clear();
         assert_eq!(Apart::default().groups(&round), [[1]]);
     }

@@ -168,7 +168,12 @@ impl Stream<'_> {
     /// The hub has no room for it: it stays what this instance knows alone.
     fn keep_here(&mut self, seq: u64, id: &CounterId) -> Result<()> {
         let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
-        inflight.sealed.retain(|(sealed, _)| *sealed != seq);
+        if let Some(at) = inflight.sealed.iter().position(|(sealed, _)| *sealed == seq) {
+            let (_, tally) = inflight.sealed.remove(at);
+            if self.is_shown(id) {
+                inflight.keep(&tally);
+            }
+        }
         self.put_inflight(id, inflight)
     }
 

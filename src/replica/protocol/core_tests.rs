@@ -13,10 +13,10 @@ use crate::{
         Clock, CounterId, Day, Event, Hour, KeyId, KeyRecord, Limits, Secret, Set, SetId, SetKind, SpanId,
         SpanKind, Stamps, Tally, Timestamp, UsageLog, UsageType, UserId, UserRecord, UserVersions, Version,
     },
-    replica::wire::{Lane, RowAnswers, Rows, SetRow, ShareRow, Sums, TallyRow, UserRow},
+    replica::wire::{KeptFrom, Lane, RowAnswers, Rows, SetRow, ShareRow, Sums, TallyRow, UserRow},
     store::{
         self, Change, Store,
-        shelf::{CORE, Dirty, Gone, Row, Shelf, UserEntry},
+        shelf::{CORE, Dirty, Gone, Inflight, Row, Shelf, UserEntry},
     },
 };
 
@@ -122,6 +122,15 @@ fn span(kind: SpanKind, at: u32) -> CounterId {
 
 fn some(success: i64) -> Tally {
     Tally { success, ..Tally::default() }
+}
+
+/// A page of these.
+fn tallies(rows: &[(&CounterId, i64)]) -> Rows {
+    let row = |(id, s): &(&CounterId, i64)| {
+        let CounterId::Span(id) = id else { unreachable!() };
+        super::text::tally_row(id, Sums { s: *s, ..Sums::default() })
+    };
+    Rows { tallies: rows.iter().map(row).collect(), ..Rows::default() }
 }
 
 /// Something of everything is open.
@@ -270,7 +279,7 @@ async fn members_come_together_and_what_a_hub_has_lost_is_told_again() {
             done(shelf, &mut note, bounds, |stream| {
                 stream.begin_resync(Why::Moved)?;
                 stream.take_sets(&[row(day, &[2, 6])])?;
-                stream.end_lane(Lane::Stats, Some(0))?;
+                stream.end_lane(Lane::Stats, Some(0), KeptFrom::default())?;
                 while stream.is_walking() {
                     stream.walk()?;
                 }
@@ -444,12 +453,8 @@ async fn what_is_no_more_kept_here_does_not_come_back_from_a_hub() {
     let scene = Scene::new();
     let (old, fresh) =
         (span(SpanKind::KeyHour, Hour::of(NOW).0 - 50), span(SpanKind::KeyHour, Hour::of(NOW).0));
-    let row = |id: &CounterId, s: i64| {
-        let CounterId::Span(id) = id else { unreachable!() };
-        super::text::tally_row(id, Sums { s, ..Sums::default() })
-    };
-    let unknown = TallyRow { t: "zz".to_owned(), i: Uuid::nil(), n: 1, sums: Sums::default() };
-    let rows = Rows { tallies: vec![row(&old, 5), row(&fresh, 5), unknown], ..Rows::default() };
+    let mut rows = tallies(&[(&old, 5), (&fresh, 5)]);
+    rows.tallies.push(TallyRow { t: "zz".to_owned(), i: Uuid::nil(), n: 1, sums: Sums::default() });
     let (views, effects) = scene
         .edit(move |shelf| {
             let mut note = StreamNote::default();
@@ -467,7 +472,8 @@ async fn what_a_full_hub_has_no_room_for_stays_here() {
     let scene = Scene::new();
     let (hour, day) = (span(SpanKind::KeyHour, Hour::of(NOW).0), span(SpanKind::UserUses, today() - 25));
     let ids = [hour.clone(), day.clone()];
-    let (views, left, notes) = scene
+    let of_page = tallies(&[(&hour, 100)]);
+    let (views, left, notes, later) = scene
         .edit(move |shelf| {
             let (mut note, bounds) = (StreamNote::default(), Bounds::default());
             for id in &ids {
@@ -478,12 +484,63 @@ async fn what_a_full_hub_has_no_room_for_stays_here() {
             let expired = (0..2).map(|at| ("tallies".to_owned(), at)).collect();
             let answers = RowAnswers { expired, ..RowAnswers::default() };
             let (_, out) = stream(shelf, &mut note, bounds, |stream| stream.confirm(batch, Some(&answers)))?;
-            Ok((shelf.views(CORE, None, 9)?, shelf.inflights(CORE, None, 9)?, out.notes))
+            let (views, left) = (shelf.views(CORE, None, 9)?, shelf.inflights(CORE, None, 9)?);
+            // More of the hour, of which the hub is not even told.
+            shelf.set_open(CORE, &ids[0], Some(&some(2)))?;
+            done(shelf, &mut note, bounds, |stream| {
+                stream.shed = true;
+                assert!(!stream.seal(RUN)?);
+                stream.take_counters(&of_page, 1)
+            })?;
+            Ok((views, left, out.notes, shelf.views(CORE, None, 9)?))
         })
         .await;
-    assert_eq!(views, [(hour, some(4))], "the day is with the hub's months, if with anyone");
-    assert_eq!(left, []);
+    assert_eq!(views, [(hour.clone(), some(4))], "the day is with the hub's months, if with anyone");
+    let never_told = Inflight { sealed: vec![(Inflight::NEVER_TOLD, some(4))], confirmed: None };
+    assert_eq!(left, [(hour.clone(), never_told)]);
     assert_eq!(notes, [super::Note::Expired { provider: CORE.to_owned(), rows: 1 }]);
+    assert_eq!(later, [(hour, some(106))], "what others have counted, and what stayed here");
+}
+
+#[tokio::test]
+async fn what_a_hub_has_let_go_of_is_not_taken_for_lost() {
+    let scene = Scene::new();
+    let (day, hour) = (today(), Hour::of(NOW).0);
+    let counted = [
+        span(SpanKind::UserUses, day - 9),
+        span(SpanKind::UserUses, day - 8),
+        span(SpanKind::UserClasses, day - 9),
+        span(SpanKind::KeyHour, hour - 40),
+        span(SpanKind::KeyHour, hour - 20),
+        span(SpanKind::KeyDay, day - 9),
+    ];
+    let views = scene
+        .edit(move |shelf| {
+            let mut note = StreamNote::default();
+            for id in &counted {
+                shelf.set_view(CORE, id, &some(4))?;
+            }
+            done(shelf, &mut note, Bounds::default(), |stream| {
+                stream.begin_resync(Why::Clock)?;
+                let kept = KeptFrom { hours: hour - 24, days: day - 8 };
+                stream.end_lane(Lane::Stats, Some(0), kept)?;
+                while stream.is_walking() {
+                    stream.walk()?;
+                }
+                Ok(())
+            })?;
+            let mut left = shelf.views(CORE, None, 9)?;
+            left.retain(|(_, view)| *view != Tally::default());
+            Ok(left.into_iter().map(|(id, _)| id).collect::<Vec<_>>())
+        })
+        .await;
+    let left = [
+        span(SpanKind::KeyHour, hour - 40),
+        span(SpanKind::UserClasses, day - 9),
+        span(SpanKind::UserUses, day - 9),
+    ];
+    assert_eq!(views.len(), left.len(), "{views:?}");
+    assert!(left.iter().all(|id| views.contains(id)), "{views:?}");
 }
 
 #[tokio::test]

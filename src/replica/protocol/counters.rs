@@ -69,12 +69,14 @@ impl Stream<'_> {
         self.show(id, &view)
     }
 
+    /// Whether anybody looks at it here.
+    pub fn is_shown(&self, id: &CounterId) -> bool {
+        !matches!(id, CounterId::Span(span) if !store::keeps(span, self.now))
+    }
+
     /// Sets the view.
     pub fn show(&mut self, id: &CounterId, to: &Tally) -> Result<()> {
-        if let CounterId::Span(span) = id
-            && !store::keeps(span, self.now)
-            && !broken!(OldSpansComeBack)
-        {
+        if !self.is_shown(id) && !broken!(OldSpansComeBack) {
             // The hub keeps it longer. Here it would be looked at by nobody, and never forgotten.
             return Ok(());
         }
@@ -97,17 +99,22 @@ impl Stream<'_> {
         Ok(own)
     }
 
-    /// Counts have come of a row that is not here.
+    /// Counts have come of a row that is not here. If it was deleted, then so long ago that the hub has forgotten it,
+    /// and somebody has added it again since.
     fn await_row(&mut self, row: Row, text: &Secret) -> Result<()> {
-        if self.shelf.gone(self.provider, row)?.is_some() || broken!(EarlyCountsAreStrangers) {
+        let is_known = match self.shelf.gone(self.provider, row)? {
+            Some(gone) if gone.is_deletion() && matches!(row, Row::Key(_)) => {
+                gone.version >= self.deletions_kept_from()
+                    || self.shelf.dirty_row(self.provider, row)?.is_some()
+            }
+            gone => gone.is_some(),
+        };
+        if is_known || broken!(EarlyCountsAreStrangers) {
             return Ok(());
         }
         let digest = text::digest(text.expose().as_bytes());
-        Ok(self.shelf.set_gone(
-            self.provider,
-            row,
-            Some(Gone { version: Version::default(), digest, text: None }),
-        )?)
+        let awaited = Gone { version: Version::default(), digest, text: None };
+        Ok(self.shelf.set_gone(self.provider, row, Some(awaited))?)
     }
 
     /// Of a provider's total, which was `before`: after a hub has lost something it may be less.

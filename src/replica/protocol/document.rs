@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Error, Result};
 use crate::{
     model::{CounterId, History, KeyId, Rung, SetId, SpanKind, TokenId, UserId},
-    replica::wire::{HubIdentity, Lane, Rows},
+    replica::wire::{HubIdentity, KeptFrom, Lane, Rows},
     store::shelf::{Row, Shelf},
 };
 
@@ -67,6 +67,8 @@ pub struct StreamNote {
     pub state: LaneNote,
     #[serde(default)]
     pub stats: LaneNote,
+    #[serde(default)]
+    pub limits: LaneNote,
     #[serde(default)]
     pub resync: Option<Resync>,
     #[serde(default)]
@@ -150,6 +152,7 @@ impl StreamNote {
         match lane {
             Lane::State => &mut self.state,
             Lane::Stats => &mut self.stats,
+            Lane::Limits => &mut self.limits,
         }
     }
 }
@@ -190,6 +193,9 @@ pub struct Resync {
     /// The last batch of this instance's of which all counters have been shown, when they have.
     #[serde(default)]
     pub contained: Option<u64>,
+    /// As of then.
+    #[serde(default)]
+    pub kept: KeptFrom,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -156,7 +156,8 @@ impl Machine {
         if wishes.hello {
             self.apart.try_together();
         }
-        self.round = Some(Round::new(self.hub.streams.len(), wishes));
+        let providers = self.hub.streams.iter().map(|of| of.provider.as_str());
+        self.round = Some(Round::new(providers, wishes));
     }
 
     /// After an error, or a commit that failed.
@@ -347,7 +348,7 @@ impl Machine {
                     Ok((stream.note.instance, stopped, is_slow, stream.ask(lane, &of)))
                 })?;
                 let Some((instance, stopped, is_slow, ask)) = ask else { continue };
-                if stopped && lane == Lane::Stats {
+                if stopped && lane != Lane::State {
                     continue;
                 }
                 if is_slow {

@@ -145,6 +145,8 @@ pub struct Wishes {
     pub hello: bool,
     /// The statistics lane too.
     pub stats: bool,
+    /// Somebody is held to limits by day: what others have used of them.
+    pub limits: bool,
     /// Push and nothing else: at shutdown.
     pub only_push: bool,
 }

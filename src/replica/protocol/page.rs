@@ -41,6 +41,7 @@ impl Stream<'_> {
         let note = match lane {
             Lane::State => &self.note.state,
             Lane::Stats => &self.note.stats,
+            Lane::Limits => &self.note.limits,
         };
         Ask {
             stream: stream.to_owned(),
@@ -119,6 +120,8 @@ impl Stream<'_> {
                     first && page.next.is_none(),
                 )?;
             }
+            // They come with all others as well, whenever that is: absence is judged there.
+            Lane::Limits => self.take_counters(&page.rows, contained)?,
         }
         let lane_note = self.note.lane(lane);
         let (first, snapshot) = (lane_note.drain.take(), snapshot.to_owned());
@@ -145,7 +148,7 @@ impl Stream<'_> {
         let lane_note = self.note.lane(lane);
         lane_note.cursor = Some(snapshot);
         let before = lane_note.complete.replace(began);
-        self.end_lane(lane, contained)?;
+        self.end_lane(lane, contained, page.kept)?;
         let new_day = before.is_some_and(|before| before.div_euclid(DAY) != began.div_euclid(DAY));
         // After a resync it is done in any case.
         if lane == Lane::State && new_day && self.note.walk.is_none() {

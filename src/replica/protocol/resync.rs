@@ -11,9 +11,9 @@ use super::{
     text,
 };
 use crate::{
-    model::{CounterId, KeyId, Tally, TokenId, UserId},
-    replica::wire::Lane,
-    store::shelf::{Dirty, Row, Seen},
+    model::{CounterId, KeyId, SpanKind, Tally, TokenId, UserId, Version},
+    replica::wire::{KeptFrom, Lane},
+    store::shelf::{Dirty, Gone, Row, Seen},
 };
 
 impl Resync {
@@ -26,6 +26,18 @@ impl Resync {
     /// the revoked tokens, deletions are not forgotten.
     fn says_deleted(&self) -> bool {
         self.why == Why::Away || broken!(AbsenceIsDeletion)
+    }
+}
+
+fn is_let_go(id: &CounterId, kept: KeptFrom) -> bool {
+    match id {
+        CounterId::Hour(hour, _) => hour.0 < kept.hours,
+        CounterId::Span(id) => match id.kind {
+            SpanKind::KeyHour => id.at.number() < kept.hours,
+            SpanKind::UserClasses | SpanKind::UserErrors | SpanKind::UserUses => id.at.number() < kept.days,
+            SpanKind::KeyDay | SpanKind::KeyTotal | SpanKind::TokenDay => false,
+        },
+        CounterId::Key(_) | CounterId::Token(_) | CounterId::Model(_) | CounterId::Total => false,
     }
 }
 
@@ -42,9 +54,15 @@ impl Stream<'_> {
             _ => why,
         };
         let missing = self.note.resync.as_ref().map_or(0, |before| before.missing);
-        self.note.resync =
-            Some(Resync { why, state_done: false, stats_done: false, missing, contained: None });
-        for lane in [Lane::State, Lane::Stats] {
+        self.note.resync = Some(Resync {
+            why,
+            state_done: false,
+            stats_done: false,
+            missing,
+            contained: None,
+            kept: KeptFrom::default(),
+        });
+        for lane in [Lane::State, Lane::Stats, Lane::Limits] {
             let lane = self.note.lane(lane);
             (lane.cursor, lane.drain) = (None, None);
         }
@@ -64,7 +82,7 @@ impl Stream<'_> {
     }
 
     /// A lane has come by whole, which began when the hub had this instance's batches up to `contained`.
-    pub fn end_lane(&mut self, lane: Lane, contained: Option<u64>) -> Result<()> {
+    pub fn end_lane(&mut self, lane: Lane, contained: Option<u64>, kept: KeptFrom) -> Result<()> {
         let Some(resync) = &mut self.note.resync else { return Ok(()) };
         match lane {
             // After a fork only the totals were in doubt, after a change of the clock only dates.
@@ -76,11 +94,11 @@ impl Stream<'_> {
                 Ok(())
             }
             Lane::Stats if !resync.stats_done => {
-                resync.contained = contained;
+                (resync.contained, resync.kept) = (contained, kept);
                 self.note.walk = Some(Walk::Settle(Part::Counters(None)));
                 Ok(())
             }
-            Lane::State | Lane::Stats => Ok(()),
+            Lane::State | Lane::Stats | Lane::Limits => Ok(()),
         }
     }
 
@@ -89,6 +107,7 @@ impl Stream<'_> {
         match lane {
             Lane::State => resync.state_done = true,
             Lane::Stats => resync.stats_done = true,
+            Lane::Limits => {}
         }
         if resync.state_done && resync.stats_done {
             let (why, missing) = (resync.why, resync.missing);
@@ -173,6 +192,13 @@ impl Stream<'_> {
         for (id, entry) in keys {
             if self.is_deleted_there(resync, Row::Key(id), &unknown_there)? {
                 self.drop_key(id, entry.versions.added)?;
+                if self.shelf.was_seen(self.provider, &Seen::Counter(CounterId::Key(id)))?
+                    && let Some(gone) = self.shelf.gone(self.provider, Row::Key(id))?
+                {
+                    // Its counts were there: somebody has added it again where pages had passed by, and it comes.
+                    let awaited = Gone { version: Version::default(), ..gone };
+                    self.shelf.set_gone(self.provider, Row::Key(id), Some(awaited))?;
+                }
             }
         }
         Ok(last)
@@ -237,14 +263,18 @@ impl Stream<'_> {
     }
 
     /// Counters that the hub does not have begin again from nothing; the requests that its total lacks are noted. Those
-    /// that it was told of meanwhile are there, and come.
+    /// that it was told of meanwhile are there, and come. Of what it has let go of for its age or its size, absence says
+    /// nothing: this instance keeps it for as long as it does.
     fn settle_counters(&mut self, after: Option<&CounterId>) -> Result<Option<CounterId>> {
         let views = self.shelf.views(self.provider, after, self.bounds.stride)?;
         let last = views.last().map(|(last, _)| last.clone());
         let shown = self.note.resync.as_ref().and_then(|resync| resync.contained);
         let contained = shown.unwrap_or(self.note.confirmed.seq);
+        let kept = self.note.resync.as_ref().map(|resync| resync.kept).unwrap_or_default();
         for (id, view) in views {
-            if self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))? || broken!(AbsentCountersStay)
+            if is_let_go(&id, kept)
+                || self.shelf.was_seen(self.provider, &Seen::Counter(id.clone()))?
+                || broken!(AbsentCountersStay)
             {
                 continue;
             }

@@ -8,7 +8,10 @@ use super::{
     document::Mark,
     page::Turn,
 };
-use crate::replica::wire::{Ask, Lane};
+use crate::{
+    replica::wire::{Ask, Lane},
+    store::shelf::CORE,
+};
 
 pub struct Round {
     pub adopting: Option<Adopting>,
@@ -27,14 +30,20 @@ pub struct StreamRound {
 }
 
 impl Round {
-    pub fn new(streams: usize, wishes: Wishes) -> Self {
-        let lanes = || match (wishes.only_push, wishes.stats) {
-            (true, _) => VecDeque::new(),
-            (false, false) => VecDeque::from([Lane::State]),
-            (false, true) => VecDeque::from([Lane::State, Lane::Stats]),
+    /// Of these providers' streams.
+    pub fn new<'a>(providers: impl Iterator<Item = &'a str>, wishes: Wishes) -> Self {
+        let lanes = |provider: &str| {
+            let lanes = [
+                (Lane::State, true),
+                (Lane::Limits, wishes.limits && provider == CORE),
+                (Lane::Stats, wishes.stats),
+            ];
+            let wanted = |(lane, is_wanted)| (is_wanted && !wishes.only_push).then_some(lane);
+            lanes.into_iter().filter_map(wanted).collect()
         };
-        let stream = |_| StreamRound { pushing: true, sealed: 0, pushed: 0, lanes: lanes(), pages: 0 };
-        Self { adopting: None, hello: wishes.hello, streams: (0..streams).map(stream).collect() }
+        let stream =
+            |provider| StreamRound { pushing: true, sealed: 0, pushed: 0, lanes: lanes(provider), pages: 0 };
+        Self { adopting: None, hello: wishes.hello, streams: providers.map(stream).collect() }
     }
 }
 

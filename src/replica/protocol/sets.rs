@@ -59,8 +59,8 @@ impl Stream<'_> {
         }
     }
 
-    /// Of a hub that has no room: what is optional is not owed to it any more. What is shown of it here stays. Copies of
-    /// one file do the same, since the rung lies in it.
+    /// Of a hub that has no room: what is optional is not owed to it any more, also when it has room again. It stays
+    /// part of what is shown here. Were it left open, two copies of this file would both tell it one day.
     pub fn keep_back(&mut self) -> Result<()> {
         let mut rows = 0;
         let hours = SpanId::new(SpanKind::KeyHour, 0, 0);
@@ -71,9 +71,14 @@ impl Stream<'_> {
             after = Some(last.clone());
             let is_hour = |id: &CounterId| matches!(id, CounterId::Span(id) if id.kind == SpanKind::KeyHour);
             let is_over = !is_hour(last);
-            for (id, _) in opens.iter().filter(|(id, _)| is_hour(id)) {
+            for (id, tally) in opens.iter().filter(|(id, _)| is_hour(id)) {
                 self.shelf.set_open(self.provider, id, None)?;
                 rows += 1;
+                if self.is_shown(id) {
+                    let mut inflight = self.shelf.inflight(self.provider, id)?.unwrap_or_default();
+                    inflight.keep(tally);
+                    self.put_inflight(id, inflight)?;
+                }
             }
             if is_over {
                 break;

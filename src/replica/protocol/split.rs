@@ -94,6 +94,8 @@ impl Stream<'_> {
                 self.put_inflight(&id, inflight)?;
             }
             let part = batch_of(seq, prev, run, rows);
+            #[cfg(test)]
+            crate::replica::simulator::cuts::note(self.note.instance, (at, &batch.head.digest), &part.head);
             self.put_batch(&part)?;
             (prev, seq) = (part.head.digest, seq + 1);
         }

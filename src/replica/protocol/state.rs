@@ -93,10 +93,15 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// The hub has forgotten what was deleted before.
+    pub fn deletions_kept_from(&self) -> Version {
+        Version::at(Timestamp(self.hub_now().0.saturating_sub(TOMBSTONES_KEPT)))
+    }
+
     /// What the hub forgets as well, by its clock: deletions of keys, and the texts of revoked tokens, whose digests
     /// are kept for good. What is still to be told, or has counts under way that need the text, stays.
     pub fn forget_deletions_on(&mut self, after: Option<Row>) -> Result<Option<Walk>> {
-        let old = Version::at(Timestamp(self.hub_now().0.saturating_sub(TOMBSTONES_KEPT)));
+        let old = self.deletions_kept_from();
         let some = self.shelf.all_gone(self.provider, after, self.bounds.stride)?;
         let next = some.last().map(|(last, _)| Walk::ForgetDeletions(Some(*last)));
         for (row, gone) in some {

@@ -216,6 +216,7 @@ impl Task {
         let wishes = Wishes {
             hello: list || self.hello_at.is_none_or(|at| at.elapsed() >= HELLO_EVERY),
             stats: all || self.pace.is_due(now, looking),
+            limits: self.parts.mirror.has_daily_limits(),
             only_push: false,
         };
         let whole = {
@@ -233,6 +234,10 @@ impl Task {
             if wishes.stats {
                 self.pace.read(now, self.transport.traffic().received, whole);
             }
+        }
+        if wishes.limits {
+            // Others may use something at any time, however little happens here.
+            self.rhythm.wake();
         }
         let round = match &gone {
             Ok(true) => Round::Moved,

@@ -109,6 +109,10 @@ impl Mirror for Memory {
         })
     }
 
+    fn has_daily_limits(&self) -> bool {
+        false
+    }
+
     fn apply(&self, effects: Vec<Effect>) {
         self.effects.lock().unwrap().extend(effects);
     }

@@ -110,7 +110,7 @@ pub fn among_strangers() -> Result<(), String> {
     equal("of a model", of_model, Some(5))?;
     // Its next batch goes before it has read anything.
     count(&mut world, 2, &CounterId::Total, 3);
-    world.round(2, Wishes { hello: false, stats: false, only_push: true })?;
+    world.round(2, Wishes { hello: false, stats: false, limits: false, only_push: true })?;
     world.heal()?;
     tell(&mut world, 2, 1)?;
     world.heal()?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    cuts,
     journal::{self, Event},
     memory::Memory,
     oracle::{Five, add, five, five_of, fives, hub_counters},
@@ -69,7 +70,12 @@ impl World {
         let note: Option<StreamNote> =
             document::read(&self.instances[at].shelf, &document::stream_name(provider)).unwrap();
         let Some(note) = note else { return Ok(()) };
-        for (lane, cursor) in [(Lane::State, note.state.cursor), (Lane::Stats, note.stats.cursor)] {
+        let cursors = [
+            (Lane::State, note.state.cursor),
+            (Lane::Stats, note.stats.cursor),
+            (Lane::Limits, note.limits.cursor),
+        ];
+        for (lane, cursor) in cursors {
             let again = cursor.map_or(0, |cursor| self.hub.unseen(stream, lane, &cursor));
             if again > 0 {
                 return Err(format!("instance {at} would pull {again} rows of {lane:?} again for ever"));
@@ -105,7 +111,7 @@ impl World {
             }
         }
         for ((of, batch), rows) in &self.oracle.unsent {
-            if of != provider || self.hub.db.applied.contains(batch) {
+            if of != provider || cuts::are_elsewhere(batch, &self.hub.db.applied) {
                 continue;
             }
             for (id, five) in fives(provider, rows) {

@@ -26,7 +26,7 @@ impl Story {
             edit(world, at)?;
             round(world, at, None)?;
         }
-        world.round(adopter, Wishes { hello: false, stats: true, only_push: false })?;
+        world.round(adopter, Wishes { hello: false, stats: true, limits: false, only_push: false })?;
         for _ in 0..6 {
             let at = busy[world.rng.usize(..busy.len())];
             world.traffic(at);

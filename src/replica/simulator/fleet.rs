@@ -92,11 +92,11 @@ pub fn cut_alike() -> Result<(), String> {
     world.copy(0, copy)?;
     world.limit = Some(1100);
     for at in [0, 2] {
-        world.round(at, Wishes { hello: false, stats: true, only_push: false })?;
+        world.round(at, Wishes { hello: false, stats: true, limits: false, only_push: false })?;
     }
     // And neither tells its parts before both have them.
     for at in [0, 2] {
-        world.begin(at, Wishes { hello: false, stats: false, only_push: true });
+        world.begin(at, Wishes { hello: false, stats: false, limits: false, only_push: true });
         while world.step(at)? && !has_cut(&world, at) {}
         if !has_cut(&world, at) {
             return Err(format!("instance {at} does not cut its batch"));
@@ -160,7 +160,7 @@ pub fn adopt_unseen() -> Result<(), String> {
     decide(&mut world, adopter, PROVIDER, key, 6)?;
     world.whole_round(adopter)?;
     world.attempt(other, PROVIDER, KEYS[0]);
-    world.round(other, Wishes { hello: false, stats: false, only_push: true })?;
+    world.round(other, Wishes { hello: false, stats: false, limits: false, only_push: true })?;
     world.whole_round(adopter)?;
     decide(&mut world, adopter, PROVIDER, key, 0)?;
     world.round(adopter, Wishes::default())?;
@@ -315,7 +315,7 @@ fn what_is_added_behind_the_place_of_a_pull_was_not_deleted() {
     decide(&mut world, 0, PROVIDER, (KEYS[0], TOKENS[0]), 0).unwrap();
     let mut edited = false;
     for _ in 0..6 {
-        world.begin(0, Wishes { hello: false, stats: true, only_push: false });
+        world.begin(0, Wishes { hello: false, stats: true, limits: false, only_push: false });
         while world.step(0).unwrap() {
             let is_told = world.hub.db.tables[PROVIDERS[0].1].keys.contains_key(KEYS[0]);
             if !edited && is_told && world.is_answered(0) {

@@ -140,7 +140,7 @@ fn round(
     replace: fn(&mut Rng, &str) -> String,
 ) -> Result<(), String> {
     let hello = world.rng.bool();
-    world.begin(at, Wishes { hello, stats: true, only_push: false });
+    world.begin(at, Wishes { hello, stats: true, limits: false, only_push: false });
     let mut replaced = 0;
     for _ in 0..3_000 {
         match world.step(at) {

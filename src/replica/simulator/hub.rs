@@ -17,8 +17,8 @@ use crate::{
     replica::{
         protocol::{Bounds, text::Shift},
         wire::{
-            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, Marks,
-            PROTOCOL, PullAnswer, PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
+            AdoptAnswer, AdoptRequest, Function, Greeting, HelloAnswer, HelloRequest, HubIdentity, KeptFrom,
+            Marks, PROTOCOL, PullAnswer, PullRequest, PushAnswer, PushRequest, RowAnswers, Rows, SCHEMA,
         },
     },
 };
@@ -189,6 +189,16 @@ impl ModelHub {
         for core in self.db.tables.values_mut().filter_map(|tables| tables.core.as_mut()) {
             core.hours_from = core.hours_from.max(hours_from);
             core.days_from = core.days_from.max(days_from);
+        }
+    }
+
+    /// What is older is absent because it was let go of.
+    pub fn kept_from(&self) -> KeptFrom {
+        let core = self.db.tables.values().find_map(|tables| tables.core.as_ref());
+        let (hours_from, days_from) = core.map_or((0, 0), |core| (core.hours_from, core.days_from));
+        KeptFrom {
+            hours: hours_from.max(hour_of(self.now) - 719),
+            days: days_from.max(day_of(self.now) - 30),
         }
     }
 

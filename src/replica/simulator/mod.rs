@@ -7,6 +7,7 @@
 mod adoptions;
 mod check;
 mod core;
+pub mod cuts;
 mod edits;
 mod fates;
 mod files;

@@ -88,12 +88,12 @@ impl World {
 
     /// A round of everything.
     pub fn whole_round(&mut self, at: usize) -> Result<(), String> {
-        self.round(at, Wishes { hello: true, stats: true, only_push: false })
+        self.round(at, Wishes { hello: true, stats: true, limits: true, only_push: false })
     }
 
     /// A round, up to where a page is on its way back.
     pub fn read_under_way(&mut self, at: usize) -> Result<(), String> {
-        self.begin(at, Wishes { hello: false, stats: false, only_push: false });
+        self.begin(at, Wishes { hello: false, stats: false, limits: false, only_push: false });
         while self.step(at)? && !self.is_answered(at) {}
         Ok(())
     }
@@ -112,7 +112,7 @@ impl World {
 
     /// A batch is on its way.
     pub fn push_under_way(&mut self, at: usize) -> Result<(), String> {
-        self.begin(at, Wishes { hello: false, stats: false, only_push: true });
+        self.begin(at, Wishes { hello: false, stats: false, limits: false, only_push: true });
         while self.step(at)? {
             if matches!(&self.instances[at].waiting, Some((call, None)) if call.function == Function::Push) {
                 break;
@@ -299,7 +299,7 @@ impl World {
             self.settle_strays()?;
             let before = self.hub.db.next_xid;
             for at in 0..self.instances.len() {
-                self.begin(at, Wishes { hello: true, stats: true, only_push: false });
+                self.begin(at, Wishes { hello: true, stats: true, limits: false, only_push: false });
                 let mut steps = 0;
                 while self.step(at)? {
                     steps += 1;

@@ -68,6 +68,7 @@ impl ModelHub {
             digest,
             answer,
             swept: tables.swept,
+            kept: self.kept_from(),
             rows,
             next,
             missing: false,
@@ -119,6 +120,9 @@ impl Tables {
         }
         if let Some(core) = &self.core {
             out.extend(core.changed(lane, wanted, now, anew));
+        }
+        if lane == Lane::Limits {
+            return out;
         }
         for (k, stats) in self.key_stats.iter().filter(|(_, row)| wanted(row.xid)) {
             let (n, k) = (&stats.row, k.clone());

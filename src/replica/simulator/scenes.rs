@@ -60,7 +60,7 @@ pub fn early(world: &mut World) -> Result<(), String> {
     decide(world, 1, provider, unknown, 0)?;
     world.attempt(1, provider, KEYS[5]);
     world.whole_round(1)?;
-    world.begin(0, Wishes { hello: false, stats: true, only_push: false });
+    world.begin(0, Wishes { hello: false, stats: true, limits: false, only_push: false });
     while world.step(0)? && !world.is_answered(0) {}
     world.step(0)?;
     decide(world, 1, provider, unknown, 6)?;
@@ -85,7 +85,7 @@ pub fn late(world: &mut World) -> Result<(), String> {
         decide(world, 1, provider, (key, TOKENS[0]), 6)?;
     }
     world.whole_round(1)?;
-    world.begin(0, Wishes { hello: false, stats: true, only_push: false });
+    world.begin(0, Wishes { hello: false, stats: true, limits: false, only_push: false });
     while world.step(0)? {
         world.is_late(0)?;
     }

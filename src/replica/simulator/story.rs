@@ -2,6 +2,7 @@
 
 use super::{
     core::deeds::deed,
+    cuts,
     edits::{edit, health},
     foreign::Statement,
     hub::Database,
@@ -24,6 +25,7 @@ pub struct Story {
 pub fn live(seed: u64, plan: Plan, traced: bool, trace: &mut Vec<String>) -> Result<(), String> {
     let count = if seed.is_multiple_of(400) { 50 } else { 3 + (seed % 4) as usize };
     let Plan { fate, by_hand, focus, core } = plan;
+    cuts::forget();
     let mut world = World::with_core(seed, count, focus == Focus::Pairs, core, traced)?;
     world.focus = focus;
     world.steady = !by_hand && matches!(fate, Fate::Ordinary | Fate::Absence);
@@ -266,7 +268,8 @@ impl Story {
 /// A round, or the first steps of one; another may go on with it.
 pub fn round(world: &mut World, at: usize, steps: Option<usize>) -> Result<(), String> {
     if world.instances[at].waiting.is_none() {
-        let wishes = Wishes { hello: world.rng.bool(), stats: world.rng.bool(), only_push: world.chance(50) };
+        let (hello, stats) = (world.rng.bool(), world.rng.bool());
+        let wishes = Wishes { hello, stats, limits: hello != stats, only_push: world.chance(50) };
         world.begin(at, wishes);
     }
     for _ in 0..steps.unwrap_or(5000) {

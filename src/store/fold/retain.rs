@@ -199,26 +199,39 @@ fn owed(desk: &mut Desk<'_>, hour: Hour, today: Day, keeps: &Kept) -> Result<(),
     };
     let kinds = span_kinds();
     let all = (CORE, kinds.start, 0, "")..(CORE, kinds.end, 0, "");
-    let is_old = |(_, kind, id, digits): (&str, u8, u128, &str)| match counter_of(kind, id, digits) {
-        Some(CounterId::Span(id)) if !kept(id.kind, id.at.number()) => Some(CounterId::Span(id)),
+    let span = |(_, kind, id, digits): (&str, u8, u128, &str)| match counter_of(kind, id, digits) {
+        Some(CounterId::Span(id)) => Some(id),
         _ => None,
     };
+    let is_old = |id: &SpanId| !kept(id.kind, id.at.number());
     let mut old = Vec::new();
     for row in desk.open.rows()?.range(all.clone())? {
-        old.extend(is_old(row?.0.value()));
+        old.extend(span(row?.0.value()).filter(is_old));
     }
-    for id in &old {
-        desk.open.remove(counter_at(CORE, id))?;
+    for id in old {
+        desk.open.remove(counter_at(CORE, &CounterId::Span(id)))?;
     }
+    // What a hub without room was not told is remembered for as long as it is shown.
+    let is_hidden =
+        |id: &SpanId| id.kind == SpanKind::KeyHour && id.at.number() < hour.0.saturating_sub(keeps.key_hours);
     let mut settled = Vec::new();
     for row in desk.inflight.rows()?.range(all)? {
         let (at, value) = row?;
-        if let Some(id) = is_old(at.value()) {
-            settled.push((id, read::<Inflight>(value.value(), || "deltas under way".to_owned())?));
+        let Some(id) = span(at.value()) else { continue };
+        if !is_old(&id) && !is_hidden(&id) {
+            continue;
+        }
+        let inflight: Inflight = read(value.value(), || "deltas under way".to_owned())?;
+        let mut left = inflight.clone();
+        left.sealed.retain(|(seq, _)| *seq != Inflight::NEVER_TOLD);
+        if is_old(&id) {
+            left.confirmed = None;
+        }
+        if left != inflight {
+            settled.push((CounterId::Span(id), left));
         }
     }
-    for (id, inflight) in settled {
-        let left = Inflight { confirmed: None, ..inflight };
+    for (id, left) in settled {
         match left.is_empty() {
             true => drop(desk.inflight.remove(counter_at(CORE, &id))?),
             false => desk.inflight.put(counter_at(CORE, &id), &codec::encode(&left))?,

@@ -1,9 +1,12 @@
 //! What belongs to no provider: users are the same everywhere, and what they use on a day and who used a key come to
 //! the same numbers on every instance and on the hub.
 
+use std::time::Duration;
+
 use keytide::model::{KeyId, UserId};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     cutter::Cutter,
@@ -13,6 +16,7 @@ use super::{
 use crate::{
     harness::TOKEN,
     pg::{self, Cluster},
+    process::PATIENCE,
 };
 
 const ANN: &str = "sk-ann-0123456789abcdef";
@@ -37,6 +41,16 @@ impl Node {
     async fn served(&self, token: &str, requests: usize) {
         for _ in 0..requests {
             assert_eq!(self.call(token).await, 200, "{}", self.name);
+        }
+    }
+
+    /// Until another round by itself has gone through.
+    async fn next_round(&self) {
+        let last = async || self.sync().await["hubs"][0]["last_success"].clone();
+        let (before, deadline) = (last().await, Instant::now() + PATIENCE);
+        while last().await == before {
+            assert!(Instant::now() < deadline, "{} has no rounds", self.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -178,6 +192,54 @@ async fn users_are_the_same_everywhere_and_so_are_their_days() {
     assert_eq!(b.ask(Method::GET, &format!("/admin/users/{ann}"), None).await.0, 404);
     assert_eq!(b.call(ANN).await, 401);
     assert_eq!(world.sql(&format!("SELECT count(*) FROM users WHERE id = '{ann}'"))[0][0], "0");
+}
+
+/// As many requests as may be in a step, until it is refused; whether it was.
+async fn ask_on(node: &Node, token: &str, served: &mut usize) -> bool {
+    for _ in 0..STEP {
+        match node.call(token).await {
+            200 => *served += 1,
+            429 => return true,
+            status => panic!("{status} on {}", node.name),
+        }
+    }
+    false
+}
+
+/// What an instance serves between two rounds.
+const STEP: usize = 5;
+
+/// Both serve at the same rate and come to the limit together. Of what the other has used since its last push and
+/// this one's last pull nobody can know: that is how far they go beyond it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_the_day_is_passed_by_what_two_rounds_bring_however_little_may_be_read() {
+    const LIMIT: usize = 60;
+    let mut world = World::over(Cluster::start(pg::Options::default())).await;
+    world.apply_schema().await;
+    for n in 0..2 {
+        let cutter = Cutter::start(world.cluster.port).await;
+        // Statistics that are read once are paid for for hours.
+        let hubs = format!("{}[budget]\negress = \"10MB/month\"\n", node::hub(cutter.port));
+        let config = node::config(&world.upstream, None, &hubs);
+        world.nodes.push(Node::with(n, cutter, &config).await);
+    }
+    world.stock().await;
+    let [a, b] = &world.nodes[..] else { panic!() };
+    let ann = a.user("Ann", ANN).await;
+    a.change(ann, json!({"requests_per_day": LIMIT})).await;
+    world.settle().await;
+    let (mut served, mut refused) = (0, [false; 2]);
+    while refused != [true; 2] {
+        for (node, refused) in [a, b].into_iter().zip(&mut refused) {
+            *refused = ask_on(node, ANN, &mut served).await;
+        }
+        for node in [a, b] {
+            node.next_round().await;
+        }
+    }
+    assert!(served >= LIMIT, "{served}");
+    assert!(served <= LIMIT + 3 * STEP, "{served} were served of {LIMIT}");
+    println!("{} of {LIMIT} too many, at {STEP} an instance and round", served - LIMIT);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

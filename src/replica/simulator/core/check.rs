@@ -14,6 +14,7 @@ use crate::{
     replica::{
         protocol::text::{self, Shift},
         simulator::{
+            cuts,
             oracle::hub_counters,
             shelf::digest,
             world::{Instance, KEYS, PROVIDERS, World},
@@ -83,7 +84,7 @@ impl World {
         self.oracle.check_state(CORE, tables)?;
         let mut doubtful = Doubtful::default();
         for ((of, batch), rows) in &self.oracle.unsent {
-            if of == CORE && !self.hub.db.applied.contains(batch) {
+            if of == CORE && !cuts::are_elsewhere(batch, &self.hub.db.applied) {
                 doubtful.take(rows);
             }
         }

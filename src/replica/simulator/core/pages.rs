@@ -51,6 +51,10 @@ impl Core {
             }
             return out;
         }
+        if lane == Lane::Limits {
+            self.limits(&mut out, wanted);
+            return out;
+        }
         for ((n, i), day) in self.key_days.iter().filter(|(_, row)| wanted(row.xid)) {
             tally(&mut out, "kd", *n, *i, &day.row.sums);
         }
@@ -62,9 +66,7 @@ impl Core {
         for (i, key) in self.keys.iter().filter(|(_, row)| wanted(row.xid)) {
             tally(&mut out, "kt", 0, *i, &key.row.sums);
         }
-        for ((n, i), day) in self.token_days.iter().filter(|(_, row)| wanted(row.xid)) {
-            tally(&mut out, "td", *n, *i, &day.row);
-        }
+        self.limits(&mut out, wanted);
         // What is changed is told though nothing is left of it.
         let days = |has: fn(&UserDay) -> bool| {
             let is_told = move |day: &&(&(u32, Uuid), &Stamped<UserDay>)| {
@@ -92,6 +94,12 @@ impl Core {
             set(&mut out, SetRow { t: "uk".to_owned(), i: *i, n: *n, m, more: *more, k, at });
         }
         out
+    }
+
+    fn limits(&self, out: &mut Vec<(usize, String, Put<'_>)>, wanted: &dyn Fn(Xid) -> bool) {
+        for ((n, i), day) in self.token_days.iter().filter(|(_, row)| wanted(row.xid)) {
+            tally(out, "td", *n, *i, &day.row);
+        }
     }
 
     /// Stamps that lie ahead of this cluster's transactions.
