@@ -147,7 +147,7 @@ impl App {
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
         ledger.keep_logs(config.usage_log);
         ledger.set_zone(zone.clone());
-        let used = UsedToday::read(&store, &contents, &zone, clock.now()).await?;
+        let used = UsedToday::read(&store, &zone, clock.now()).await?;
         let users = users_of(zone, &contents, &used);
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
         let watch = Arc::new(Watch::new(cores, config.monitor.watch.enabled));
@@ -326,8 +326,8 @@ fn users_of(zone: Zone, contents: &store::Contents, used: &UsedToday) -> Arc<Use
     let users = Users::new(zone);
     for (id, record) in &contents.users {
         users.insert(*id, record.clone());
-        if let Some(of) = used.users.get(id) {
-            users.seed(*id, used.day, *of);
+        if let Some(of) = used.user(*id) {
+            users.seed(*id, used.day, of);
         }
     }
     Arc::new(users)

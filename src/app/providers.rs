@@ -115,8 +115,8 @@ impl Registry {
         let tokens = Arc::new(Tokens::default());
         for (_, record) in contents.tokens {
             let id = tokens.insert(name, record);
-            if let Some(used) = self.used.tokens.get(&id) {
-                tokens.seed(id, self.used.day, *used);
+            if let Some(used) = self.used.token(id) {
+                tokens.seed(id, self.used.day, used);
             }
         }
         let source = pool.clone();

@@ -137,13 +137,16 @@ impl Memory {
         };
         let by = used(&to.minus(from));
         match id.kind {
-            SpanKind::UserUses => self.users.shift(UserId(id.id), day, by),
-            SpanKind::TokenDay => self.providers.each(|of| of.tokens.shift(TokenId(id.id), day, by)),
+            SpanKind::TokenDay => {
+                self.users.shift(UserId(id.id), day, by);
+                self.providers.each(|of| of.tokens.shift(TokenId(id.id), day, by));
+            }
             SpanKind::KeyDay
             | SpanKind::KeyHour
             | SpanKind::KeyTotal
             | SpanKind::UserClasses
-            | SpanKind::UserErrors => {}
+            | SpanKind::UserErrors
+            | SpanKind::UserUses => {}
         }
     }
 

@@ -5,44 +5,30 @@ use std::collections::HashMap;
 use crate::{
     guard::Used,
     model::{DaySpan, SpanKind, Tally, Timestamp, TokenId, UserId, Zone},
-    store::{Contents, Error, Store},
+    store::{Error, Store},
 };
 
 pub(super) struct UsedToday {
     pub day: DaySpan,
-    pub tokens: HashMap<TokenId, Used>,
-    pub users: HashMap<UserId, Used>,
+    /// Tokens and users.
+    of: HashMap<u128, Used>,
 }
 
 impl UsedToday {
     /// # Errors
     /// The store cannot be read.
-    pub(super) async fn read(
-        store: &Store,
-        contents: &Contents,
-        zone: &Zone,
-        now: Timestamp,
-    ) -> Result<Self, Error> {
+    pub(super) async fn read(store: &Store, zone: &Zone, now: Timestamp) -> Result<Self, Error> {
         let day = zone.day_of(now);
-        let counted = store.counted().await?;
-        let of = |kind| {
-            let rows = counted.all(kind, day.day.0)?;
-            Ok::<_, Error>(rows.into_iter().map(|(id, tally)| (id, used(&tally))))
-        };
-        let tokens: HashMap<_, _> = of(SpanKind::TokenDay)?.map(|(id, used)| (TokenId(id), used)).collect();
-        let mut users: HashMap<_, _> = of(SpanKind::UserUses)?.map(|(id, used)| (UserId(id), used)).collect();
-        // Requests for which no key was used are in the days of their tokens alone.
-        let mut asked: HashMap<UserId, i64> = HashMap::new();
-        for (id, record) in contents.providers.values().flat_map(|of| &of.tokens) {
-            if let (Some(user), Some(used)) = (record.user, tokens.get(id)) {
-                *asked.entry(user).or_default() += used.requests;
-            }
-        }
-        for (user, requests) in asked {
-            let used = users.entry(user).or_default();
-            used.requests = used.requests.max(requests);
-        }
-        Ok(Self { day, tokens, users })
+        let rows = store.counted().await?.all(SpanKind::TokenDay, day.day.0)?;
+        Ok(Self { day, of: rows.into_iter().map(|(id, tally)| (id, used(&tally))).collect() })
+    }
+
+    pub(super) fn token(&self, id: TokenId) -> Option<Used> {
+        self.of.get(&id.0).copied()
+    }
+
+    pub(super) fn user(&self, id: UserId) -> Option<Used> {
+        self.of.get(&id.0).copied()
     }
 }
 
