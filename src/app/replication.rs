@@ -11,9 +11,9 @@ use super::{StoreSink, providers::Everyone, used::used};
 use crate::{
     admin::{self, Refusal},
     config::{Config, DEFAULT_HUB},
-    guard::Users,
+    guard::{Meters, Users},
     ledger::{Flusher, Ledger},
-    model::{Clock, CounterId, Day, SpanId, SpanKind, Tally, TokenId, UserId, Zone},
+    model::{Clock, CounterId, Day, SpanId, SpanKind, Tally, Zone},
     pool::InsertError,
     replica::{
         protocol::{self, Bounds, Effect, Hub, StreamOf},
@@ -124,23 +124,22 @@ pub(super) struct Memory {
     pub(super) edits: Arc<Mutex<()>>,
     pub(super) clock: Clock,
     pub(super) users: Arc<Users>,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Memory {
     /// What others have counted on a day near this one is used of the same limits.
     fn count(&self, id: &SpanId, from: &Tally, to: &Tally) {
         let zone = self.users.zone();
-        let today = zone.day_of(self.clock.now()).day;
+        let now = self.clock.now();
+        let today = zone.day_of(now).day;
         let Some(day) = zone.span(Day(id.at.number())).filter(|span| span.day.0.abs_diff(today.0) <= 1)
         else {
             return;
         };
         let by = used(&to.minus(from));
         match id.kind {
-            SpanKind::TokenDay => {
-                self.users.shift(UserId(id.id), day, by);
-                self.providers.each(|of| of.tokens.shift(TokenId(id.id), day, by));
-            }
+            SpanKind::TokenDay => self.meters.shift(id.id, day, by, now),
             SpanKind::KeyDay
             | SpanKind::KeyHour
             | SpanKind::KeyTotal
@@ -229,12 +228,12 @@ impl Mirror for Memory {
                 }
                 Effect::TokenRemoved { provider, id } => {
                     if let Some(of) = self.providers.get(&provider) {
-                        of.tokens.remove(id);
+                        of.tokens.remove(id, now);
                     }
                 }
                 Effect::UserPut { id, entry } => self.users.insert(id, entry.record),
                 Effect::UserRemoved { id } => {
-                    self.users.remove(id);
+                    self.users.remove(id, now);
                 }
                 Effect::Zone { name } => self.keep_days_in(&name),
                 Effect::Counter { id: CounterId::Span(id), from, to, .. } => self.count(&id, &from, &to),

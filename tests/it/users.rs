@@ -208,6 +208,28 @@ async fn a_token_that_moves_leaves_behind_what_its_user_has_used() {
 }
 
 #[tokio::test]
+async fn what_was_revoked_comes_back_with_the_day_it_had() {
+    let upstream = upstream().await;
+    let mut keytide = of_ann(setup(&upstream, ""), None).user(ANN, |_| {}).start().await;
+    let path = format!("/admin/tokens/{}", TokenId::derive("ollama", PHONE));
+    let again = json!({"name": "again", "token": PHONE, "requests_per_day": 5});
+    let mut served = 0;
+    for is_restarted in [false, true, false] {
+        assert_eq!(keytide.post_as(PHONE, CHAT, &chat(false)).await.status(), 200);
+        served += 1;
+        keytide.settled("ollama", served).await;
+        keytide.admin("DELETE", &path, &json!({})).await;
+        if is_restarted {
+            keytide = keytide.restart().await;
+        }
+        let token = keytide.admin("POST", "/admin/tokens", &again).await;
+        assert_eq!((&token["requests_today"], &token["request_count"]), (&json!(served), &json!(served)));
+    }
+    assert_eq!(crowd(&keytide, 1).await, [2, 32]);
+    keytide.stop().await;
+}
+
+#[tokio::test]
 async fn what_keytide_refuses_costs_nothing() {
     let upstream = upstream().await;
     let keytide = of_ann(setup(&upstream, ""), Some(2))
