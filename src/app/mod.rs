@@ -277,6 +277,7 @@ impl App {
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);
         self.shared.ledger.keep_logs(config.usage_log);
+        self.shared.hubs.keep_logs(config.usage_log);
         self.shared.gateway.replace(live);
         self.shared.watcher.reload(&config.monitor);
         *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config;

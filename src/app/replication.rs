@@ -1,6 +1,12 @@
 //! Replication as the rest of keytide sees it: the replicators of all hubs, and the memory that they keep up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use futures_util::future::{BoxFuture, join_all};
@@ -31,6 +37,8 @@ const LAST_PUSH: Duration = Duration::from_secs(5);
 pub(super) struct Hubs {
     pub(super) replicators: Vec<Replicator>,
     pub(super) changes: watch::Sender<()>,
+    /// Whether a row is kept of each request.
+    logs: Arc<AtomicBool>,
 }
 
 impl Hubs {
@@ -55,6 +63,11 @@ impl Hubs {
             hub.seal().await?;
         }
         Ok(())
+    }
+
+    /// For a reload of the configuration: whether a row is kept of each request.
+    pub(super) fn keep_logs(&self, on: bool) {
+        self.logs.store(on, Ordering::Relaxed);
     }
 
     /// As of the last rounds.
@@ -258,6 +271,7 @@ pub(super) async fn start(
     changes: watch::Sender<()>,
 ) -> anyhow::Result<Hubs> {
     let (clock, mirror) = (memory.clock.clone(), Arc::new(memory));
+    let logs = Arc::new(AtomicBool::new(config.usage_log));
     let mut replicators = Vec::new();
     for hub in config.hubs() {
         let name = hub.name.clone();
@@ -292,7 +306,7 @@ pub(super) async fn start(
             interval: hub.options.interval,
             egress: config.budget.egress,
             budget: hub.budget,
-            logs: config.usage_log && name == DEFAULT_HUB,
+            logs: if name == DEFAULT_HUB { logs.clone() } else { Arc::default() },
         };
         let parts = Parts {
             store: store.clone(),
@@ -304,7 +318,7 @@ pub(super) async fn start(
         let started = Replicator::start(options, parts).await;
         replicators.push(started.with_context(|| format!("the hub \"{name}\" cannot be replicated with"))?);
     }
-    Ok(Hubs { replicators, changes })
+    Ok(Hubs { replicators, changes, logs })
 }
 
 fn machine_name() -> String {
