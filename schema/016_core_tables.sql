@@ -89,7 +89,7 @@ CREATE TABLE IF NOT EXISTS public.monthly_logs (
     PRIMARY KEY (month, user_id)
 );
 
--- What a token has used of its limits.
+-- What a token, or a user, has used of its limits: token_id is the id of either.
 CREATE TABLE IF NOT EXISTS public.keytide_token_days (
     day integer NOT NULL,
     token_id uuid NOT NULL,

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::{Shared, blocking, error::ApiError, extract::Query, listing::Cut, view};
 use crate::{
     guard::Sentence,
-    model::{Event, Timestamp, TokenId, error_body::shorten},
-    monitor::Subject,
+    model::{Event, Timestamp, TokenId, budget::Step, error_body::shorten},
+    monitor::{EventType, Subject},
     store::Error,
 };
 
@@ -33,6 +33,11 @@ pub(super) async fn list(
 ) -> Result<Answer<view::EventPage>, ApiError> {
     let cut = Cut::of(query.page, query.page_size)?;
     let refuse = |param, why: &str| Err(ApiError::bad_request("invalid_query", why.to_owned()).param(param));
+    let types: Vec<_> = EventType::ALL.iter().map(|kind| kind.as_str()).chain([Step::KIND]).collect();
+    if let Some(kind) = query.kind.as_deref().filter(|kind| !types.contains(kind)) {
+        let why = format!("\"{}\" is no type of event: there are {}.", shorten(kind), types.join(", "));
+        return refuse("type", &why);
+    }
     if query.severity.is_some_and(|severity| !(1..=5).contains(&severity)) {
         return refuse("severity", "Severities are from 1 to 5.");
     }
@@ -61,13 +66,17 @@ fn is_wanted(event: &Event, query: &view::EventsQuery) -> bool {
         && named.is_none_or(|text| is_about(event, &text))
 }
 
-/// By the beginning of an id, or by what the details call it.
+/// By the beginning of an id, or by what the details call it: of an address, the network that it is in.
 fn is_about(event: &Event, text: &str) -> bool {
     let ids = [event.user.map(|id| id.to_string()), event.key.map(|id| id.to_string())];
     let called = event.details.get("subject").and_then(|value| value.as_str()).unwrap_or_default();
     let bare = called.split_once(' ').map_or(called, |(_, id)| id);
     // "user:…", as verdicts name them.
     let text = text.split_once(':').filter(|(kind, _)| KINDS.contains(kind)).map_or(text, |(_, rest)| rest);
+    let network = text.parse::<IpAddr>().ok().map(|address| Subject::at(address).to_string());
+    if let Some(network) = network {
+        return called == network;
+    }
     ids.into_iter().flatten().any(|id| id.starts_with(text))
         || called.starts_with(text)
         || !bare.is_empty() && (bare.starts_with(text) || text.starts_with(bare))

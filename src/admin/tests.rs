@@ -26,8 +26,9 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
+    guard::Meters,
     ledger::{Attempt, Books, Caller, Class, Ending, Entry, Flusher, Kind, ProviderLedger, Sink},
-    model::{Delta, Effect, Rung, Space, Timestamp, TokenId},
+    model::{Delta, Effect, Rung, Space, Timestamp, TokenId, Zone},
     monitor::Subject,
     observe,
     pool::{self, Ask},
@@ -135,6 +136,7 @@ pub(super) struct World {
     pub(super) state: Arc<State>,
     pub(super) clock: Clock,
     pub(super) watch: Arc<Watch>,
+    pub(super) meters: Arc<Meters>,
     pub(super) books: Arc<ProviderLedger>,
     pub(super) store: Store,
     pub(super) unsealable: Arc<AtomicBool>,
@@ -174,7 +176,8 @@ impl World {
     fn open(dir: TempDir) -> Self {
         let (store, contents) = Store::open(&store::Options::new(dir.path()), START).unwrap();
         let clock = Clock::manual(START);
-        let users = Arc::new(Users::default());
+        let meters = Arc::<Meters>::default();
+        let users = Arc::new(Users::new(Zone::default(), meters.clone()));
         for (id, record) in &contents.users {
             users.insert(*id, record.clone());
         }
@@ -183,7 +186,7 @@ impl World {
         let probing = Arc::new(Probing::default());
         for name in ["alpha", "beta"] {
             let pool = Pool::new(name, pool::Options::default());
-            let tokens = Arc::new(Tokens::default());
+            let tokens = Arc::new(Tokens::new(meters.clone()));
             let empty = ProviderContents::default();
             let found = contents.providers.get(name).unwrap_or(&empty);
             for (_, record, health) in &found.keys {
@@ -247,7 +250,8 @@ impl World {
             watched: Box::new(observe::Watched::default),
         });
         let router = operator_router(state.clone(), observe::router(observe));
-        Self { router, state, clock, watch, books: parts.swap_remove(0), store, unsealable, prepared, dir }
+        let books = parts.swap_remove(0);
+        Self { router, state, clock, watch, meters, books, store, unsealable, prepared, dir }
     }
 
     /// Ends this one as a crash would, and starts another from the same file.

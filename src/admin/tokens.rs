@@ -281,7 +281,8 @@ async fn revoke(
     let delete = |id: &TokenId| Change::DeleteToken { provider: (*provider.name).into(), id: *id };
     let changes = found.iter().map(delete).collect();
     state.store.change(changes).await.map_err(|error| ApiError::store(&error))?;
-    let deleted = found.iter().filter(|id| provider.tokens.remove(**id).is_some()).count();
+    let now = state.clock.now();
+    let deleted = found.iter().filter(|id| provider.tokens.remove(**id, now).is_some()).count();
     info!(provider = &*provider.name, deleted, "tokens revoked");
     Ok((deleted, missing))
 }

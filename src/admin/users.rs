@@ -287,7 +287,7 @@ pub(super) async fn delete(
         }
         let delete = Change::DeleteUser { id };
         state.store.change(vec![delete]).await.map_err(|error| ApiError::store(&error))?;
-        state.users.remove(id);
+        state.users.remove(id, state.clock.now());
         info!(user = id.short(), "user deleted");
         Ok(view::Deleted { deleted: 1, missing: None })
     });

@@ -40,7 +40,7 @@ use crate::{
     gateway::{self, Gateway, Live, serve::Workers},
     guard::{Users, Watch},
     ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
-    model::{Clock, Delta, Zone},
+    model::{Clock, Delta},
     pool::Pool,
     store::{self, Durability, Store},
 };
@@ -48,7 +48,6 @@ use operator::Operator;
 use providers::Registry;
 use replication::{Hubs, Memory};
 use space::Spaces;
-use used::UsedToday;
 use watcher::Watcher;
 
 /// A running keytide.
@@ -147,20 +146,21 @@ impl App {
         let ledger = Arc::new(Ledger::new(books_of(&contents), cores));
         ledger.keep_logs(config.usage_log);
         ledger.set_zone(zone.clone());
-        let used = UsedToday::read(&store, &contents, &zone, clock.now()).await?;
-        let users = users_of(zone, &contents, &used);
+        let meters = Arc::new(used::today(&store, &zone, clock.now()).await?);
+        let users = Arc::new(Users::new(zone, meters.clone()));
+        contents.users.iter().for_each(|(id, record)| users.insert(*id, record.clone()));
         let strict = (config.store.durability == Durability::Strict).then(|| ledger.watch_commits());
         let watch = Arc::new(Watch::new(cores, config.monitor.watch.enabled));
         let watcher = Watcher::start(&config.monitor, watch.clone(), store.clone(), clock.clone()).await?;
         let mut registry = Registry::new(
             contents,
-            used,
             providers::Common {
                 ledger: ledger.clone(),
                 watch: watch.clone(),
                 clock: clock.clone(),
                 cores,
                 stamps: store.stamps().clone(),
+                meters: meters.clone(),
             },
         );
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
@@ -176,6 +176,7 @@ impl App {
             edits: edits.clone(),
             clock: clock.clone(),
             users: users.clone(),
+            meters: meters.clone(),
         };
         // Before anything is counted: what the last process left is told as its own.
         let hubs = Arc::new(replication::start(&config, &store, memory, changes).await?);
@@ -276,6 +277,7 @@ impl App {
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);
         self.shared.ledger.keep_logs(config.usage_log);
+        self.shared.hubs.keep_logs(config.usage_log);
         self.shared.gateway.replace(live);
         self.shared.watcher.reload(&config.monitor);
         *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
@@ -320,17 +322,6 @@ fn warn_of_open_folder(dir: &Path) {
     if std::fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
         warn!("the data folder {0} is open to others: `chmod 700 {0}` closes it", dir.display());
     }
-}
-
-fn users_of(zone: Zone, contents: &store::Contents, used: &UsedToday) -> Arc<Users> {
-    let users = Users::new(zone);
-    for (id, record) in &contents.users {
-        users.insert(*id, record.clone());
-        if let Some(of) = used.users.get(id) {
-            users.seed(*id, used.day, *of);
-        }
-    }
-    Arc::new(users)
 }
 
 fn books_of(contents: &store::Contents) -> Books {

@@ -8,11 +8,10 @@ use std::{
 
 use tracing::warn;
 
-use super::used::UsedToday;
 use crate::{
     config::{Config, ProviderConfig},
     gateway::{BadBase, Lasting, Provider, Providers},
-    guard::{Tokens, Watch},
+    guard::{Meters, Tokens, Watch},
     ledger::Ledger,
     model::{Clock, Stamps},
     pool::Pool,
@@ -32,10 +31,6 @@ impl Everyone {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    pub(super) fn each(&self, mut see: impl FnMut(&Lasting)) {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().for_each(&mut see);
-    }
-
     fn insert(&self, name: &str, lasting: Lasting) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), lasting);
     }
@@ -47,7 +42,6 @@ pub(super) struct Registry {
     /// As last configured.
     known: HashMap<Box<str>, Arc<Provider>>,
     dormant: HashMap<Box<str>, ProviderContents>,
-    used: UsedToday,
     common: Common,
 }
 
@@ -58,12 +52,13 @@ pub(super) struct Common {
     pub clock: Clock,
     pub cores: usize,
     pub stamps: Arc<Stamps>,
+    pub meters: Arc<Meters>,
 }
 
 impl Registry {
-    pub(super) fn new(contents: Contents, used: UsedToday, common: Common) -> Self {
+    pub(super) fn new(contents: Contents, common: Common) -> Self {
         let (lasting, known) = (Everyone::default(), HashMap::new());
-        Self { lasting, known, dormant: contents.providers, used, common }
+        Self { lasting, known, dormant: contents.providers, common }
     }
 
     pub(super) fn everyone(&self) -> Everyone {
@@ -112,12 +107,9 @@ impl Registry {
                 warn!(provider = name, key = %id.short(), "a stored key cannot be used: {error}");
             }
         }
-        let tokens = Arc::new(Tokens::default());
+        let tokens = Arc::new(Tokens::new(self.common.meters.clone()));
         for (_, record) in contents.tokens {
-            let id = tokens.insert(name, record);
-            if let Some(used) = self.used.tokens.get(&id) {
-                tokens.seed(id, self.used.day, *used);
-            }
+            tokens.insert(name, record);
         }
         let source = pool.clone();
         let ledger = self.common.ledger.add_provider(name, Box::new(move || source.drain_changed()));

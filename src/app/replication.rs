@@ -1,6 +1,12 @@
 //! Replication as the rest of keytide sees it: the replicators of all hubs, and the memory that they keep up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use futures_util::future::{BoxFuture, join_all};
@@ -11,9 +17,9 @@ use super::{StoreSink, providers::Everyone, used::used};
 use crate::{
     admin::{self, Refusal},
     config::{Config, DEFAULT_HUB},
-    guard::Users,
+    guard::{Meters, Users},
     ledger::{Flusher, Ledger},
-    model::{Clock, CounterId, Day, SpanId, SpanKind, Tally, TokenId, UserId, Zone},
+    model::{Clock, CounterId, Day, SpanId, SpanKind, Tally, Zone},
     pool::InsertError,
     replica::{
         protocol::{self, Bounds, Effect, Hub, StreamOf},
@@ -31,6 +37,8 @@ const LAST_PUSH: Duration = Duration::from_secs(5);
 pub(super) struct Hubs {
     pub(super) replicators: Vec<Replicator>,
     pub(super) changes: watch::Sender<()>,
+    /// Whether a row is kept of each request.
+    logs: Arc<AtomicBool>,
 }
 
 impl Hubs {
@@ -55,6 +63,11 @@ impl Hubs {
             hub.seal().await?;
         }
         Ok(())
+    }
+
+    /// For a reload of the configuration: whether a row is kept of each request.
+    pub(super) fn keep_logs(&self, on: bool) {
+        self.logs.store(on, Ordering::Relaxed);
     }
 
     /// As of the last rounds.
@@ -124,26 +137,28 @@ pub(super) struct Memory {
     pub(super) edits: Arc<Mutex<()>>,
     pub(super) clock: Clock,
     pub(super) users: Arc<Users>,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Memory {
     /// What others have counted on a day near this one is used of the same limits.
     fn count(&self, id: &SpanId, from: &Tally, to: &Tally) {
         let zone = self.users.zone();
-        let today = zone.day_of(self.clock.now()).day;
+        let now = self.clock.now();
+        let today = zone.day_of(now).day;
         let Some(day) = zone.span(Day(id.at.number())).filter(|span| span.day.0.abs_diff(today.0) <= 1)
         else {
             return;
         };
         let by = used(&to.minus(from));
         match id.kind {
-            SpanKind::UserUses => self.users.shift(UserId(id.id), day, by),
-            SpanKind::TokenDay => self.providers.each(|of| of.tokens.shift(TokenId(id.id), day, by)),
+            SpanKind::TokenDay => self.meters.shift(id.id, day, by, now),
             SpanKind::KeyDay
             | SpanKind::KeyHour
             | SpanKind::KeyTotal
             | SpanKind::UserClasses
-            | SpanKind::UserErrors => {}
+            | SpanKind::UserErrors
+            | SpanKind::UserUses => {}
         }
     }
 
@@ -226,12 +241,12 @@ impl Mirror for Memory {
                 }
                 Effect::TokenRemoved { provider, id } => {
                     if let Some(of) = self.providers.get(&provider) {
-                        of.tokens.remove(id);
+                        of.tokens.remove(id, now);
                     }
                 }
                 Effect::UserPut { id, entry } => self.users.insert(id, entry.record),
                 Effect::UserRemoved { id } => {
-                    self.users.remove(id);
+                    self.users.remove(id, now);
                 }
                 Effect::Zone { name } => self.keep_days_in(&name),
                 Effect::Counter { id: CounterId::Span(id), from, to, .. } => self.count(&id, &from, &to),
@@ -262,6 +277,7 @@ pub(super) async fn start(
     changes: watch::Sender<()>,
 ) -> anyhow::Result<Hubs> {
     let (clock, mirror) = (memory.clock.clone(), Arc::new(memory));
+    let logs = Arc::new(AtomicBool::new(config.usage_log));
     let mut replicators = Vec::new();
     for hub in config.hubs() {
         let name = hub.name.clone();
@@ -296,7 +312,7 @@ pub(super) async fn start(
             interval: hub.options.interval,
             egress: config.budget.egress,
             budget: hub.budget,
-            logs: config.usage_log && name == DEFAULT_HUB,
+            logs: if name == DEFAULT_HUB { logs.clone() } else { Arc::default() },
         };
         let parts = Parts {
             store: store.clone(),
@@ -308,7 +324,7 @@ pub(super) async fn start(
         let started = Replicator::start(options, parts).await;
         replicators.push(started.with_context(|| format!("the hub \"{name}\" cannot be replicated with"))?);
     }
-    Ok(Hubs { replicators, changes })
+    Ok(Hubs { replicators, changes, logs })
 }
 
 fn machine_name() -> String {

@@ -1,49 +1,21 @@
 //! What was used of limits today before this process began.
 
-use std::collections::HashMap;
-
 use crate::{
-    guard::Used,
-    model::{DaySpan, SpanKind, Tally, Timestamp, TokenId, UserId, Zone},
-    store::{Contents, Error, Store},
+    guard::{Meters, Used},
+    model::{SpanKind, Tally, Timestamp, Zone},
+    store::{Error, Store},
 };
 
-pub(super) struct UsedToday {
-    pub day: DaySpan,
-    pub tokens: HashMap<TokenId, Used>,
-    pub users: HashMap<UserId, Used>,
-}
-
-impl UsedToday {
-    /// # Errors
-    /// The store cannot be read.
-    pub(super) async fn read(
-        store: &Store,
-        contents: &Contents,
-        zone: &Zone,
-        now: Timestamp,
-    ) -> Result<Self, Error> {
-        let day = zone.day_of(now);
-        let counted = store.counted().await?;
-        let of = |kind| {
-            let rows = counted.all(kind, day.day.0)?;
-            Ok::<_, Error>(rows.into_iter().map(|(id, tally)| (id, used(&tally))))
-        };
-        let tokens: HashMap<_, _> = of(SpanKind::TokenDay)?.map(|(id, used)| (TokenId(id), used)).collect();
-        let mut users: HashMap<_, _> = of(SpanKind::UserUses)?.map(|(id, used)| (UserId(id), used)).collect();
-        // Requests for which no key was used are in the days of their tokens alone.
-        let mut asked: HashMap<UserId, i64> = HashMap::new();
-        for (id, record) in contents.providers.values().flat_map(|of| &of.tokens) {
-            if let (Some(user), Some(used)) = (record.user, tokens.get(id)) {
-                *asked.entry(user).or_default() += used.requests;
-            }
-        }
-        for (user, requests) in asked {
-            let used = users.entry(user).or_default();
-            used.requests = used.requests.max(requests);
-        }
-        Ok(Self { day, tokens, users })
+/// Also of tokens and users that are gone: they may come back.
+///
+/// # Errors
+/// The store cannot be read.
+pub(super) async fn today(store: &Store, zone: &Zone, now: Timestamp) -> Result<Meters, Error> {
+    let (day, meters) = (zone.day_of(now), Meters::default());
+    for (id, tally) in store.counted().await?.all(SpanKind::TokenDay, day.day.0)? {
+        meters.seed(id, day, used(&tally));
     }
+    Ok(meters)
 }
 
 pub(super) fn used(day: &Tally) -> Used {

@@ -24,9 +24,9 @@ use crate::{
     config::MonitorOptions,
     guard::{Sentence, Watch},
     model::{Clock, Event, UserId},
-    monitor::{self, Monitor, Observation, Report, Snapshot, Subject, Verdict},
+    monitor::{self, Action, Monitor, Observation, Report, Snapshot, Subject, Verdict},
     observe,
-    store::{Error, Store},
+    store::{Error, MOST_REMEMBERED, Store},
 };
 
 /// How long an observation waits at most: what is abnormal is seen within that time.
@@ -43,6 +43,9 @@ const LOGGED: u8 = 3;
 /// Names, and the layouts of what is written under them.
 const HABITS: (&str, u8) = ("monitor/habits", Snapshot::VERSION);
 const VERDICTS: (&str, u8) = ("monitor/verdicts", Sentence::VERSION);
+
+/// Whatever is configured can be written.
+const _: () = assert!(Snapshot::MOST_BYTES <= MOST_REMEMBERED);
 
 pub(super) struct Watcher {
     watch: Arc<Watch>,
@@ -123,6 +126,9 @@ impl Watcher {
     /// The last of it, when nothing is served any more and `run` has ended.
     pub(super) async fn finish(&self) {
         self.round(&mut Vec::new()).await;
+        let now = self.clock.now();
+        self.take(|monitor| monitor.flush(now));
+        self.write_events().await;
         self.save().await;
         let left = self.events().waiting.len();
         if left > 0 {
@@ -169,12 +175,18 @@ impl Watcher {
     /// Returns whether anything was observed.
     async fn round(&self, lists: &mut Vec<Vec<Observation>>) -> bool {
         let seen = self.watch.collect(lists);
+        let mut decided = Vec::new();
         for part in seen.chunks(PART) {
-            self.take(|monitor| part.iter().map(|seen| monitor.observe(seen)).collect());
+            decided.extend(self.take(|monitor| {
+                let mut all = Report::default();
+                part.iter().for_each(|seen| all.add(monitor.observe(seen)));
+                all
+            }));
             tokio::task::yield_now().await;
         }
         let now = self.clock.now();
-        self.take(|monitor| vec![monitor.tick(now)]);
+        decided.extend(self.take(|monitor| monitor.tick(now)));
+        say(&decided);
         self.watch.verdicts.tidy(now);
         if self.unwritten.swap(false, Ordering::SeqCst) {
             self.write_verdicts().await;
@@ -183,18 +195,14 @@ impl Watcher {
         !seen.is_empty()
     }
 
-    fn take(&self, tell: impl FnOnce(&mut Monitor) -> Vec<Report>) {
-        let reports = tell(&mut self.monitor());
-        let now = self.clock.now();
-        for Report { events, verdicts } in reports {
-            for Verdict { subject, action, until } in &verdicts {
-                warn!(%subject, ?action, %until, "the monitor has decided");
-            }
-            if self.watch.verdicts.apply(&verdicts, now) {
-                self.unwritten.store(true, Ordering::SeqCst);
-            }
-            events.iter().for_each(|event| self.record(told(event)));
+    /// Puts in force what the monitor says, and keeps it; returns what it has decided.
+    fn take(&self, tell: impl FnOnce(&mut Monitor) -> Report) -> Vec<Verdict> {
+        let Report { events, verdicts } = tell(&mut self.monitor());
+        if self.watch.verdicts.apply(&verdicts, self.clock.now()) {
+            self.unwritten.store(true, Ordering::SeqCst);
         }
+        events.iter().for_each(|event| self.record(told(event)));
+        verdicts
     }
 
     async fn write_verdicts(&self) {
@@ -259,6 +267,21 @@ impl Watching for Watcher {
     }
 }
 
+/// One line, however many there are: an attack comes from thousands of addresses.
+fn say(decided: &[Verdict]) {
+    let Some(Verdict { subject, action, until }) = decided.first() else { return };
+    match decided.len() {
+        1 => warn!(%subject, ?action, %until, "the monitor has decided"),
+        verdicts => {
+            let is_address = |verdict: &&Verdict| matches!(verdict.subject, Subject::Address(_));
+            let addresses = decided.iter().filter(is_address).count();
+            let is_block = |verdict: &&Verdict| matches!(verdict.action, Action::Block { .. });
+            let blocks = decided.iter().filter(is_block).count();
+            warn!(verdicts, blocks, addresses, first = %subject, "the monitor has decided of many");
+        }
+    }
+}
+
 /// As it is kept.
 fn told(event: &monitor::Event) -> Event {
     let user = match event.subject {
@@ -288,7 +311,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Timestamp,
-        monitor::{Action, AuthFailure, EventType, Options, Rule, What},
+        monitor::{AuthFailure, EventType, Options, Rule, What},
         store,
     };
 
@@ -386,6 +409,25 @@ mod tests {
             std::hint::black_box(events);
         }
         println!("telling {:?}, observing {:?} each", telling / (ROUNDS * EACH), observing / (ROUNDS * EACH));
+    }
+
+    #[tokio::test]
+    async fn what_a_storm_has_counted_is_told_at_a_stop() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(NOW));
+        let (watcher, store) = start(dir.path(), &clock).await;
+        for n in 0..40 {
+            guess(&watcher, IpAddr::from([198, 51, n, 7]), 0..40);
+        }
+        watcher.round(&mut Vec::new()).await;
+        let is_storm = |event: &Event| event.details["kind"] == "storm";
+        assert!(!kept(&store).await.iter().any(is_storm));
+        watcher.reload(&MonitorOptions { keep: HOUR * 24, ..blocking() });
+        watcher.finish().await;
+        let kept = kept(&store).await;
+        let storm = kept.iter().find(|event| is_storm(event)).unwrap();
+        assert_eq!((kept.len(), storm.details["auth_fail"].as_u64()), (31, Some(u64::from(storm.weight))));
+        assert!(storm.weight >= 10, "{storm:?}");
+        store.close().await.unwrap();
     }
 
     #[tokio::test]

@@ -120,11 +120,7 @@ async fn list(args: &ListArgs, client: &Client, json: bool, io: &mut Io) -> Resu
     let total = show::counted(found.total, "event", "events");
     io.note(&match found.total {
         0 => "nothing was abnormal".to_owned(),
-        _ if found.events.is_empty() => {
-            format!("{total}; there is no page {}, the last is {}", found.page, found.pages)
-        }
-        _ if found.pages <= 1 => total,
-        _ => format!("{total}; page {} of {} (--page)", found.page, found.pages),
+        _ => show::page(total, found.events.is_empty(), found.page, found.pages, "--page"),
     });
     Ok(())
 }

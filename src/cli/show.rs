@@ -36,6 +36,15 @@ pub(super) fn bytes(number: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// What is said under a page of a list that has anything: how many there are in all, and how to see the others.
+pub(super) fn page(total: String, is_empty: bool, page: u64, pages: u64, how: &str) -> String {
+    match pages {
+        _ if is_empty => format!("{total}; there is no page {page}, the last is {pages}"),
+        ..=1 => total,
+        _ => format!("{total}; page {page} of {pages} ({how})"),
+    }
+}
+
 /// Nothing is said about what nobody has asked for.
 pub(super) fn percent(rate: f64, total: u64) -> String {
     if total == 0 { "-".to_owned() } else { format!("{rate:.2} %") }
@@ -111,6 +120,17 @@ mod tests {
         }
         assert_eq!((counted(1, "key", "keys"), counted(2, "key", "keys")), ("1 key".into(), "2 keys".into()));
         assert_eq!((percent(66.67, 3), percent(0.0, 0)), ("66.67 %".into(), "-".into()));
+    }
+
+    #[test]
+    fn pages() {
+        for (is_empty, at, pages, text) in [
+            (false, 1, 1, "7 keys"),
+            (false, 2, 3, "7 keys; page 2 of 3 (--page)"),
+            (true, 9, 3, "7 keys; there is no page 9, the last is 3"),
+        ] {
+            assert_eq!(page("7 keys".to_owned(), is_empty, at, pages, "--page"), text);
+        }
     }
 
     #[test]

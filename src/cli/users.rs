@@ -216,11 +216,7 @@ async fn list(args: &ListArgs, client: &Client, json: bool, io: &mut Io) -> Resu
             "there are no users yet; create one with `keytide users create NAME`".to_owned()
         }
         0 => "no user is like that".to_owned(),
-        _ if found.users.is_empty() => {
-            format!("{total}; there is no page {}, the last is {}", found.page, found.pages)
-        }
-        _ if found.pages <= 1 => total,
-        _ => format!("{total}; page {} of {} (--page)", found.page, found.pages),
+        _ => show::page(total, found.users.is_empty(), found.page, found.pages, "--page"),
     });
     Ok(())
 }

@@ -84,7 +84,9 @@ pub(super) fn in_use(
     };
     let named = named.iter().map(|(name, options)| hub(Some(name), options));
     let all = std::iter::once(hub(None, default)).chain(named);
-    all.filter(|hub| hub.options.route.way().is_some() && !hub.providers.is_empty()).collect()
+    // The default one has what belongs to no provider.
+    let is_used = |hub: &HubConfig| hub.name == DEFAULT_HUB || !hub.providers.is_empty();
+    all.filter(|hub| hub.options.route.way().is_some() && is_used(hub)).collect()
 }
 
 /// What is the same for all hubs, beside the default one.

@@ -23,7 +23,7 @@ impl Default for MonitorOptions {
 pub(super) fn read(top: &mut Section<'_>) -> MonitorOptions {
     let mut table = top.child("monitor");
     let MonitorOptions { watch: defaults, keep } = MonitorOptions::default();
-    let bounds = 100..=1_000_000;
+    let bounds = 100..=u32::try_from(Options::MOST).unwrap_or(u32::MAX);
     let mut bound = |name: &str, default: usize| {
         let default = u32::try_from(default).unwrap_or(u32::MAX);
         table.integer(name, default, bounds.clone()) as usize

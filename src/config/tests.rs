@@ -315,6 +315,7 @@ fn what_the_monitor_does() {
             "warm_up_days = 0",
             "monitor.warm_up_days (config.toml:2) must be a whole number from 1 to 60, not 0",
         ),
+        ("max_keys = 1000000", "monitor.max_keys (config.toml:2) must be a whole number from 100 to 100000"),
         ("keep = \"1h\"", "monitor.keep (config.toml:2) must be a duration from 24h to 8760h"),
         (
             "window = \"24h\"\nlongest_window = \"1h\"",
@@ -550,6 +551,12 @@ fn providers_choose_their_hub() {
     assert_eq!(config.hubs()[0].name, "far-east");
     assert_eq!(Config::default().budget.egress, Some(5_000_000_000));
     assert!(Config::default().hubs().is_empty());
+    // What belongs to no provider is in [sync]'s hub, also when all providers are elsewhere.
+    let elsewhere =
+        text.replace("hub = \"default\"", "hub = \"eu\"") + "\n[providers.openrouter]\nhub = \"eu\"";
+    let elsewhere = good(&elsewhere.replace("table_prefix = \"ollama_api\"", "table_prefix = \"twin\""));
+    let hubs: Vec<_> = elsewhere.hubs().into_iter().map(|hub| (hub.name, hub.providers.len())).collect();
+    assert_eq!(hubs, [(DEFAULT_HUB.to_owned(), 0), ("eu".to_owned(), 3)]);
     // The database's URL may tell where its REST API is.
     let derived =
         good("sync.transport = \"rest\"\nsync.database_url = \"postgres://h\"\nsync.service_key = \"k\"");

@@ -123,6 +123,7 @@ impl Call {
             let key = lease.key_id();
             lease.finish(effect, now);
             self.provider.metrics.attempt_ended(AttemptEnd::of(effect, Kind::Failure));
+            self.provider.watch.tell(self.core, self.seen.key_failed(&self.caller, key, now));
             let attempt = Attempt { key, kind: Kind::Failure, millis: None };
             let entry = Entry { caller: counted(&self.caller), attempt: Some(attempt), request: None };
             self.provider.ledger.record(self.core, &entry, now);

@@ -102,6 +102,15 @@ impl Seen {
         closing: Closing,
         at: Timestamp,
     ) -> Observation {
+        self.observed(caller, key, ended(closing), at)
+    }
+
+    /// Before the end: another key may serve it.
+    pub(super) fn key_failed(self, caller: &Caller, key: KeyId, at: Timestamp) -> Observation {
+        self.observed(caller, Some(key), What::KeyFailed, at)
+    }
+
+    fn observed(self, caller: &Caller, key: Option<KeyId>, what: What, at: Timestamp) -> Observation {
         Observation {
             at,
             subject: caller.subject(),
@@ -109,7 +118,7 @@ impl Seen {
             key,
             provider: self.provider,
             model: Some(self.model),
-            what: ended(closing),
+            what,
         }
     }
 }

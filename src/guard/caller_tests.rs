@@ -130,14 +130,14 @@ fn a_token_is_worth_what_its_user_is() {
     assert_eq!(caller.revoked(), Some(Refusal::UserDisabled(ANN)));
     users.insert(ANN, user(Limits::default()));
     assert!(users.caller(find()).is_ok() && caller.revoked().is_none());
-    users.remove(ANN).unwrap();
+    users.remove(ANN, NOW).unwrap();
     assert_eq!(users.caller(find()).unwrap_err(), Refusal::UserDisabled(ANN));
     assert_eq!(caller.revoked(), Some(Refusal::UserDisabled(ANN)));
     users.insert(ANN, user(Limits::default()));
     let caller = users.caller(find()).unwrap();
     tokens.insert("p", token("sk-a", per_day(1)));
     assert_eq!(caller.revoked(), None, "changed, not revoked");
-    tokens.remove(caller.token());
+    tokens.remove(caller.token(), NOW);
     assert_eq!(caller.revoked(), Some(Refusal::Unknown));
 }
 
@@ -159,4 +159,25 @@ fn both_must_allow_a_model_and_an_address() {
     let from = |text: &str| caller.allows_address(text.parse().unwrap());
     assert!(from("10.1.2.3") && from("::ffff:10.1.2.3") && !from("10.2.0.1") && !from("192.0.2.1"));
     assert!(!caller.counts_tokens());
+}
+
+#[test]
+fn whoever_comes_back_goes_on_where_it_was() {
+    let (tokens, users) = world(per_minute(2), per_day(5));
+    let served = |text: &str| (0..5).filter(|_| ask(&tokens, &users, text).is_ok()).count();
+    assert_eq!(served("sk-a"), 2);
+    let gone = tokens.remove(TokenId::derive("p", "sk-a"), NOW).unwrap();
+    let id = tokens.insert("p", gone);
+    assert_eq!(served("sk-a"), 0, "its minute goes on");
+    assert_eq!(served("sk-b"), 2);
+    users.remove(ANN, NOW).unwrap();
+    users.insert(ANN, user(per_day(5)));
+    tokens.insert("p", token("sk-c", Limits::default()));
+    assert_eq!(served("sk-c"), 1, "and so does the day");
+    // An answer that had to end may go on.
+    let caller = users.caller(tokens.get(id).unwrap()).unwrap();
+    tokens.remove(id, NOW).unwrap();
+    assert_eq!(caller.revoked(), Some(Refusal::Unknown));
+    tokens.insert("p", token("sk-a", Limits::default()));
+    assert_eq!(caller.revoked(), None);
 }

@@ -22,7 +22,7 @@ pub enum Take {
 }
 
 /// What was used on one day.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Used {
     pub requests: i64,
     /// Prompt and completion together.
@@ -97,6 +97,18 @@ impl Meter {
 
     pub(super) fn used(&self, now: Timestamp, zone: &Zone) -> (DaySpan, Used) {
         *self.lock().day(now, zone)
+    }
+
+    /// Whether it is of a day that has not ended, or of a minute.
+    pub(super) fn is_of_use(&self, now: Timestamp) -> bool {
+        let state = self.lock();
+        let last = state.days.last().map(|(span, _)| span.end);
+        last.is_some_and(|end| now < end) || state.minute.reset(now) > now
+    }
+
+    /// What was used on its last day.
+    pub(super) fn lately(&self) -> Used {
+        self.lock().days.last().map(|(_, used)| *used).unwrap_or_default()
     }
 
     pub(super) fn is_gone(&self) -> bool {

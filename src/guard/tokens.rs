@@ -7,7 +7,10 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::meter::{Meter, Used};
+use super::{
+    meter::{Meter, Used},
+    meters::Meters,
+};
 use crate::model::{DaySpan, Networks, Timestamp, TokenId, TokenRecord, UserId, Zone};
 
 /// A token in force, with what was used of its limits.
@@ -31,7 +34,10 @@ pub enum Refusal {
 /// Looked up by the digest of what the caller sent, so that the time a lookup takes tells nothing about the
 /// tokens there are.
 #[derive(Debug, Default)]
-pub struct Tokens(RwLock<InForce>);
+pub struct Tokens {
+    in_force: RwLock<InForce>,
+    meters: Arc<Meters>,
+}
 
 #[derive(Debug, Default)]
 struct InForce {
@@ -40,12 +46,18 @@ struct InForce {
 }
 
 impl Tokens {
-    /// Puts a token in force; one of the same text is replaced, and what was used stays used.
+    pub fn new(meters: Arc<Meters>) -> Self {
+        Self { in_force: RwLock::default(), meters }
+    }
+
+    /// Puts a token in force; one of the same text is replaced, and what was used stays used, of one that was removed
+    /// as well.
     pub fn insert(&self, provider: &str, record: TokenRecord) -> TokenId {
         let id = record.id(provider);
         let digest = digest(record.secret.expose());
-        let mut tokens = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let meter = tokens.by_digest.get(&digest).map(|token| token.meter.clone()).unwrap_or_default();
+        let meter = self.meters.of(id.0);
+        let mut tokens = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        meter.set_gone(false);
         let addresses = Networks::of(&record.limits.allowed_addresses);
         tokens.by_digest.insert(digest, Arc::new(Token { id, record, addresses, meter }));
         tokens.digests.insert(id, digest);
@@ -53,11 +65,13 @@ impl Tokens {
     }
 
     /// Takes a token out of force. Its streams end within a second.
-    pub fn remove(&self, id: TokenId) -> Option<TokenRecord> {
-        let mut tokens = self.0.write().unwrap_or_else(PoisonError::into_inner);
+    pub fn remove(&self, id: TokenId, now: Timestamp) -> Option<TokenRecord> {
+        let mut tokens = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
         let digest = tokens.digests.remove(&id)?;
         let removed = tokens.by_digest.remove(&digest)?;
+        drop(tokens);
         removed.meter.set_gone(true);
+        self.meters.tidy(now);
         Some(removed.record.clone())
     }
 
@@ -98,21 +112,7 @@ impl Tokens {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, InForce> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sets what a token had used on a day, as the books know it. Says nothing of tokens that are not there.
-    pub fn seed(&self, id: TokenId, day: DaySpan, used: Used) {
-        if let Some(token) = self.get(id) {
-            token.meter.seed(day, used);
-        }
-    }
-
-    /// Adds what was counted elsewhere.
-    pub fn shift(&self, id: TokenId, day: DaySpan, by: Used) {
-        if let Some(token) = self.get(id) {
-            token.meter.shift(day, by);
-        }
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Unknown);
         let expired = tokens.insert("p", TokenRecord { expires_at: Some(NOW), ..record("sk-b") });
         assert_eq!(tokens.find("sk-b", NOW).unwrap_err(), Refusal::Expired(expired, None));
-        assert!(tokens.remove(id).is_some() && tokens.remove(id).is_none());
+        assert!(tokens.remove(id, NOW).is_some() && tokens.remove(id, NOW).is_none());
         assert_eq!(tokens.find("sk-a", NOW).unwrap_err(), Refusal::Unknown);
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use super::{
     caller::Caller,
     meter::{Meter, Used},
+    meters::Meters,
     tokens::{Refusal, Token},
 };
 use crate::model::{DaySpan, Networks, Timestamp, UserId, UserRecord, Zone};
@@ -25,28 +26,30 @@ pub struct User {
 pub struct Users {
     by_id: RwLock<HashMap<UserId, Arc<User>>>,
     zone: RwLock<Zone>,
+    meters: Arc<Meters>,
 }
 
 impl Users {
     /// Days begin and end in `zone`.
-    pub fn new(zone: Zone) -> Self {
-        Self { by_id: RwLock::default(), zone: RwLock::new(zone) }
+    pub fn new(zone: Zone, meters: Arc<Meters>) -> Self {
+        Self { by_id: RwLock::default(), zone: RwLock::new(zone), meters }
     }
 
-    /// Puts a user in force, or what is said of one: what was used stays used. Streams of one who is disabled end within
-    /// a second.
+    /// Puts a user in force, or what is said of one: what was used stays used, of one that was removed as
+    /// well. Streams of one who is disabled end within a second.
     pub fn insert(&self, id: UserId, record: UserRecord) {
+        let meter = self.meters.of(id.0);
         let mut users = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
-        let meter = users.get(&id).map(|user| user.meter.clone()).unwrap_or_default();
         meter.set_gone(!record.enabled);
         let addresses = Networks::of(&record.limits.allowed_addresses);
         users.insert(id, Arc::new(User { id, record, addresses, meter }));
     }
 
     /// Takes a user out of force, and with it the tokens: they are refused, and their streams end within a second.
-    pub fn remove(&self, id: UserId) -> Option<Arc<User>> {
+    pub fn remove(&self, id: UserId, now: Timestamp) -> Option<Arc<User>> {
         let removed = self.by_id.write().unwrap_or_else(PoisonError::into_inner).remove(&id)?;
         removed.meter.set_gone(true);
+        self.meters.tidy(now);
         Some(removed)
     }
 
@@ -97,20 +100,6 @@ impl Users {
             }
         };
         Ok(Caller::new(token, user, self.zone()))
-    }
-
-    /// Sets what a user had used on a day, as the books know it. Says nothing of users who are not there.
-    pub fn seed(&self, id: UserId, day: DaySpan, used: Used) {
-        if let Some(user) = self.get(id) {
-            user.meter.seed(day, used);
-        }
-    }
-
-    /// Adds what was counted elsewhere.
-    pub fn shift(&self, id: UserId, day: DaySpan, by: Used) {
-        if let Some(user) = self.get(id) {
-            user.meter.shift(day, by);
-        }
     }
 }
 

@@ -17,7 +17,8 @@ use crate::{
     monitor::{Action, Subject, Verdict},
 };
 
-/// Subjects that are remembered; of more, those whose verdicts end last.
+/// Addresses that are kept out, and likewise all others that are remembered; of more, those for whom it lasts longest. An
+/// attack comes from as many addresses as it likes, and must not be how a user gets out.
 const MOST: usize = 10_000;
 /// Requests per minute that a throttle takes its part of where no limit is set.
 const UNLIMITED: u32 = 60;
@@ -130,6 +131,11 @@ impl Sentence {
         Self { pardon, ..Self::none(self.subject) }
     }
 
+    /// Of what comes in any number. What a person has lifted does not.
+    fn is_of_an_attack(&self) -> bool {
+        matches!(self.subject, Subject::Address(_)) && self.pardon.is_none()
+    }
+
     fn is_verdict(&self) -> bool {
         self.block.is_some() || self.throttle.is_some()
     }
@@ -236,13 +242,20 @@ impl Verdicts {
         let mut table = Table::clone(&self.table.load());
         make(&mut table);
         if table.len() > MOST {
-            let mut ends: Vec<_> = table.values().filter_map(|held| held.sentence.until()).collect();
-            let beyond = ends.len().saturating_sub(MOST);
-            let (_, least, _) = ends.select_nth_unstable(beyond);
-            let least = *least;
-            table.retain(|_, held| held.sentence.until() >= Some(least));
+            bound(&mut table, Sentence::is_of_an_attack);
+            bound(&mut table, |sentence| !sentence.is_of_an_attack());
         }
         self.table.store(Arc::new(table));
+    }
+}
+
+fn bound(table: &mut Table, is_of: impl Fn(&Sentence) -> bool) {
+    let of = table.values().map(|held| &held.sentence).filter(|sentence| is_of(sentence));
+    let mut ends: Vec<_> = of.map(|sentence| (sentence.until(), sentence.subject)).collect();
+    let beyond = ends.len().saturating_sub(MOST);
+    if beyond > 0 {
+        ends.select_nth_unstable_by_key(beyond, |(until, _)| *until);
+        ends[..beyond].iter().for_each(|(_, subject)| drop(table.remove(subject)));
     }
 }
 

@@ -108,3 +108,25 @@ fn only_so_many_are_kept_and_those_that_hold_longest() {
     assert!(verdicts.check(user(0), None, NOW).is_ok());
     assert!(verdicts.check(user(MOST as u128), None, NOW).is_err());
 }
+
+#[test]
+fn an_attack_by_many_addresses_lets_nobody_else_out() {
+    let verdicts = Verdicts::default();
+    let address = |n: u32| Subject::at(std::net::IpAddr::from(n.to_be_bytes()));
+    let short = Action::Block { span: Duration::from_secs(60) };
+    let of = |subject| Verdict { subject, action: BLOCK, until: later(HOUR) };
+    verdicts.apply(&[verdict(1, short), verdict(2, short), of(address(1)), of(address(2))], NOW);
+    verdicts.lift(address(1), NOW);
+    verdicts.lift(user(2), NOW);
+    // In parts, all of which end at the same time.
+    let all: Vec<_> = (1..3 * MOST as u32).map(|n| of(address(n))).collect();
+    for part in all.chunks(MOST + 7) {
+        assert!(verdicts.apply(part, later(Duration::from_secs(1))));
+    }
+    assert_eq!(verdicts.kept(NOW).len(), MOST + 3);
+    assert!(verdicts.check(user(1), None, NOW).is_err());
+    for pardoned in [user(2), address(1)] {
+        assert_eq!(verdicts.check(pardoned, None, NOW), Ok(()));
+        assert!(!verdicts.apply(&[Verdict { subject: pardoned, ..verdict(0, short) }], NOW), "{pardoned}");
+    }
+}

@@ -294,6 +294,8 @@ impl OfToken {
         }
         count(core, SpanKind::TokenDay, token.0, day, with_tokens(tally(self.counts)));
         let Some(user) = self.user else { return };
+        // Of its own: a token may be another user's tomorrow, or in an hour.
+        count(core, SpanKind::TokenDay, user.0, day, with_tokens(tally(self.counts)));
         let mut classes = self.classes;
         classes[Class::Call as usize] += self.listed;
         count(core, SpanKind::UserClasses, user.0, day, tally(classes));

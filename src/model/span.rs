@@ -54,7 +54,7 @@ kinds! {
         KeyHour = "kh",
         /// Attempts of a key ever; the period is 0.
         KeyTotal = "kt",
-        /// Requests of a token on a day, with their tokens.
+        /// What limits by day count, of a token or of a user: requests on a day, with their tokens.
         TokenDay = "td",
         /// Requests of a user on a day: conversations, calls and uploads stand for success, failure and other.
         UserClasses = "uc",

@@ -12,6 +12,8 @@ use super::{
 
 /// Episodes that are remembered; beyond, the one that was quiet for longest begins anew.
 const EPISODES: usize = 4_096;
+/// Written down, of all of them: 100 bytes each.
+pub(super) const MOST_BYTES: usize = EPISODES * 100;
 /// An episode ends when nothing was found for this long, or for its own window: what comes back at the same hour
 /// of the next day goes on.
 const QUIET: Duration = Duration::from_secs(24 * 3_600);
@@ -134,6 +136,13 @@ impl Condenser {
         }
     }
 
+    /// What a storm has counted so far.
+    pub(super) fn flush(&mut self, now: Timestamp, report: &mut Report) {
+        if let Some(raging) = &mut self.storm.raging {
+            raging.tell(now, report);
+        }
+    }
+
     /// What has waited long enough is written down; once a minute.
     pub(super) fn minute(&mut self, now: Timestamp, options: &Options, report: &mut Report) {
         self.storm.minute(now, options, report);
@@ -214,7 +223,19 @@ impl Storm {
         if raging.since <= now && now.since(raging.since) < raging.span {
             return;
         }
-        let counts = std::mem::take(&mut raging.counts);
+        let weight = raging.tell(now, report);
+        if weight <= options.storm {
+            self.raging = None;
+        } else {
+            raging.span = (raging.span * 2).min(LONGEST_SPAN);
+        }
+    }
+}
+
+impl Raging {
+    /// Says how many there were, and begins anew.
+    fn tell(&mut self, now: Timestamp, report: &mut Report) -> u32 {
+        let counts = std::mem::take(&mut self.counts);
         let weight = counts.iter().sum();
         if weight > 0 {
             report.events.push(Event {
@@ -222,17 +243,13 @@ impl Storm {
                 kind: Kind::Storm,
                 subject: Subject::Everyone,
                 key: None,
-                severity: raging.worst,
+                severity: self.worst,
                 weight,
-                since: raging.since,
+                since: self.since,
                 figures: Figures::Storm(counts),
             });
         }
-        if weight <= options.storm {
-            self.raging = None;
-        } else {
-            (raging.since, raging.worst) = (now, 1);
-            raging.span = (raging.span * 2).min(LONGEST_SPAN);
-        }
+        (self.since, self.worst) = (now, 1);
+        weight
     }
 }

@@ -186,3 +186,10 @@ pub struct Report {
     pub events: Vec<Event>,
     pub verdicts: Vec<Verdict>,
 }
+
+impl Report {
+    pub fn add(&mut self, more: Self) {
+        self.events.extend(more.events);
+        self.verdicts.extend(more.verdicts);
+    }
+}

@@ -80,7 +80,14 @@ pub struct Snapshot {
 impl Snapshot {
     /// Of its layout and of all that is in it, where it is written down: another one is not read.
     pub const VERSION: u8 = 1;
+    /// What it takes at most, written down.
+    pub const MOST_BYTES: usize = Options::MOST * (SUBJECT + KEY + DOOR) + condense::MOST_BYTES;
 }
+
+/// Bytes of the largest records, with whom they are about.
+const SUBJECT: usize = 300;
+const KEY: usize = 180;
+const DOOR: usize = 60;
 
 impl Monitor {
     pub fn new(options: Options) -> Self {
@@ -108,6 +115,7 @@ impl Monitor {
         self.pass(seen.at, now, &mut report);
         match seen.what {
             What::Ended { end, status } => self.ended(seen, end, status, now, &mut report),
+            What::KeyFailed => self.tried(seen, End::Failure, now, &mut report),
             What::Limited => {
                 let track = self.subjects.touch(seen.subject, || Track::new(now));
                 track.limited(now, &self.options, &mut self.found);
@@ -144,6 +152,13 @@ impl Monitor {
         report
     }
 
+    /// What is told before an end: a snapshot does not have it.
+    pub fn flush(&mut self, at: Timestamp) -> Report {
+        let mut report = Report::default();
+        self.condenser.flush(at, &mut report);
+        report
+    }
+
     /// Those that have not ended, as after a restart they have to be enforced again.
     pub fn verdicts(&self, now: Timestamp) -> Vec<Verdict> {
         self.condenser.verdicts(now)
@@ -175,10 +190,10 @@ impl Monitor {
 
     /// Goes on under other options with what it has learnt.
     pub fn set_options(&mut self, options: Options) {
-        if options != self.options {
-            let snapshot = self.snapshot();
-            *self = Self::restore(options, snapshot);
-        }
+        self.subjects.set_bound(options.max_subjects);
+        self.keys.set_bound(options.max_keys);
+        self.doors.set_bound(options.max_addresses);
+        self.options = options;
     }
 
     fn ended(&mut self, seen: &Observation, end: End, status: u16, now: Moment, report: &mut Report) {
@@ -196,7 +211,12 @@ impl Monitor {
         let novel = track.novel_keys();
         self.other_subjects.tell(subject, provider, model, at, request.is_bad, novel);
         self.settle(subject, at, report);
+        self.tried(seen, end, now, report);
+    }
 
+    /// A key's part of it.
+    fn tried(&mut self, seen: &Observation, end: End, now: Moment, report: &mut Report) {
+        let Observation { at, provider, model, .. } = *seen;
         let Some(key) = seen.key else { return };
         let name = Subject::Key(key);
         // What the request or its caller did wrong says nothing of the key.

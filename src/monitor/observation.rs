@@ -53,7 +53,7 @@ pub struct Observation {
     /// The token's user, the token when it has none, or the address when the token is unknown.
     pub subject: Subject,
     pub address: Option<IpAddr>,
-    /// The key of the last attempt.
+    /// The key of the attempt that the end is of.
     pub key: Option<KeyId>,
     /// Any number that tells providers apart: what fails at one says nothing of another.
     pub provider: u32,
@@ -69,6 +69,8 @@ pub enum What {
         end: End,
         status: u16,
     },
+    /// A key failed, and the request went on with another one: it says nothing of the caller.
+    KeyFailed,
     /// Refused for a limit that was set on the token or the user. What a [`super::Verdict`] refuses is not
     /// told: the monitor would take its own doing for more abuse.
     Limited,

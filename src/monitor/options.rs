@@ -86,6 +86,8 @@ pub struct Problem {
 
 impl Options {
     const DAY: Duration = Duration::from_secs(86_400);
+    /// As many of each can be written down: see [`super::Snapshot::MOST_BYTES`].
+    pub const MOST: usize = 100_000;
 
     /// # Errors
     /// Every setting that cannot be used.
@@ -118,7 +120,7 @@ impl Options {
             (self.max_keys, "max_keys"),
             (self.max_addresses, "max_addresses"),
         ] {
-            need((100..=1_000_000).contains(&bound), setting, "must be from 100 to 1000000");
+            need((100..=Self::MOST).contains(&bound), setting, "must be from 100 to 100000");
         }
         for rule in &self.actions {
             need((1..=5).contains(&rule.severity), "actions.severity", "must be from 1 to 5");

@@ -89,6 +89,19 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
         recent
     }
 
+    /// The same under another bound: of more, those seen last are kept.
+    pub(super) fn set_bound(&mut self, bound: usize) {
+        let mut order = Vec::with_capacity(self.slots.len());
+        let mut at = self.newest;
+        while let Some(slot) = self.slots.get(at as usize) {
+            order.push(at);
+            at = slot.older;
+        }
+        let mut slots: Vec<_> = std::mem::take(&mut self.slots).into_iter().map(Some).collect();
+        let newest_first = order.into_iter().filter_map(|at| slots[at as usize].take());
+        *self = Self::restore(bound, newest_first.map(|slot| (slot.key, slot.value)).collect());
+    }
+
     fn unlink(&mut self, place: u32) {
         let Slot { newer, older, .. } = self.slots[place as usize];
         match newer {

@@ -1,5 +1,6 @@
 use std::{net::IpAddr, time::Duration};
 
+use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -131,6 +132,34 @@ fn a_storm_is_one_event() {
 }
 
 #[test]
+fn a_storm_loses_nothing_to_a_reload_or_a_stop() {
+    let mut monitor = Monitor::new(Options::default());
+    let storm = |monitor: &mut Monitor, at: i64| {
+        let mut found = 0;
+        for n in 0..1_500_u32 {
+            let token = Some(n.wrapping_mul(0x9e37_79b9));
+            let guess = What::AuthFailed { why: AuthFailure::Unknown, token };
+            let from = IpAddr::from([10, 9, at as u8, (n % 50) as u8]);
+            let guess = Observation { address: Some(from), ..seen(at, Subject::Address(from), guess) };
+            found += monitor.observe(&guess).events.iter().filter(|event| event.kind != Kind::Storm).count();
+        }
+        found
+    };
+    let mut other = Monitor::new(Options::default());
+    let told = storm(&mut monitor, 1) + storm(&mut monitor, 2);
+    let told_of_other = storm(&mut other, 1);
+    monitor.set_options(Options { sensitivity: 1.1, ..Options::default() });
+    // Of what is new after a reload, the storm counts on.
+    other.set_options(Options { max_addresses: 200, ..Options::default() });
+    let told_of_other = told_of_other + storm(&mut other, 2);
+    let flushed = [&mut monitor, &mut other].map(|monitor| monitor.flush(Timestamp(BEGIN + 9)).events);
+    assert_eq!((told, told_of_other), (30, 30));
+    assert!(flushed[0].len() == 1 && flushed[0][0].weight >= 50, "{flushed:?}");
+    assert_eq!(flushed[0][0].weight, flushed[1][0].weight);
+    assert!(monitor.flush(Timestamp(BEGIN + 10)).events.is_empty(), "it is told once");
+}
+
+#[test]
 fn verdicts_are_few_end_by_themselves_and_live_through_a_restart() {
     let span = Duration::from_secs(1_800);
     let throttle = Action::Throttle { factor: 0.25, span };
@@ -216,7 +245,7 @@ fn memory_is_bounded() {
 
 /// The largest that a subject can be: everything that grows is full.
 #[test]
-fn a_subject_takes_three_hundred_bytes_at_most() {
+fn records_are_as_small_as_is_said() {
     let mut monitor = Monitor::new(Options::default());
     for n in 0..30_000_u32 {
         let from = IpAddr::from([10, n as u8, (n >> 8) as u8, 1]);
@@ -234,10 +263,28 @@ fn a_subject_takes_three_hundred_bytes_at_most() {
         monitor.observe(&seen(at, user(u128::MAX >> 32), What::Limited));
     }
     let snapshot = monitor.snapshot();
-    let size = |of| bincode::serde::encode_to_vec(of, bincode::config::standard()).unwrap().len();
-    let subject = size(&snapshot.subjects[0]);
-    println!("a subject's record: {subject} bytes");
-    assert!(subject <= 300, "{subject}");
+    fn size_of(of: &impl Serialize) -> usize {
+        bincode::serde::encode_to_vec(of, bincode::config::standard()).unwrap().len()
+    }
+    let subject = size_of(&snapshot.subjects[0]);
+    assert!(subject <= SUBJECT, "{subject}");
+    let one = KeyId(u128::MAX);
+    for n in 0..30_000 {
+        let end = if n % 3 == 0 { End::Failure } else { End::Success };
+        let what = What::Ended { end, status: 200 };
+        monitor.observe(&Observation { key: Some(one), ..seen(n * 90_000, user(1), what) });
+        let token = Some(n as u32);
+        for what in [What::AuthFailed { why: AuthFailure::Unknown, token }, What::AdminLoginFailed] {
+            let from = address("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff");
+            monitor.observe(&Observation { address: from, ..seen(n * 90_000, Subject::Everyone, what) });
+        }
+    }
+    let snapshot = monitor.snapshot();
+    let key = snapshot.keys.iter().find(|(id, _)| *id == one).map(size_of).unwrap();
+    let doors = snapshot.doors.iter().map(size_of).max().unwrap();
+    let episodes = snapshot.episodes.iter().map(size_of).max().unwrap();
+    println!("bytes: subject {subject}, key {key}, address {doors}, episode {episodes}");
+    assert!(key <= KEY && doors <= DOOR && episodes <= 100, "{key} {doors} {episodes}");
 }
 
 #[test]

@@ -65,8 +65,8 @@ pub struct Options {
     pub egress: Option<u64>,
     /// Bytes that the hub's database may have.
     pub budget: Option<u64>,
-    /// Whether rows of single requests are to be kept there.
-    pub logs: bool,
+    /// Whether rows of single requests are to be kept there; a reload may change it.
+    pub logs: Arc<AtomicBool>,
 }
 
 pub struct Parts {

@@ -8,7 +8,7 @@ use super::{codec, error::Fault, tables::MEMORY};
 
 const PART: usize = 64 << 10;
 /// A room that has more to remember has to forget some.
-const MOST: usize = 64 << 20;
+pub const MOST: usize = 64 << 20;
 
 /// `None` where it is too much.
 pub(super) fn pack(version: u8, value: &impl Serialize) -> Option<Vec<u8>> {

@@ -54,6 +54,7 @@ pub use events::Events;
 pub use file::FILE_NAME;
 pub use fold::{keeps, keeps_set, owes};
 pub use load::{Contents, ProviderContents};
+pub use memory::MOST as MOST_REMEMBERED;
 pub use options::{Durability, Options};
 pub use size::{Sizes, TableSize};
 

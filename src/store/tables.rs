@@ -9,7 +9,9 @@ use super::{
     error::Fault,
     shelf::Row,
 };
-use crate::model::{CounterId, Hour, KeyId, Period, SetId, SpanId, SpanKind, Timestamp, TokenId, UserId};
+use crate::model::{
+    CounterId, Hour, KeyId, KeyUsage, Period, SetId, SpanId, SpanKind, Tally, Timestamp, TokenId, UserId,
+};
 
 /// Provider and id.
 pub(super) type Id = (&'static str, u128);
@@ -200,7 +202,26 @@ pub(super) fn migrate(txn: &WriteTransaction) -> Result<(), Fault> {
     txn.open_table(REPLICATED)?;
     txn.open_table(NOTES)?;
     txn.open_table(BATCHES)?;
+    begin_key_totals(txn)?;
     txn.open_table(META)?.insert("format", [FORMAT].as_slice())?;
+    Ok(())
+}
+
+/// The attempts of keys ever go on from what an older file has counted of them. Of a provider that replicates it has
+/// counted everybody's, of which nobody could say which part is this instance's to tell: there they begin now.
+fn begin_key_totals(txn: &WriteTransaction) -> Result<(), Fault> {
+    let (usage, replicated) = (txn.open_table(KEY_USAGE)?, txn.open_table(REPLICATED)?);
+    let mut tallies = txn.open_table(TALLIES)?;
+    for row in usage.iter()? {
+        let (at, value) = row?;
+        let (provider, id) = at.value();
+        if ReadableTable::get(&replicated, provider)?.is_some() {
+            continue;
+        }
+        let usage: KeyUsage = read(value.value(), || format!("the usage of key {}", KeyId(id).short()))?;
+        let total = Tally { last_success: None, last_failure: None, ..(&usage).into() };
+        tallies.insert(span_at(&SpanId::new(SpanKind::KeyTotal, id, 0)), codec::encode(&total).as_slice())?;
+    }
     Ok(())
 }
 

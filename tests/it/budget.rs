@@ -213,11 +213,22 @@ async fn a_file_that_fills_up_keeps_less_and_counts_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_is_kept_of_each_request_where_somebody_wants_that() {
-    let world = world("[usage_log]\nenabled = true\n", "").await;
-    let node = &world.nodes[0];
+    let mut world = world("[usage_log]\nenabled = false\n", "").await;
     let url = world.cluster.url("postgres", "postgres");
-    let storage = retained(node).await;
-    assert!(storage["hubs"][0]["advice"].to_string().contains("schema apply --usage-logs"), "{storage}");
+    let advice = async |node: &Node| node.get("/admin/storage").await["hubs"][0]["advice"].to_string();
+    assert!(!advice(&world.nodes[0]).await.contains("usage-logs"));
+    // Switched on while it runs, the hub's part of it is said with the next round.
+    let file = world.nodes[0].home.dir.path().join("config.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("[usage_log]\nenabled = false", "[usage_log]\nenabled = true"))
+        .unwrap();
+    let process = world.nodes[0].process.as_mut().unwrap();
+    process.signal("HUP");
+    process.logged("the configuration is reloaded").await;
+    let node = &world.nodes[0];
+    node.sync_now().await.unwrap();
+    let said = advice(node).await;
+    assert!(said.contains("schema apply --usage-logs"), "{said}");
     let said = node::keytide(&["schema", "apply", "--usage-logs"], &url);
     assert!(said.contains("kept for seven days"), "{said}");
     let storage = retained(node).await;

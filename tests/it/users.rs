@@ -168,6 +168,68 @@ async fn a_restart_goes_on_with_the_day() {
 }
 
 #[tokio::test]
+async fn a_token_that_moves_leaves_behind_what_its_user_has_used() {
+    const BOB: u128 = ANN + 1;
+    const IDLE: &str = "sk-idle-0123456789";
+    let upstream = upstream().await;
+    let keytide = of_ann(setup(&upstream, ""), None)
+        // Its provider has no keys: what is asked for is charged all the same.
+        .token("openrouter", IDLE, |token| token.user = Some(UserId(ANN)))
+        .user(ANN, |_| {})
+        .user(BOB, |_| {})
+        .start()
+        .await;
+    let idle = format!("/openrouter{CHAT}");
+    for (text, path, served) in
+        [(PHONE, CHAT, 200), (PHONE, CHAT, 200), (LAPTOP, CHAT, 200), (IDLE, &idle, 503)]
+    {
+        assert_eq!(keytide.post_as(text, path, &chat(false)).await.status(), served);
+    }
+    let token = |provider: &str, text: &str| {
+        format!("/admin/tokens/{}?provider={provider}", TokenId::derive(provider, text))
+    };
+    keytide.admin("PATCH", &token("ollama", PHONE), &json!({"user": UserId(BOB)})).await;
+    keytide.admin("DELETE", &token("openrouter", IDLE), &json!({})).await;
+    assert_eq!(keytide.post_as(PHONE, CHAT, &chat(false)).await.status(), 200);
+    keytide.settled("ollama", 4).await;
+    let used = async |keytide: &Keytide| {
+        let mut used = Vec::new();
+        for user in [ANN, BOB] {
+            let user = keytide.admin("GET", &format!("/admin/users/{}", UserId(user)), &json!({})).await;
+            used.push((user["requests_today"].as_u64().unwrap(), user["tokens_today"].as_u64().unwrap()));
+        }
+        used
+    };
+    let before = used(&keytide).await;
+    assert_eq!(before.iter().map(|(requests, _)| *requests).collect::<Vec<_>>(), [4, 1]);
+    let keytide = keytide.restart().await;
+    assert_eq!(used(&keytide).await, before);
+    keytide.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_revoked_comes_back_with_the_day_it_had() {
+    let upstream = upstream().await;
+    let mut keytide = of_ann(setup(&upstream, ""), None).user(ANN, |_| {}).start().await;
+    let path = format!("/admin/tokens/{}", TokenId::derive("ollama", PHONE));
+    let again = json!({"name": "again", "token": PHONE, "requests_per_day": 5});
+    let mut served = 0;
+    for is_restarted in [false, true, false] {
+        assert_eq!(keytide.post_as(PHONE, CHAT, &chat(false)).await.status(), 200);
+        served += 1;
+        keytide.settled("ollama", served).await;
+        keytide.admin("DELETE", &path, &json!({})).await;
+        if is_restarted {
+            keytide = keytide.restart().await;
+        }
+        let token = keytide.admin("POST", "/admin/tokens", &again).await;
+        assert_eq!((&token["requests_today"], &token["request_count"]), (&json!(served), &json!(served)));
+    }
+    assert_eq!(crowd(&keytide, 1).await, [2, 32]);
+    keytide.stop().await;
+}
+
+#[tokio::test]
 async fn what_keytide_refuses_costs_nothing() {
     let upstream = upstream().await;
     let keytide = of_ann(setup(&upstream, ""), Some(2))

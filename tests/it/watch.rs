@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::endings::loaded;
 use crate::harness::{Keytide, Setup, TOKEN, chat, error_code, upstream};
 use keytide::{
-    demo::upstream::Upstream,
+    demo::upstream::{Behaviour, Reset, Upstream},
     model::{Clock, Timestamp},
 };
 use serde_json::{Value, json};
@@ -139,6 +139,28 @@ async fn whoever_goes_on_at_a_limit_is_left_with_a_part_of_it() {
     assert!(codes[2..].iter().all(|refused| *refused == (429, "throttled".to_owned())), "{codes:?}");
     // Others are not held up.
     assert_eq!(keytide.post(CHAT, &chat(false)).await.status(), 200);
+    keytide.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_fails_is_told_of_though_another_serves() {
+    let upstream = upstream().await;
+    let keytide = setup(&upstream, "[monitor]\nwarm_up_days = 1\nwarm_up_requests = 10\n").start().await;
+    let ask = async |every: Duration, requests: usize| {
+        for _ in 0..requests {
+            keytide.clock.advance(every);
+            assert_eq!(keytide.post(CHAT, &chat(false)).await.status(), 200);
+        }
+    };
+    ask(MINUTE * 20, 400).await;
+    // It rests for a minute, and is tried again with every second request.
+    let key = "key-a-0123456789";
+    upstream.set_behaviour(key, Behaviour::RateLimited(Reset::Unsaid));
+    ask(MINUTE / 2 + Duration::from_secs(1), 240).await;
+    let id = keytide::model::KeyId::derive("ollama", key);
+    let found = events(&keytide, &format!("subject={id}")).await;
+    let kinds: Vec<_> = found.iter().map(|event| &event["details"]["kind"]).collect();
+    assert!(kinds.contains(&&json!("failure_rate")), "{found:?}");
     keytide.stop().await;
 }
 

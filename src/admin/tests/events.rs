@@ -50,6 +50,9 @@ async fn events_are_found_by_all_they_have() {
         ("subject=00000007", &["abuse"]),
         ("subject=user:00000007-0000-0000-0000-000000000000", &["abuse"]),
         ("subject=192.0.2.", &["auth_fail"]),
+        ("subject=address:192.0.2.7", &["auth_fail"]),
+        ("subject=192.0.2.200", &["auth_fail"]),
+        ("subject=192.0.20.7", &[]),
         ("pageSize=1&page=2", &["auth_fail"]),
         ("from=2027-01-15T10:00:00Z", &["rate_limit", "auth_fail"]),
         ("to=2027-01-15T10:00:00Z", &["abuse"]),
@@ -65,6 +68,7 @@ async fn events_are_found_by_all_they_have() {
         ("severity=high", "severity"),
         ("from=2027-01-16&to=2027-01-15", "from"),
         ("from=now", "from"),
+        ("type=auth_failed", "type"),
         ("page=0", "page"),
         ("colour=red", "colour"),
     ] {
@@ -74,6 +78,30 @@ async fn events_are_found_by_all_they_have() {
             ((400, "invalid_query".to_owned()), &json!(param))
         );
     }
+}
+
+#[tokio::test]
+async fn an_address_is_found_as_verdicts_name_it() {
+    let world = World::new();
+    let address = Subject::at("2001:db8:1:2ff:3::4".parse().unwrap());
+    let mut event = event(1, "auth_fail", 2);
+    event.details.insert("subject".to_owned(), address.to_string().into());
+    world.store.record_events(vec![event], MONTH).await.unwrap();
+    let block = Action::Block { span: HOUR };
+    world
+        .watch
+        .verdicts
+        .apply(&[Verdict { subject: address, action: block, until: START.saturating_add(HOUR) }], START);
+    let listed = world.get("/admin/verdicts").await.json();
+    let named = listed["verdicts"][0]["subject"].as_str().unwrap();
+    for (subject, total) in
+        [(named, 1), ("2001:db8:1:2aa::1", 1), ("2001:db8:1:3ff::1", 0), ("2001:db8:1:", 1)]
+    {
+        let found = world.get(&format!("/admin/events?subject={subject}")).await;
+        assert_eq!(found.json()["total"], total, "{subject}");
+    }
+    let refused = world.get("/admin/events?type=auth_failed").await.text;
+    assert!(refused.contains("rate_limit, auth_fail, abuse, storage"), "{refused}");
 }
 
 #[tokio::test]

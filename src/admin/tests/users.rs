@@ -119,12 +119,9 @@ async fn users_are_found_ordered_and_cut() {
     assert_eq!((&page["total"], &page["pages"], &page["page"]), (&json!(12), &json!(3), &json!(3)));
     let id = page["users"][0]["id"].as_str().unwrap();
     assert!(names(&format!("search={}", &id[..8])).await.contains(&"user 01".to_owned()));
-    let user = world.state.users.get(id.parse().unwrap()).unwrap();
-    world.state.users.shift(
-        user.id,
-        world.state.users.zone().day_of(START),
-        guard::Used { requests: 3, tokens: 9 },
-    );
+    let user: UserId = id.parse().unwrap();
+    let day = world.state.users.zone().day_of(START);
+    world.meters.shift(user.0, day, guard::Used { requests: 3, tokens: 9 }, START);
     assert_eq!(names("sort=requests_today&order=desc&pageSize=1").await, ["user 01"]);
     assert_eq!(
         world.get("/admin/users?sort=tokens_today&order=desc").await.json()["users"][0]["tokens_today"],

@@ -99,20 +99,13 @@ pub(super) async fn run(args: &Args, client: &Client, json: bool, io: &mut Io) -
     }
     let found = reply.value;
     print(&found.keys, io)?;
-    let total = show::counted(found.total, "key", "keys");
+    let total = format!("{} of {}", show::counted(found.total, "key", "keys"), found.provider);
     let text = match found.total {
         0 if args.query().is_empty() => {
             format!("{} has no keys yet; add one with `keytide keys add`", found.provider)
         }
         0 => format!("no key of {} is like that", found.provider),
-        _ if found.keys.is_empty() => {
-            format!(
-                "{total} of {}; there is no page {}, the last is {}",
-                found.provider, found.page, found.pages
-            )
-        }
-        _ if found.pages <= 1 => format!("{total} of {}", found.provider),
-        _ => format!("{total} of {}; page {} of {} (--page, --all)", found.provider, found.page, found.pages),
+        _ => show::page(total, found.keys.is_empty(), found.page, found.pages, "--page, --all"),
     };
     io.note(&text);
     Ok(())

@@ -273,6 +273,7 @@ impl Model {
         };
         self.add(SpanKind::TokenDay, event.token, day, event.kind, tokens);
         if let Some(user) = event.user {
+            self.add(SpanKind::TokenDay, user, day, event.kind, tokens);
             self.add(SpanKind::UserClasses, user, day, event.class, none);
             if event.key.is_some() {
                 self.add(SpanKind::UserUses, user, day, event.kind, Tally { last_used: Some(now), ..tokens });

@@ -4,7 +4,13 @@
 //! VACUUM, is run where the way to the hub allows for it, and advised where not. A hub that its host has made
 //! read-only for its size is asked all the same: deleting is what opens it again.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
@@ -36,7 +42,9 @@ const DID: usize = 20;
 pub(super) struct Room {
     budget: Option<u64>,
     /// Whether rows of single requests are to be kept there.
-    logs: bool,
+    logs: Arc<AtomicBool>,
+    /// What that was when the hub was measured last.
+    measured_with_logs: bool,
     /// Of the providers' tables.
     prefixes: Vec<String>,
     retained_at: Option<Instant>,
@@ -49,10 +57,11 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(budget: Option<u64>, logs: bool, prefixes: Vec<String>) -> Self {
+    pub(super) fn new(budget: Option<u64>, logs: Arc<AtomicBool>, prefixes: Vec<String>) -> Self {
         Self {
             budget,
             logs,
+            measured_with_logs: false,
             prefixes,
             retained_at: None,
             measured_at: None,
@@ -73,7 +82,8 @@ impl Task {
             self.room.retained_at = Some(Instant::now());
             changed = self.retain().await;
         }
-        if changed || self.room.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
+        let is_new = self.room.logs.load(Ordering::Relaxed) != self.room.measured_with_logs;
+        if changed || is_new || self.room.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
             self.measure().await;
         }
     }
@@ -211,6 +221,8 @@ impl Task {
     /// How large the hub is now.
     pub(super) async fn measure(&mut self) {
         self.room.measured_at = Some(Instant::now());
+        let logs = self.room.logs.load(Ordering::Relaxed);
+        self.room.measured_with_logs = logs;
         let request = SizesRequest { protocol: PROTOCOL };
         let Some(found) = self.ask::<_, SizesAnswer>(Function::Sizes, &request).await else { return };
         if found.status != "ok" {
@@ -226,7 +238,7 @@ impl Task {
         }
         fresh.measured_at = Some(now);
         fresh.advice = space::advice(&fresh, &self.room.to_vacuum, &self.transport.target());
-        if let Some(why) = space::without_logs(found.usage_logs.as_deref()).filter(|_| self.room.logs) {
+        if let Some(why) = space::without_logs(found.usage_logs.as_deref()).filter(|_| logs) {
             self.shared.say(now, why);
             fresh.advice.push(why.to_owned());
         }

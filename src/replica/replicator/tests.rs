@@ -154,7 +154,7 @@ impl Scene {
             interval: Duration::from_secs(600),
             egress: None,
             budget: None,
-            logs: false,
+            logs: Arc::default(),
         };
         let parts = Parts {
             store: store.clone(),

@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     model::{
-        CoreDelta, KeyVersions, LastKey, LimitVersions, Set, SetId, SetKind, SpanId, SpanKind, Tally,
+        CoreDelta, Event, KeyVersions, LastKey, LimitVersions, Set, SetId, SetKind, SpanId, SpanKind, Tally,
         TokenVersions, UsageLog, UsageType, UserRecord, UserVersions, Version,
     },
     store::{
@@ -197,6 +197,37 @@ fn layouts_of_what_is_counted_by_day() {
     // As it was, and one row.
     assert_eq!(hex(&bytes[1..third.len() / 2]), third[2..]);
     assert_eq!(bytes[0], 4);
+}
+
+#[test]
+fn layouts_of_moments() {
+    let details = serde_json::json!({"kind": "frequency", "seen": 9.5});
+    let event = Event {
+        id: uuid::Uuid::from_u128(5),
+        kind: "abuse".into(),
+        user: Some(UserId(7)),
+        key: None,
+        severity: 4,
+        details: details.as_object().unwrap().clone(),
+        at: Timestamp(9),
+        weight: 300,
+    };
+    pinned(
+        &event,
+        "01100000000000000000000000000000000505616275736501100000000000000000000000000000000700041f7b226b696e64223a226672657175656e6379222c227365656e223a392e357d12fb2c01",
+    );
+    let log = UsageLog {
+        id: uuid::Uuid::from_u128(5),
+        key: KeyId(1),
+        user: UserId(2),
+        usage_type: UsageType::Call,
+        status: 300,
+        at: Timestamp(9),
+    };
+    pinned(
+        &log,
+        "0110000000000000000000000000000000051000000000000000000000000000000001100000000000000000000000000000000201fb2c0112",
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use redb::{Database, TableDefinition};
 
 use super::{layout::unhex, *};
 use crate::{
-    model::{KeyVersions, SpanId, SpanKind},
+    model::{Counts, KeyVersions, SpanId, SpanKind, Tally},
     store::{shelf::Row, tables},
 };
 
@@ -73,6 +73,10 @@ async fn a_file_from_before_replication_opens_with_everything_in_it() {
     assert_eq!((health.failed_until, health.epoch), (Some(Timestamp(5)), Version::at(Timestamp(7))));
     assert_eq!((found.total.counts.other, found.key_usage[&id].counts.other), (300, 300));
     assert_eq!(contents.instance, uuid::Uuid::from_u128(7));
+    let ever = SpanId::new(SpanKind::KeyTotal, id.0, 0);
+    let ever = store.counted().await.unwrap().tally(&ever).unwrap();
+    let usage = &found.key_usage[&id];
+    assert_eq!((Counts::from(&ever), ever.last_used), (usage.counts, usage.last_used));
     let versions = store.edit(move |shelf| shelf.key(P, id)).await.unwrap().unwrap().versions;
     assert_eq!(versions, KeyVersions::all(added));
     // And is worked with as any other.
@@ -87,6 +91,23 @@ async fn a_file_from_before_replication_opens_with_everything_in_it() {
     store.close().await.unwrap();
     assert_eq!(format(dir.path()), [tables::FORMAT]);
     assert!(offline::check(dir.path()).unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn what_everybody_has_counted_is_not_told_once_more_by_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = make(dir.path());
+    let database = Database::open(dir.path().join(FILE_NAME)).unwrap();
+    let txn = database.begin_write().unwrap();
+    txn.open_table(tables::REPLICATED).unwrap().insert(P, [].as_slice()).unwrap();
+    txn.open_table(tables::META).unwrap().insert("format", [2].as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let (store, contents) = open(dir.path());
+    assert_eq!(provider(&contents).key_usage[&id].counts.other, 300);
+    let ever = SpanId::new(SpanKind::KeyTotal, id.0, 0);
+    assert_eq!(store.counted().await.unwrap().tally(&ever).unwrap(), Tally::default());
+    store.close().await.unwrap();
 }
 
 /// `layout::layouts` has the same bytes: 303 requests of model `m` in hour 400,000, of token 2 and key 1.

@@ -186,6 +186,18 @@ async fn users_are_the_same_everywhere_and_so_are_their_days() {
     world.settle().await;
     assert_eq!(world.one_day(bob).await["error_stats"]["rate_limit_hits"], 2);
 
+    // What no key was used for is charged as well.
+    a.change(bob, json!({"requests_per_day": used + 6})).await;
+    let ids: Vec<_> = (0..KEYS).map(|n| KeyId::derive("ollama", &key(n))).collect();
+    a.post("/admin/keys/disable", &json!({"ids": ids})).await;
+    for _ in 0..2 {
+        assert_eq!(a.call(BOB).await, 503);
+    }
+    world.settle().await;
+    assert_eq!(b.get(&format!("/admin/users/{bob}")).await["requests_today"], used + 6);
+    assert_eq!(b.call(BOB).await, 429);
+    world.settle().await;
+
     let (status, _) = a.ask(Method::DELETE, &format!("/admin/users/{ann}"), None).await;
     assert!(status < 300, "{status}");
     world.settle().await;

@@ -65,3 +65,22 @@ async fn each_provider_has_its_hub_and_its_troubles() {
         assert_eq!((&others["keys"], total(&others)), (&json!({}), 0), "nothing of the other provider");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_go_to_the_first_hub_also_when_no_provider_does() {
+    let mut world = World::over(Cluster::start(pg::Options::default())).await;
+    world.apply_schema().await;
+    let way = Cutter::start(world.cluster.port).await;
+    let first = node::hub(way.port);
+    let hubs =
+        format!("{first}\n[hubs.away]\ndatabase_url = \"postgresql://postgres@127.0.0.1:1/postgres\"\n");
+    let config = node::config(&world.upstream, Some("hub = \"away\""), &hubs);
+    let config = config.replace("[providers.ollama]\n", "[providers.ollama]\nhub = \"away\"\n");
+    world.nodes.push(Node::with(0, way, &config).await);
+    let node = &world.nodes[0];
+    node.post("/admin/users", &json!({"name": "Ann"})).await;
+    node.ask(reqwest::Method::POST, "/admin/sync/now", Some(&json!({"hub": "default"}))).await;
+    let hub = node.sync().await["hubs"][0].clone();
+    assert_eq!((&hub["name"], &hub["state"]), (&json!("default"), &json!("ok")), "{hub:#}");
+    assert_eq!(world.sql("SELECT name FROM users"), [["Ann"]]);
+}
