@@ -31,6 +31,10 @@ impl Everyone {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    pub(super) fn any(&self, is_so: impl FnMut(&Lasting) -> bool) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().any(is_so)
+    }
+
     fn insert(&self, name: &str, lasting: Lasting) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), lasting);
     }

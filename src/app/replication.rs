@@ -256,9 +256,7 @@ impl Mirror for Memory {
     }
 
     fn has_daily_limits(&self) -> bool {
-        let mut found = self.users.have_daily_limits();
-        self.providers.each(|of| found = found || of.tokens.have_daily_limits());
-        found
+        self.users.have_daily_limits() || self.providers.any(|of| of.tokens.have_daily_limits())
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
