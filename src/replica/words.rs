@@ -157,6 +157,11 @@ pub fn note(note: &Note) -> String {
                 rows(*count)
             )
         }
+        Note::LogsLeftOut { logs } => format!(
+            "{} of the usage log, from before the first contact with the hub, were left out: a copy of this file may tell them as \
+             well; the totals have them",
+            rows(logs.len() as u64)
+        ),
         Note::Uncertain { provider, requests: count } => format!(
             "{provider}: the hub was adopted by way of what one instance knew; up to {} that this instance had told it \
              before may be missing in its totals",
