@@ -153,7 +153,7 @@ pub fn note(note: &Note) -> String {
         }
         Note::Expired { provider, rows: count } => {
             format!(
-                "{provider}: {} of hours or days that are no longer kept; the totals have them",
+                "{provider}: {} of hours or days that are no longer kept; the totals lack nothing",
                 rows(*count)
             )
         }
