@@ -264,10 +264,10 @@ END $$;
 
 -- Forgets what a table in parts holds from before a moment: whole parts are dropped, which gives their space back at
 -- once; of the one in which it lies some rows are deleted. Returns how many rows, with those of dropped parts as
--- the statistics tell, and whether some are left.
+-- the statistics tell, whether some are left, and whether somebody holds the table, so that another time is better.
 CREATE OR REPLACE FUNCTION public.keytide_shed(
-    of_table text, before timestamptz, most integer, OUT parts bigint, OUT rows bigint, OUT more boolean
-) LANGUAGE plpgsql VOLATILE SET timezone = 'UTC' AS $$
+    of_table text, before timestamptz, most integer, OUT parts bigint, OUT rows bigint, OUT more boolean, OUT held boolean
+) LANGUAGE plpgsql VOLATILE SET timezone = 'UTC' SET lock_timeout = '1s' AS $$
 DECLARE
     one record;
     deleted bigint;
@@ -275,7 +275,7 @@ DECLARE
     key text := CASE of_table WHEN 'hourly_stats' THEN 'hour_start' WHEN 'daily_logs' THEN 'date'
                               WHEN 'keytide_key_days' THEN 'day' ELSE 'created_at' END;
 BEGIN
-    parts := 0; rows := 0; more := false;
+    parts := 0; rows := 0; more := false; held := false;
     FOR one IN SELECT * FROM public.keytide_parts(of_table) p WHERE p.starts < moment ORDER BY p.starts LOOP
         IF one.ends <= moment THEN
             BEGIN
@@ -284,38 +284,51 @@ BEGIN
                 parts := parts + 1;
                 rows := rows + deleted;
                 CONTINUE;
-            EXCEPTION WHEN lock_not_available THEN
-                more := true;
+            EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+                PERFORM public.keytide_report('locked', of_table);
+                held := true;
                 RETURN;
-            WHEN dependent_objects_still_exist THEN
-                -- Somebody's view: then at least its rows go.
+            WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+                -- Somebody's view, or somebody's part: then at least its rows go.
                 NULL;
             END;
         END IF;
-        EXECUTE format('DELETE FROM %1$s WHERE ctid = ANY (ARRAY(SELECT ctid FROM %1$s WHERE %2$I < %3$L LIMIT %4$s))',
-                       one.part, key, public.keytide_edge(of_table, moment), most);
-        GET DIAGNOSTICS deleted = ROW_COUNT;
-        rows := rows + deleted;
-        more := more OR deleted >= most;
+        BEGIN
+            EXECUTE format('DELETE FROM %1$s WHERE ctid = ANY (ARRAY(SELECT ctid FROM %1$s WHERE %2$I < %3$L LIMIT %4$s))',
+                           one.part, key, public.keytide_edge(of_table, moment), most);
+            GET DIAGNOSTICS deleted = ROW_COUNT;
+            rows := rows + deleted;
+            more := more OR deleted >= most;
+        EXCEPTION WHEN insufficient_privilege THEN
+            PERFORM public.keytide_report('not_owner', of_table);
+        END;
     END LOOP;
 END $$;
 
--- A part that is over needs no free space in its pages, and few pages where most of its rows are gone: one such is written
--- anew, in order. Returns its name.
-CREATE OR REPLACE FUNCTION public.keytide_settle(of_table text, before timestamptz) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    one record;
+-- Parts that are over and have free space in their pages, which nobody needs any more, or few rows: those that were never
+-- written anew come first. `loose` are tables of which most can be reused.
+CREATE OR REPLACE FUNCTION public.keytide_unsettled(before timestamptz, loose oid[])
+RETURNS TABLE (part regclass, name text, key name, bytes bigint, fresh boolean) LANGUAGE sql STABLE AS $$
+    SELECT p.part, format('%I.%I', c.relnamespace::regnamespace, c.relname), (SELECT k.relname FROM pg_class k WHERE k.oid = i.indexrelid),
+        pg_total_relation_size(c.oid), f.fresh
+    FROM (VALUES (1, 'keytide_key_days'), (2, 'hourly_stats'), (3, 'daily_logs')) t (place, name)
+    CROSS JOIN LATERAL public.keytide_parts(t.name) p
+    JOIN pg_class c ON c.oid = p.part
+    JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+    CROSS JOIN LATERAL (SELECT coalesce(c.reloptions::text ~ 'fillfactor=[1-9]\d\y', false) AS fresh) f
+    WHERE p.ends <= before AT TIME ZONE 'UTC' AND c.relkind = 'r' AND pg_has_role(c.relowner, 'USAGE')
+      AND pg_relation_size(c.oid) > 0 AND (f.fresh OR c.oid = ANY (loose))
+    ORDER BY NOT f.fresh, t.place, p.starts
+$$;
+
+-- Writes one of them anew, in order; none while somebody reads it. It takes as long as the part is large, so that
+-- nothing else belongs into the same transaction.
+CREATE OR REPLACE FUNCTION public.keytide_settle(part regclass, key name) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
 BEGIN
-    SELECT p.part, i.indexrelid AS key INTO one
-    FROM public.keytide_parts(of_table) p
-    JOIN pg_class c ON c.oid = p.part JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
-    JOIN public.keytide_space() s ON s.rel = c.oid
-    WHERE p.ends <= before AT TIME ZONE 'UTC' AND c.relkind = 'r' AND pg_has_role(c.relowner, 'USAGE') AND s.heap > 0
-      AND (c.reloptions::text ~ 'fillfactor=[1-9]\d\y' OR s.heap > 1000000 AND s.reusable * 2 > s.heap) ORDER BY p.starts LIMIT 1;
-    IF one.part IS NULL THEN RETURN NULL; END IF;
-    EXECUTE format('ALTER TABLE %s SET (fillfactor = 100)', one.part);
-    EXECUTE format('CLUSTER %s USING %I', one.part, (SELECT c.relname FROM pg_class c WHERE c.oid = one.key));
-    RETURN one.part::text;
-EXCEPTION WHEN lock_not_available THEN
-    RETURN NULL;
+    EXECUTE format('ALTER TABLE %s SET (fillfactor = 100)', part);
+    EXECUTE format('CLUSTER %s USING %I', part, key);
+    RETURN true;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    RETURN false;
 END $$;

@@ -442,8 +442,10 @@ BEGIN
     PERFORM public.keytide_parts_ahead();
     INSERT INTO public.keytide_reports (kind, table_name)
     VALUES ('late', 'daily_logs'), ('late', 'hourly_stats'), ('late', 'keytide_key_days'), ('late', 'security_events'),
-           ('late', 'key_usage_logs'), ('no_partition', 'daily_logs'), ('no_partition', 'hourly_stats'),
-           ('no_partition', 'security_events'), ('no_partition', 'key_usage_logs'), ('counter_lowered', 'shared_keys'),
-           ('unreadable', 'core')
+           ('late', 'key_usage_logs'), ('late', 'keytide_user_sets'), ('counter_lowered', 'shared_keys'), ('unreadable', 'core')
+    ON CONFLICT DO NOTHING;
+    INSERT INTO public.keytide_reports (kind, table_name)
+    SELECT k.kind, t.name FROM unnest('{no_partition,locked,not_owner}'::text[]) AS k (kind),
+        unnest('{daily_logs,hourly_stats,keytide_key_days,security_events,key_usage_logs}'::text[]) AS t (name)
     ON CONFLICT DO NOTHING;
 END $$;

@@ -2,16 +2,20 @@
 
 SET client_min_messages = warning;
 
--- Events: each once, for as long as it is kept. Returns the positions of those that are no longer kept.
+-- Events: each once, for as long as it is kept. Returns the positions of those that are no longer kept, or have no place.
 CREATE OR REPLACE FUNCTION public.keytide_apply_events(list jsonb, rung integer) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     late bigint[];
     oldest timestamptz := public.keytide_now() - '30 days'::interval;
     latest timestamptz := public.keytide_now() + '1 day'::interval;
 BEGIN
-    late := ARRAY(SELECT l.pos FROM public.keytide_list(list) l WHERE public.keytide_date(l.v -> 'at') < oldest ORDER BY l.pos);
     -- The catalog is asked once, not for every row.
-    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('security_events'))
+    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('security_events')), told AS (
+        SELECT l.pos, public.keytide_date(l.v -> 'at') AS at FROM public.keytide_list(list) l)
+    SELECT coalesce(array_agg(t.pos ORDER BY t.pos), '{}') INTO late FROM told t
+    WHERE t.at < oldest OR NOT EXISTS (
+        SELECT 1 FROM parts p WHERE coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' >= p.starts
+                                AND coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' < p.ends);
     INSERT INTO public.security_events (event, event_type, user_id, shared_key_id, severity, details, created_at, occurrences)
     SELECT DISTINCT ON (e.x) e.x, e.e, public.keytide_uuid(e.v -> 'u'), public.keytide_uuid(e.v -> 'i'),
         coalesce(public.keytide_int(e.v -> 'y', 1, 5), 1)::smallint,
@@ -25,7 +29,6 @@ BEGIN
         FROM public.keytide_list(list) l WHERE l.pos <> ALL (late)
     ) e
     WHERE e.x IS NOT NULL AND e.e <> '' AND NOT EXISTS (SELECT 1 FROM public.security_events t WHERE t.event = e.x)
-      AND EXISTS (SELECT 1 FROM parts p WHERE e.at AT TIME ZONE 'UTC' >= p.starts AND e.at AT TIME ZONE 'UTC' < p.ends)
     ORDER BY e.x
     ON CONFLICT DO NOTHING;
     RETURN late;
@@ -41,8 +44,12 @@ BEGIN
     IF rung >= 3 OR NOT EXISTS (SELECT 1 FROM public.keytide_parted() p WHERE p.name = 'key_usage_logs') THEN
         RETURN ARRAY(SELECT l.pos FROM public.keytide_list(list) l ORDER BY l.pos);
     END IF;
-    late := ARRAY(SELECT l.pos FROM public.keytide_list(list) l WHERE public.keytide_date(l.v -> 'at') < oldest ORDER BY l.pos);
-    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('key_usage_logs'))
+    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('key_usage_logs')), told AS (
+        SELECT l.pos, public.keytide_date(l.v -> 'at') AS at FROM public.keytide_list(list) l)
+    SELECT coalesce(array_agg(t.pos ORDER BY t.pos), '{}') INTO late FROM told t
+    WHERE t.at < oldest OR NOT EXISTS (
+        SELECT 1 FROM parts p WHERE coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' >= p.starts
+                                AND coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' < p.ends);
     INSERT INTO public.key_usage_logs (shared_key_id, user_id, usage_type, status_code, created_at)
     SELECT e.i, e.u, e.y, e.c, e.at AT TIME ZONE 'UTC'
     FROM (
@@ -51,8 +58,7 @@ BEGIN
             coalesce(least(public.keytide_date(l.v -> 'at'), latest), public.keytide_now()) AS at
         FROM public.keytide_list(list) l WHERE l.pos <> ALL (late)
     ) e
-    WHERE e.i IS NOT NULL AND e.u IS NOT NULL
-      AND EXISTS (SELECT 1 FROM parts p WHERE e.at AT TIME ZONE 'UTC' >= p.starts AND e.at AT TIME ZONE 'UTC' < p.ends);
+    WHERE e.i IS NOT NULL AND e.u IS NOT NULL;
     RETURN late;
 END $$;
 
@@ -170,6 +176,9 @@ BEGIN
                   WHERE l.v ->> 't' IN ('kh', 'kd', 'uk') AND public.keytide_uuid(l.v -> 'i') IS NOT NULL
                     AND (l.v ->> 't', public.keytide_uuid(l.v -> 'i'), coalesce(public.keytide_int(l.v -> 'n', 0, 4294967295), 0))
                         NOT IN (SELECT r.t, r.i, r.n FROM unnest(sets) r));
+    PERFORM public.keytide_report_many('late', l.name, count(*))
+    FROM (SELECT CASE v ->> 't' WHEN 'uk' THEN 'daily_logs' ELSE 'keytide_user_sets' END AS name
+          FROM public.keytide_list(batch -> 'sets') WHERE pos = ANY (late)) l GROUP BY l.name;
     expired := expired || public.keytide_places('sets', late);
 
     IF batch ? 'gone' THEN

@@ -81,36 +81,50 @@ $$;
 
 CREATE OR REPLACE FUNCTION public.keytide_sizes(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    found jsonb;
 BEGIN
     IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
         RETURN public.keytide_greeting() || '{"status": "unsupported"}';
     END IF;
-    RETURN public.keytide_greeting() || jsonb_build_object(
-        'status', 'ok', 'database', pg_database_size(current_database()),
+    -- Once: it asks for the size of every table.
+    WITH space AS MATERIALIZED (SELECT * FROM public.keytide_space())
+    SELECT jsonb_build_object(
+        'database', pg_database_size(current_database()),
+        'used', pg_database_size(current_database()) - coalesce((SELECT sum(s.reusable) FROM space s), 0)::bigint,
         'tables', (
             SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'schema', t.schema, 'name', t.name, 'rows', t.rows, 'heap', t.heap, 'index', t.index, 'toast', t.toast, 'dead', t.dead,
                 'reusable', t.reusable) ORDER BY t.heap + t.index + t.toast DESC, t.name), '[]')
-            FROM (SELECT * FROM public.keytide_space() s ORDER BY s.heap + s.index + s.toast DESC LIMIT 200) t),
+            FROM (SELECT * FROM space s ORDER BY s.heap + s.index + s.toast DESC LIMIT 200) t)) INTO found;
+    RETURN public.keytide_greeting() || found || jsonb_build_object(
+        'status', 'ok',
         -- A table of another make is not ours to write to.
         'usage_logs', CASE WHEN EXISTS (SELECT 1 FROM public.keytide_parted() p WHERE p.name = 'key_usage_logs') THEN 'on'
                            WHEN EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = to_regclass('public.key_usage_logs') AND c.relkind <> 'p')
                            THEN 'foreign' ELSE 'off' END,
-        'used', public.keytide_used(), 'rung', (SELECT s.rung FROM public.keytide_settings s),
+        'rung', (SELECT s.rung FROM public.keytide_settings s),
         'reports', public.keytide_ignored(50));
 END $$;
 
--- Forgets what is kept for 30 days and older, some rows at a time, one caller at a time.
+-- Forgets what is kept for 30 days and older, about `most` rows at a time, one caller at a time. Whoever got no answer in time
+-- asks for fewer.
 CREATE OR REPLACE FUNCTION public.keytide_retain(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     horizon timestamptz := public.keytide_now() - '30 days'::interval;
-    most constant integer := 5000;
+    most constant integer := coalesce(public.keytide_int(request -> 'most', 100, 20000), 5000);
+    -- What is written anew in the time that those take.
+    most_bytes constant bigint := most * 20000;
+    used bigint;
+    loose oid[];
+    vacuum text[];
     core jsonb;
     buried bigint;
     unseen bigint;
     hours bigint := 0;
     moved bigint;
+    more boolean;
     one record;
 BEGIN
     IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
@@ -119,9 +133,22 @@ BEGIN
         RETURN public.keytide_greeting() || '{"status": "read_only"}';
     ELSIF NOT pg_try_advisory_xact_lock(hashtextextended('keytide retain', 0)) THEN
         RETURN public.keytide_greeting() || '{"status": "busy"}';
+    -- As batches do it; an adoption has to come to its end first.
+    ELSIF NOT pg_try_advisory_xact_lock_shared(hashtextextended('keytide adopt', 0))
+        OR EXISTS (SELECT 1 FROM public.keytide_settings WHERE adopter IS NOT NULL AND adopt_until > clock_timestamp()) THEN
+        RETURN public.keytide_greeting() || '{"status": "busy"}';
     END IF;
+    -- Once: it asks for the size of every table. Of what is dead, nothing can be used before a vacuum.
+    SELECT pg_database_size(current_database()) - coalesce(sum(s.reusable), 0)::bigint,
+        coalesce(array_agg(s.rel::oid) FILTER (WHERE s.heap > 1000000 AND s.reusable * 2 > s.heap), '{}'),
+        coalesce(array_agg(format('%I.%I', s.schema, s.name) ORDER BY s.name)
+                 FILTER (WHERE s.heap > 1000000 AND s.dead > 1000 AND s.dead * 5 > s.rows), '{}')
+    INTO used, loose, vacuum FROM public.keytide_space() s;
     -- Alone with the core, which its batches must not wait for in the middle.
-    core := public.keytide_retain_core(public.keytide_int(request -> 'budget', 1, 9000000000000000000));
+    core := public.keytide_retain_core(public.keytide_int(request -> 'budget', 1, 9000000000000000000), used, most);
+    IF core IS NULL THEN
+        RETURN public.keytide_greeting() || '{"status": "busy"}';
+    END IF;
     -- Revoked tokens are remembered for good.
     DELETE FROM public.keytide_tombstones t USING (
         SELECT stream, kind, id FROM public.keytide_tombstones WHERE kind <> 'token' AND deleted_at < horizon LIMIT most
@@ -144,9 +171,23 @@ BEGIN
         hours := hours + moved;
     END LOOP;
     PERFORM set_config('keytide.writer', '', true);
+    more := buried = most OR hours >= most OR unseen = most OR coalesce(core -> 'more' = 'true', false);
+    IF core ? 'did' THEN
+        -- In a call of its own: one that comes to no end in its time undoes nothing else then.
+        SELECT * INTO one FROM public.keytide_unsettled(public.keytide_now() - '2 days'::interval, loose) u WHERE u.bytes <= most_bytes LIMIT 1;
+        IF one.part IS NOT NULL AND (more OR buried + hours + unseen > 0 OR core -> 'did' <> '[]') THEN
+            more := true;
+        ELSIF one.part IS NOT NULL AND public.keytide_settle(one.part, one.key) THEN
+            core := core || jsonb_build_object('did', jsonb_build_array(jsonb_build_object('what', 'settled', 'table', one.name)));
+            -- Of the others the statistics tell, which may be old.
+            more := one.fresh;
+        END IF;
+        core := core || jsonb_build_object('large', ARRAY(
+            SELECT u.name FROM public.keytide_unsettled(public.keytide_now() - '2 days'::interval, loose) u WHERE u.bytes > most_bytes ORDER BY 1));
+    END IF;
     RETURN public.keytide_greeting() || jsonb_build_object(
-        'status', 'ok', 'tombstones', buried, 'hours', hours, 'instances', unseen) || core
-        || jsonb_build_object('more', buried = most OR hours >= most OR unseen = most OR coalesce(core -> 'more' = 'true', false));
+        'status', 'ok', 'used', used, 'tombstones', buried, 'hours', hours, 'instances', unseen) || core
+        || jsonb_build_object('more', more, 'vacuum', ARRAY(SELECT v FROM unnest(vacuum) v WHERE to_regclass(v) IS NOT NULL));
 END $$;
 
 -- Stamps that lie ahead of this cluster's transactions: after a dump and a restore nobody would see those rows change.
@@ -205,6 +246,8 @@ BEGIN
     END IF;
     -- Batches that are being applied come first; those that follow see that this is being adopted.
     IF step = 'begin' THEN PERFORM pg_advisory_xact_lock(hashtextextended('keytide adopt', 0)); END IF;
+    -- Retention takes the settings when it has the core, and so does whoever adopts.
+    IF to_stream = 'core' AND step IN ('rows', 'end') THEN PERFORM pg_advisory_xact_lock(hashtextextended('keytide core', 0)); END IF;
     SELECT adopter, adopt_until INTO lock FROM public.keytide_settings FOR UPDATE;
     IF EXISTS (SELECT 1 FROM public.keytide_lineage l WHERE l.hub_id = (was ->> 'id')::uuid AND l.system = was ->> 'system'
                    AND l.timeline = (was ->> 'timeline')::bigint)

@@ -41,39 +41,38 @@ CREATE OR REPLACE FUNCTION public.keytide_rung(was integer, used bigint, budget 
 $$;
 
 -- Keeps of the core what is to be kept: `rung` 0 normal, 1 a week less, 2 seven days of hours and of users' days (older
--- ones are days of keys and months), 3 what is optional stays with the instances. Tells what it did.
-CREATE OR REPLACE FUNCTION public.keytide_retain_core(budget bigint) RETURNS jsonb
+-- ones are days of keys and months), 3 what is optional stays with the instances. Tells what it did; nothing where batches
+-- are at it for long.
+CREATE OR REPLACE FUNCTION public.keytide_retain_core(budget bigint, used bigint, most integer) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET timezone = 'UTC' AS $$
 DECLARE
     today integer := public.keytide_today();
     hour bigint := public.keytide_hour();
     moment timestamptz := public.keytide_now();
-    most constant integer := 5000;
     -- Who used keys in an hour is many rows a day.
-    plain constant integer := 20000;
-    used bigint := public.keytide_used();
+    plain constant integer := most * 4;
     settings record;
     level integer;
     did jsonb := '[]';
     more boolean := false;
+    held boolean := false;
     one record;
     done record;
     changed bigint;
     idle uuid[];
-    settled text;
     waits text := current_setting('lock_timeout');
     writer text := coalesce(current_setting('keytide.writer', true), '');
 BEGIN
     IF public.keytide_missing('core') <> '{}' THEN
-        RETURN jsonb_build_object('rung', 0, 'used', used);
+        RETURN jsonb_build_object('rung', 0);
     END IF;
-    -- Whoever is at it goes first; the others have to go on.
-    PERFORM set_config('lock_timeout', '5s', true);
+    -- Whoever is at it goes first; the others have to go on. A call has few seconds for all that it waits.
+    PERFORM set_config('lock_timeout', '3s', true);
     BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('keytide core', 0));
     EXCEPTION WHEN lock_not_available THEN
         PERFORM set_config('lock_timeout', waits, true);
-        RETURN jsonb_build_object('used', used, 'more', true);
+        RETURN NULL;
     END;
     PERFORM set_config('keytide.writer', 'on', true);
     SELECT * INTO settings FROM public.keytide_settings;
@@ -87,7 +86,8 @@ BEGIN
 
     PERFORM public.keytide_parts_ahead();
 
-    -- First what is dropped as a whole.
+    -- First what is dropped as a whole, in the order in which a pull reads it. What is held by others is dropped another time, and so
+    -- is the rest.
     FOR one IN
         SELECT p.name, CASE p.name
             WHEN 'hourly_stats' THEN public.keytide_hour_at(settings.hours_from)
@@ -97,28 +97,23 @@ BEGIN
         FROM (SELECT name FROM public.keytide_parted() UNION
               -- Switched off, it still ends.
               SELECT 'key_usage_logs' WHERE public.keytide_own_log() IS NOT NULL) p
-        WHERE p.name <> 'daily_logs' ORDER BY p.name
+        WHERE p.name <> 'daily_logs'
+        ORDER BY array_position('{keytide_key_days,hourly_stats}'::text[], p.name), p.name
     LOOP
         done := public.keytide_shed(one.name, one.before, most);
         IF done.parts > 0 OR done.rows > 0 THEN
             did := did || jsonb_build_object('what', 'dropped', 'table', one.name, 'parts', done.parts, 'rows', done.rows);
         END IF;
         more := more OR done.more;
+        held := done.held;
+        EXIT WHEN held;
     END LOOP;
-    -- One day at a time, when nobody's clock is in it any more.
-    settled := coalesce(public.keytide_settle('hourly_stats', moment - '2 days'::interval),
-                        public.keytide_settle('keytide_key_days', moment - '2 days'::interval));
-    more := more OR settled IS NOT NULL;
-    settled := coalesce(settled, public.keytide_settle('daily_logs', moment - '2 days'::interval));
-    IF settled IS NOT NULL THEN
-        did := did || jsonb_build_object('what', 'settled', 'table', settled);
-    END IF;
     changed := public.keytide_fold_days(public.keytide_day(settings.days_from), most);
     more := more OR changed >= most;
     IF changed > 0 THEN
         did := did || jsonb_build_object('what', 'folded', 'table', 'daily_logs', 'rows', changed);
     END IF;
-    IF changed < most THEN
+    IF changed < most AND NOT held THEN
         done := public.keytide_shed('daily_logs', public.keytide_day(settings.days_from)::timestamp AT TIME ZONE 'UTC', most);
         IF done.parts > 0 THEN
             did := did || jsonb_build_object('what', 'dropped', 'table', 'daily_logs', 'parts', done.parts);
@@ -153,9 +148,5 @@ BEGIN
     END IF;
     PERFORM set_config('keytide.writer', writer, true);
     PERFORM set_config('lock_timeout', waits, true);
-    RETURN jsonb_build_object(
-        'rung', level, 'used', used, 'did', did, 'more', more,
-        -- Of what is dead, nothing can be used before.
-        'vacuum', (SELECT coalesce(jsonb_agg(format('%I.%I', s.schema, s.name) ORDER BY s.name), '[]') FROM public.keytide_space() s
-                   WHERE s.heap > 1000000 AND s.dead > 1000 AND s.dead * 5 > s.rows));
+    RETURN jsonb_build_object('rung', level, 'did', did, 'more', more);
 END $$;

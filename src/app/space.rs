@@ -192,6 +192,13 @@ fn advice(space: &Space, sizes: &Sizes) -> Vec<String> {
         let rows = sizes.dropped_logs;
         advice.push(format!("{rows} rows of the usage log were dropped before a hub had them"));
     }
+    if sizes.dropped_late > 0 {
+        let rows = sizes.dropped_late;
+        advice.push(format!(
+            "{rows} counts of hours and days, and of who used what, were dropped before a hub had them, which was away for too long: \
+             its figures of those days lack them, the totals do not"
+        ));
+    }
     advice.extend(soon(&space.tables));
     advice
 }

@@ -60,9 +60,9 @@ pub fn of(found: &SizesAnswer, prefixes: &[String], budget: Option<u64>) -> Spac
     }
 }
 
-/// What an operator should do about it. `to_vacuum` are tables for which this instance could not run VACUUM itself,
-/// `target` where the hub is.
-pub fn advice(space: &Space, to_vacuum: &[String], target: &str) -> Vec<String> {
+/// What an operator should do about it. `to_vacuum` are tables for which this instance could not run VACUUM itself, `large`
+/// those that the hub could not write anew, `target` where the hub is.
+pub fn advice(space: &Space, to_vacuum: &[String], large: &[String], target: &str) -> Vec<String> {
     let mut advice = Vec::new();
     if let Some(why) = beyond_plan(target, space.budget_bytes) {
         advice.push(why);
@@ -72,6 +72,12 @@ pub fn advice(space: &Space, to_vacuum: &[String], target: &str) -> Vec<String> 
         advice.push(format!(
             "rows that are gone still take space; run in the SQL editor, each by itself: {}",
             all.join(" ")
+        ));
+    }
+    for table in large.iter().filter(|table| is_table(table)) {
+        advice.push(format!(
+            "{table} is too large for the hub to write anew in the few seconds of a call; run in the SQL editor, where it is \
+             locked meanwhile: ALTER TABLE {table} SET (fillfactor = 100); VACUUM FULL {table};"
         ));
     }
     if space.rung >= Rung::Early {
@@ -252,10 +258,13 @@ mod tests {
             ],
             ..Space::default()
         };
-        let all = advice(&space, &["public.a".to_owned()], "postgresql://db.abc.supabase.co:5432/postgres")
-            .join("\n");
+        let large = ["public.d".to_owned(), "public.e; DROP TABLE f".to_owned()];
+        let target = "postgresql://db.abc.supabase.co:5432/postgres";
+        let all = advice(&space, &["public.a".to_owned()], &large, target).join("\n");
+        assert!(!all.contains("DROP"), "{all}");
         for part in [
             "500 MB",
+            "VACUUM FULL public.d;",
             "VACUUM public.a;",
             "`VACUUM FULL a` gives 30 MB",
             "make room",
@@ -265,7 +274,7 @@ mod tests {
         }
         assert!(!all.contains("table c"), "{all}");
         let calm = Space { rung: Rung::Normal, tables: Vec::new(), ..space };
-        assert!(advice(&calm, &[], "https://supabase.co.example/rest/v1").is_empty());
+        assert!(advice(&calm, &[], &[], "https://supabase.co.example/rest/v1").is_empty());
     }
 
     #[test]

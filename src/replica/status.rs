@@ -157,6 +157,10 @@ impl From<&ReportRow> for Report {
         let what = match kind.as_str() {
             "counter_lowered" => format!("a lowered counter in {table} was ignored"),
             "unreadable" => format!("a row in {table} that cannot be read was left out"),
+            "late" => format!("what came too late for {table} was left out"),
+            "no_partition" => format!("{table} has no part for some of its rows, which were left out"),
+            "locked" => format!("{table} was in use, and its oldest part was not dropped"),
+            "not_owner" => format!("a part of {table} that belongs to another owner was not dropped"),
             other => format!("{table}: {other}"),
         };
         let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };

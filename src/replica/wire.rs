@@ -605,11 +605,14 @@ pub struct RetainRequest {
     /// Bytes of the whole database; absent: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
+    /// About how many rows it may take at a time. Older hubs do as they like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetainAnswer {
-    /// `ok`, `busy` (another instance is at it), `read_only`, `unsupported`.
+    /// `ok`, `busy` (another instance is at it, or adopts), `read_only`, `unsupported`.
     pub status: String,
     /// Deletions and hours that were forgotten.
     #[serde(default)]
@@ -630,6 +633,9 @@ pub struct RetainAnswer {
     /// Tables that have much to give back, as SQL names them: VACUUM runs in no function.
     #[serde(default)]
     pub vacuum: Vec<String>,
+    /// Likewise, tables that are over and too large to be written anew within a call of that size.
+    #[serde(default)]
+    pub large: Vec<String>,
     /// Ask again.
     #[serde(default)]
     pub more: bool,

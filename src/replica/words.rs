@@ -153,10 +153,15 @@ pub fn note(note: &Note) -> String {
         }
         Note::Expired { provider, rows: count } => {
             format!(
-                "{provider}: {} of hours or days that are no longer kept; the totals have them",
+                "{provider}: {} of hours or days that are no longer kept; the totals lack nothing",
                 rows(*count)
             )
         }
+        Note::LogsLeftOut { logs } => format!(
+            "{} of the usage log, from before the first contact with the hub, were left out: a copy of this file may tell them as \
+             well; the totals have them",
+            rows(logs.len() as u64)
+        ),
         Note::Uncertain { provider, requests: count } => format!(
             "{provider}: the hub was adopted by way of what one instance knew; up to {} that this instance had told it \
              before may be missing in its totals",

@@ -20,6 +20,9 @@ pub struct Sizes {
     /// Rows of requests that were dropped before a hub had them.
     #[serde(default)]
     pub dropped_logs: u64,
+    /// Counters and sets of hours and days that were, which no hub takes in that late.
+    #[serde(default)]
+    pub dropped_late: u64,
 }
 
 impl Sizes {
@@ -69,9 +72,11 @@ pub(super) fn measure(txn: &ReadTransaction, file: &Path) -> Result<Sizes, Error
             .collect::<Result<Vec<_>, Fault>>()?;
         let journal_entries = txn.open_table(JOURNAL)?.len()?;
         let meta = txn.open_table(META)?;
-        let dropped = ReadableTable::get(&meta, core::DROPPED)?;
-        let dropped_logs = dropped.map_or(0, |value| core::dropped_logs(value.value()));
-        Ok(Sizes { file_bytes, tables, journal_entries, dropped_logs })
+        let dropped = |what| -> Result<u64, Fault> {
+            Ok(ReadableTable::get(&meta, what)?.map_or(0, |value| core::dropped(value.value())))
+        };
+        let (dropped_logs, dropped_late) = (dropped(core::LOGS)?, dropped(core::LATE)?);
+        Ok(Sizes { file_bytes, tables, journal_entries, dropped_logs, dropped_late })
     })
     .map_err(|fault| fault.at(file))
 }

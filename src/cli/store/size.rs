@@ -90,7 +90,7 @@ async fn ask(of: &crate::config::HubConfig) -> Result<HubSpace, String> {
     let found = hub::sizes(transport.as_ref()).await.map_err(|error| error.to_string())?;
     let prefixes: Vec<_> = of.providers.iter().map(|(_, prefix)| prefix.clone()).collect();
     let mut space = space::of(&found, &prefixes, of.budget);
-    space.advice = space::advice(&space, &[], &transport.target());
+    space.advice = space::advice(&space, &[], &[], &transport.target());
     Ok(HubSpace {
         hub: of.name.clone(),
         transport: transport.kind().to_owned(),

@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::{
-    Machine, Result,
+    Machine, Note, Outcome, Result,
     document::{self, Part, Walk},
     seal::Draft,
     stream::Stream,
@@ -15,13 +15,18 @@ use super::{
 };
 use crate::{
     model::{CounterId, Tally},
-    store::shelf::{Dirty, Row, Shelf},
+    store::shelf::{CORE, Dirty, Row, Shelf},
 };
 
 impl Machine {
     /// A step of what a stream needs that has no hub yet: what is counted from now on is open, since only this life
     /// can tell it. What others counted is not, and is told from the totals. None if that was the last step.
-    pub(super) fn before_contact(&self, shelf: &mut dyn Shelf, at: usize) -> Result<Option<bool>> {
+    pub(super) fn before_contact(
+        &self,
+        shelf: &mut dyn Shelf,
+        at: usize,
+        out: &mut Outcome,
+    ) -> Result<Option<bool>> {
         let (provider, stride) = (self.hub.streams[at].provider.as_str(), self.hub.bounds.stride);
         if broken!(FirstContactForgetsLives) {
             return Ok(None);
@@ -31,7 +36,15 @@ impl Machine {
         for (id, _) in &earlier {
             shelf.set_open(provider, id, None)?;
         }
-        Ok((!earlier.is_empty()).then_some(false))
+        // A row of a request that two copies tell is there twice: nothing says that it is the same.
+        let logs = if provider == CORE { shelf.open_logs(stride)? } else { Vec::new() };
+        for log in &logs {
+            shelf.set_open_log(log.id, None)?;
+        }
+        if !logs.is_empty() {
+            out.notes.push(Note::LogsLeftOut { logs: logs.iter().map(|log| log.id).collect() });
+        }
+        Ok((!earlier.is_empty() || !logs.is_empty()).then_some(false))
     }
 }
 

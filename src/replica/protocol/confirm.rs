@@ -7,7 +7,7 @@ use super::{
     text,
 };
 use crate::{
-    model::{CounterId, Health, KeyId, SpanId, SpanKind, TokenId, Version, version::MAX_AHEAD},
+    model::{CounterId, Health, KeyId, SetKind, SpanId, SpanKind, TokenId, Version, version::MAX_AHEAD},
     replica::wire::{GoneRow, KeyRow, RowAnswers, Rows, TokenRow},
     store::shelf::{Dirty, Gone, Row},
 };
@@ -27,10 +27,11 @@ fn is_optional(id: &CounterId) -> bool {
 }
 
 /// Rows of which an operator is to hear that they came too late. Not of what a full hub refuses all day.
-fn expired_rows(rows: &Rows, answers: &RowAnswers) -> u64 {
+fn expired_rows(rows: &Rows, answers: &RowAnswers, shed: bool) -> u64 {
     let is_told = |(list, at): &&(String, usize)| match list.as_str() {
         "hours" | "events" => true,
         "tallies" => rows.tallies.get(*at).is_some_and(|row| row.t != SpanKind::KeyHour.code()),
+        "sets" => rows.sets.get(*at).is_some_and(|row| !shed || row.t != SetKind::KeyHour.code()),
         _ => false,
     };
     answers.expired.iter().filter(is_told).count() as u64
@@ -80,7 +81,10 @@ impl Stream<'_> {
         self.stamp_anew(&batch.rows, answers)?;
         for (rows, note) in [
             (gone, (|provider, rows| Note::Gone { provider, rows }) as fn(String, u64) -> Note),
-            (expired_rows(&batch.rows, answers), |provider, rows| Note::Expired { provider, rows }),
+            (expired_rows(&batch.rows, answers, self.shed), |provider, rows| Note::Expired {
+                provider,
+                rows,
+            }),
         ] {
             if rows > 0 && !broken!(RefusalsAreSilent) {
                 self.say(|provider| note(provider, rows));

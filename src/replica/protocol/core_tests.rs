@@ -20,6 +20,8 @@ use crate::{
     },
 };
 
+mod late;
+
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 const ANN: UserId = UserId(7);
 const RUN: Uuid = Uuid::from_u128(9);

@@ -140,7 +140,7 @@ impl Machine {
             Ok(sealed)
         })?;
         let sealed = match sealed {
-            None => self.before_contact(shelf, at)?,
+            None => self.before_contact(shelf, at, &mut out)?,
             sealed => sealed,
         };
         let next = match sealed {

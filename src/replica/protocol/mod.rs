@@ -276,6 +276,10 @@ pub enum Note {
         provider: String,
         rows: u64,
     },
+    /// Rows of requests that an earlier process had counted before there was a hub, which a copy of the file may tell too.
+    LogsLeftOut {
+        logs: Vec<Uuid>,
+    },
     /// The hub was rolled back further than this instance's batches are kept, and has been adopted: of what it
     /// told since, up to so many requests may be missing.
     Uncertain {

@@ -171,9 +171,12 @@ impl Stream<'_> {
         if broken!(SeenStaysInBatches) {
             return Ok(());
         }
-        let shift = self.shift;
+        let (shift, mut late) = (self.shift, 0);
         for (id, set) in rows.sets.iter().filter_map(|row| text::set_of(row, shift)) {
-            self.tell_set(id, &set)?;
+            late += u64::from(!self.tell_set(id, &set)?);
+        }
+        if late > 0 {
+            self.say(|provider| Note::Expired { provider, rows: late });
         }
         for mut event in rows.events.iter().map(|row| text::event_of(row, shift)) {
             if !logs && broken!(EventsAreTwice) {
@@ -192,16 +195,16 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// To be told again, as long as anybody takes it in.
-    fn tell_set(&mut self, id: SetId, some: &Set) -> Result<()> {
+    /// To be told again, as long as anybody takes it in; false if nobody does.
+    fn tell_set(&mut self, id: SetId, some: &Set) -> Result<bool> {
         if !store::owes(id, self.now) {
-            return Ok(());
+            return Ok(false);
         }
         let mut open = self.shelf.open_set(id)?;
         if !open.add(id.kind, some).is_empty() {
             self.shelf.put_open_set(id, &open)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     pub fn take_sets(&mut self, rows: &[SetRow]) -> Result<()> {

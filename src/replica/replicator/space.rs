@@ -21,6 +21,7 @@ use crate::{
     model::{History, Rung, budget::Step},
     replica::{
         protocol, space,
+        transport::ErrorKind,
         wire::{DidRow, Function, PROTOCOL, RetainAnswer, RetainRequest, SizesAnswer, SizesRequest},
     },
 };
@@ -31,6 +32,11 @@ const RETAIN_EVERY: Duration = Duration::from_secs(300);
 const RETAIN_AT_LEAST_EVERY: Duration = Duration::from_secs(1800);
 /// Calls of that at a time; what is left comes with the next round.
 const RETAIN_CALLS: usize = 20;
+/// How many rows the hub may take in a call: at most, and at least, as slow as it may be. Halved when no answer comes in
+/// time, and doubled after so many times that all of it was done.
+const MOST_ROWS: u32 = 5_000;
+const LEAST_ROWS: u32 = 100;
+const CALM: u32 = 12;
 /// Tables of which much is gone, at a time.
 const VACUUMS: usize = 8;
 /// How often sizes are read when nobody looks.
@@ -54,6 +60,11 @@ pub(super) struct Room {
     rung: Option<Rung>,
     /// What could not be vacuumed from here.
     to_vacuum: Vec<String>,
+    /// What the hub could not write anew in the time of a call.
+    large: Vec<String>,
+    /// Rows in a call, and how often that went well.
+    rows: u32,
+    calm: u32,
 }
 
 impl Room {
@@ -68,6 +79,24 @@ impl Room {
             history: None,
             rung: None,
             to_vacuum: Vec::new(),
+            large: Vec::new(),
+            rows: MOST_ROWS,
+            calm: 0,
+        }
+    }
+
+    /// The hub did not come to an end in the time that a call has. Not long, and it is asked for less.
+    fn too_much(&mut self) {
+        if self.rows > LEAST_ROWS {
+            self.retained_at = None;
+        }
+        (self.rows, self.calm) = ((self.rows / 2).max(LEAST_ROWS), 0);
+    }
+
+    fn went_well(&mut self) {
+        self.calm += 1;
+        if self.calm >= CALM {
+            (self.rows, self.calm) = (self.rows.saturating_mul(2).min(MOST_ROWS), 0);
         }
     }
 }
@@ -98,10 +127,19 @@ impl Task {
     /// Has the hub forget what it keeps no more. Another time will do where it cannot. Returns whether its sizes have
     /// changed by it.
     async fn retain(&mut self) -> bool {
-        let request = RetainRequest { protocol: PROTOCOL, budget: self.room.budget };
+        let request =
+            RetainRequest { protocol: PROTOCOL, budget: self.room.budget, most: Some(self.room.rows) };
         let (mut all, mut last) = (Vec::new(), None);
         for calls in 1.. {
-            let Some(answer) = self.ask::<_, RetainAnswer>(Function::Retain, &request).await else { break };
+            let answer = match self.ask::<_, RetainAnswer>(Function::Retain, &request).await {
+                Ok(answer) => answer,
+                Err(why) => {
+                    if why == Some(ErrorKind::Timeout) {
+                        self.room.too_much();
+                    }
+                    break;
+                }
+            };
             if answer.status != "ok" {
                 break;
             }
@@ -113,6 +151,7 @@ impl Task {
             let more = answer.more;
             last = Some(answer);
             if !more {
+                self.room.went_well();
                 break;
             }
             if calls >= RETAIN_CALLS {
@@ -121,6 +160,7 @@ impl Task {
             }
         }
         let Some(answer) = last else { return false };
+        self.room.large.clone_from(&answer.large);
         let vacuumed = self.vacuum(&answer.vacuum).await;
         self.note_rung(&answer).await;
         let did = self.note_did(all, vacuumed);
@@ -224,7 +264,7 @@ impl Task {
         let logs = self.room.logs.load(Ordering::Relaxed);
         self.room.measured_with_logs = logs;
         let request = SizesRequest { protocol: PROTOCOL };
-        let Some(found) = self.ask::<_, SizesAnswer>(Function::Sizes, &request).await else { return };
+        let Ok(found) = self.ask::<_, SizesAnswer>(Function::Sizes, &request).await else { return };
         if found.status != "ok" {
             return;
         }
@@ -237,7 +277,8 @@ impl Task {
             history.project(now, &mut fresh.tables);
         }
         fresh.measured_at = Some(now);
-        fresh.advice = space::advice(&fresh, &self.room.to_vacuum, &self.transport.target());
+        fresh.advice =
+            space::advice(&fresh, &self.room.to_vacuum, &self.room.large, &self.transport.target());
         if let Some(why) = space::without_logs(found.usage_logs.as_deref()).filter(|_| logs) {
             self.shared.say(now, why);
             fresh.advice.push(why.to_owned());
@@ -268,21 +309,22 @@ impl Task {
         Ok(())
     }
 
-    /// `None` where there is no answer that can be read; that is said, and another time will do.
-    async fn ask<Q: Serialize, A: DeserializeOwned>(&self, function: Function, request: &Q) -> Option<A> {
+    /// Where there is no answer that can be read, that is said, and another time will do. Why, if the call failed.
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        function: Function,
+        request: &Q,
+    ) -> Result<A, Option<ErrorKind>> {
         let request = serde_json::to_string(request).unwrap_or_default();
         let asked = self.transport.call(function, &request);
-        match self.halt.run_until_cancelled(asked).await? {
-            Ok(reply) => match serde_json::from_str(&reply.body) {
-                Ok(answer) => Some(answer),
-                Err(_) => {
-                    warn!(hub = self.name(), "the hub's answer to {} cannot be read", function.name());
-                    None
-                }
-            },
+        match self.halt.run_until_cancelled(asked).await.ok_or(None)? {
+            Ok(reply) => serde_json::from_str(&reply.body).map_err(|_| {
+                warn!(hub = self.name(), "the hub's answer to {} cannot be read", function.name());
+                None
+            }),
             Err(error) => {
                 warn!(hub = self.name(), "the hub did not answer {}: {error}", function.name());
-                None
+                Err(Some(error.kind))
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Rounds over a hub in memory, in a time that moves only when it is told to.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::FutureExt;
 
@@ -10,7 +13,7 @@ use super::{
         simulator::hub::{HubPort, ModelHub},
         status::HubState,
         transport::{Error, ErrorKind, Reply, Traffic},
-        wire::{Function, HelloRequest},
+        wire::{Function, HelloRequest, RetainRequest},
     },
     *,
 };
@@ -27,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 enum Fate {
     Panics,
     IsNeverAnswered,
+    IsLate,
 }
 
 struct Port {
@@ -35,13 +39,16 @@ struct Port {
     /// Whether each greeting asked for the others' names.
     greetings: Mutex<Vec<bool>>,
     fates: Mutex<VecDeque<Fate>>,
+    /// How many rows each call of retention was allowed, and whether all of those come too late.
+    retained: Mutex<Vec<Option<u32>>>,
+    is_slow: AtomicBool,
 }
 
 impl Port {
     fn new() -> Arc<Self> {
         let hub = ModelHub::new(uuid::Uuid::from_u128(7), &["alpha_api"], START.0);
-        let (calls, greetings, fates) = Default::default();
-        Arc::new(Self { hub: Mutex::new(hub), calls, greetings, fates })
+        let (calls, greetings, fates, retained, is_slow) = Default::default();
+        Arc::new(Self { hub: Mutex::new(hub), calls, greetings, fates, retained, is_slow })
     }
 
     fn next_call(&self, fate: Fate) {
@@ -60,11 +67,21 @@ impl Transport for Port {
             let request: HelloRequest = serde_json::from_str(request).unwrap();
             self.greetings.lock().unwrap().push(request.list);
         }
-        let fate = self.fates.lock().unwrap().pop_front();
+        let mut fate = self.fates.lock().unwrap().pop_front();
+        let is_retention = function == Function::Retain;
+        if is_retention {
+            let request: RetainRequest = serde_json::from_str(request).unwrap();
+            self.retained.lock().unwrap().push(request.most);
+            fate = fate.or(self.is_slow.load(Ordering::Relaxed).then_some(Fate::IsLate));
+        }
         Box::pin(async move {
             match fate {
                 Some(Fate::Panics) => panic!("a fault that a test has made"),
                 Some(Fate::IsNeverAnswered) => std::future::pending().await,
+                Some(Fate::IsLate) => Err(Error::late(function, Duration::from_secs(7))),
+                None if is_retention => {
+                    Ok(Reply { body: r#"{"status": "ok"}"#.to_owned(), took: Duration::ZERO })
+                }
                 None => {
                     let answer = self.hub.lock().unwrap().call(function.name(), request);
                     let body = answer.map_err(|why| Error::new(ErrorKind::NoSchema, why))?;
@@ -326,6 +343,31 @@ async fn a_hub_in_trouble_is_not_waited_for_by_those_who_look() {
         scene.replicator.list().await;
         at_rest().await;
         assert_eq!(scene.port.calls(), before);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_is_too_slow_for_it_is_asked_to_forget_less_at_a_time() {
+    in_standing_time(async {
+        let scene = Scene::new().await;
+        until(|| scene.state() == HubState::Ok).await;
+        at_rest().await;
+        let retained = || std::mem::take(&mut *scene.port.retained.lock().unwrap());
+        assert_eq!(retained(), [Some(5_000)]);
+        scene.port.is_slow.store(true, Ordering::Relaxed);
+        scene.replicator.retain().await;
+        // Before the next five minutes are over, since it may go well now.
+        for _ in 0..7 {
+            scene.replicator.now().await;
+        }
+        assert_eq!(retained(), [5_000, 2_500, 1_250, 625, 312, 156, 100].map(Some), "and then as ever");
+        scene.port.is_slow.store(false, Ordering::Relaxed);
+        for _ in 0..25 {
+            scene.replicator.retain().await;
+        }
+        let most: Vec<_> = retained().into_iter().flatten().collect();
+        assert_eq!((most[11], most[12], most[23], most[24]), (100, 200, 200, 400));
     })
     .await;
 }

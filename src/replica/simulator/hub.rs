@@ -347,6 +347,7 @@ fn refused(rows: &Rows, answers: &RowAnswers) -> u64 {
     let expired = answers.expired.iter().filter(|(list, at)| match list.as_str() {
         "hours" | "events" => true,
         "tallies" => rows.tallies[*at].t != "kh",
+        "sets" => true,
         _ => false,
     });
     (answers.gone.len() + answers.clock.len() + expired.count()) as u64

@@ -202,6 +202,7 @@ impl Oracle {
             Note::Gone { rows, .. } | Note::Expired { rows, .. } | Note::Clock { rows, .. } => {
                 self.refused += rows;
             }
+            Note::LogsLeftOut { logs } => self.core.logs.retain(|id, _| !logs.contains(id)),
             _ => {}
         }
     }

@@ -11,6 +11,10 @@ const PAGES: std::ops::RangeInclusive<u64> = 64..=4096;
 /// No page has more rows than this: a row's place takes four bytes and its head 24, of a page of 8 kB.
 const ROWS_OF_A_PAGE: u64 = 291;
 
+/// The day of a row, of a session in UTC; -1 where no calendar has it.
+const DAY: &str = "CASE WHEN created_at >= '1970-01-01' AND created_at < '10000-01-01'
+    THEN created_at::date - '1970-01-01'::date ELSE -1 END";
+
 /// Made for as long as it takes, but for the first: it says for good what was moved.
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS public.keytide_migrations (
@@ -26,22 +30,32 @@ const TABLES: &str = "
     );
     CREATE TABLE IF NOT EXISTS public.keytide_migration_uses (
         shared_key_id uuid NOT NULL,
-        user_id uuid NOT NULL,
+        day integer NOT NULL,
         uses bigint NOT NULL,
         last_used_at timestamptz
+    );
+    CREATE TABLE IF NOT EXISTS public.keytide_migration_users (
+        shared_key_id uuid NOT NULL,
+        user_id uuid NOT NULL
+    );
+    -- How many rows of each day the table had when it was counted last; until it is dropped.
+    CREATE TABLE IF NOT EXISTS public.keytide_migration_days (
+        shared_key_id uuid NOT NULL,
+        day integer NOT NULL,
+        rows_there bigint NOT NULL,
+        PRIMARY KEY (shared_key_id, day)
     );
     CREATE TABLE IF NOT EXISTS public.key_usage_summary (
         shared_key_id uuid UNIQUE,
         total_usage bigint NOT NULL DEFAULT 0,
         unique_users bigint NOT NULL DEFAULT 0,
         last_used_at timestamptz,
-        -- How many of these rows the table had when it was counted last.
-        rows_there bigint NOT NULL DEFAULT 0,
         -- The key whose they are, and how many of them are in its total.
         key_id uuid,
         entered bigint NOT NULL DEFAULT 0
     );
     SELECT public.keytide_close('public.keytide_migrations'), public.keytide_close('public.keytide_migration_uses'),
+        public.keytide_close('public.keytide_migration_users'), public.keytide_close('public.keytide_migration_days'),
         public.keytide_close('public.key_usage_summary');";
 
 /// One count of the table, from where the last one was interrupted.
@@ -61,6 +75,7 @@ impl<'a> Run<'a> {
     pub async fn start(client: &'a Client, legacy: &'a Legacy) -> Result<Self, Error> {
         let source = quoted(&legacy.table);
         transaction(client, async || {
+            is_known(client, legacy).await?;
             client.batch_execute(TABLES).await?;
             let going = format!(
                 "SELECT count(*) FROM public.keytide_migrations WHERE source = {source} AND state = 'counting'"
@@ -68,7 +83,7 @@ impl<'a> Run<'a> {
             if numbers(client, &going).await? != [1] {
                 client
                     .batch_execute(&format!(
-                        "TRUNCATE public.keytide_migration_uses;
+                        "TRUNCATE public.keytide_migration_uses, public.keytide_migration_users;
                          INSERT INTO public.keytide_migrations AS m (source) VALUES ({source})
                          ON CONFLICT (source) DO UPDATE SET state = 'counting', part = 0, page = 0, rows = 0"
                     ))
@@ -148,7 +163,9 @@ impl<'a> Run<'a> {
             client.batch_execute(&lock).await?;
             if differences(client, legacy).await? > 0 {
                 // Somebody wrote while it was counted, perhaps into pages that were done. Nobody does now.
-                client.batch_execute("TRUNCATE public.keytide_migration_uses").await?;
+                client
+                    .batch_execute("TRUNCATE public.keytide_migration_uses, public.keytide_migration_users")
+                    .await?;
                 for part in &legacy.parts {
                     client.batch_execute(&uses(legacy, part, "true")).await?;
                 }
@@ -161,11 +178,12 @@ impl<'a> Run<'a> {
                 }
             }
             let gone = enter::summarise(client).await?;
-            let entered = Entered { gone, ..enter::enter(client, links).await? };
+            let [rows_there] = numbers(client, "SELECT sum(rows_there) FROM public.keytide_migration_days").await?;
+            let entered = Entered { rows_there, gone, ..enter::enter(client, links).await? };
             client
                 .batch_execute(&format!(
                     "UPDATE public.keytide_migrations SET state = 'counted', counted_at = now(), rows = {} WHERE source = {};
-                     DROP TABLE public.keytide_migration_uses",
+                     DROP TABLE public.keytide_migration_uses, public.keytide_migration_users",
                     entered.rows_there,
                     quoted(&legacy.table)
                 ))
@@ -194,38 +212,71 @@ fn range(legacy: &Legacy, from: u64, to: u64) -> String {
     )
 }
 
-/// Uses by key and user, of one part.
-fn by_user(legacy: &Legacy, part: &str, which: &str) -> String {
+/// Uses by key and day, of one part.
+pub(super) fn by_day(legacy: &Legacy, part: &str, which: &str) -> String {
     format!(
-        "SELECT coalesce(shared_key_id, {NOBODY}) AS k, coalesce(user_id, {NOBODY}) AS u, count(*) AS n, {} AS l
-         FROM ONLY {part} WHERE {which} GROUP BY 1, 2",
+        "SELECT coalesce(shared_key_id, {NOBODY}) AS k, {DAY} AS d, count(*) AS n, {} AS l FROM ONLY {part} WHERE {which} GROUP BY 1, 2",
         legacy.last()
     )
 }
 
-fn uses(legacy: &Legacy, part: &str, which: &str) -> String {
-    format!("INSERT INTO public.keytide_migration_uses {}", by_user(legacy, part, which))
+/// Who used which key, of one part.
+fn by_user(part: &str, which: &str) -> String {
+    format!(
+        "SELECT DISTINCT coalesce(shared_key_id, {NOBODY}) AS k, coalesce(user_id, {NOBODY}) AS u FROM ONLY {part} WHERE {which}"
+    )
 }
 
-/// How many ids the table tells something else of than the sums do: other uses, users, or another last one.
+fn uses(legacy: &Legacy, part: &str, which: &str) -> String {
+    format!(
+        "INSERT INTO public.keytide_migration_uses {};
+         INSERT INTO public.keytide_migration_users {}",
+        by_day(legacy, part, which),
+        by_user(part, which)
+    )
+}
+
+/// How many ids the table tells something else of than the sums do: other uses on a day, other users, or another last one.
 async fn differences(client: &Client, legacy: &Legacy) -> Result<u64, Error> {
-    let per_key = |by_user: &str| {
-        format!(
-            "SELECT k, sum(n) AS n, count(*) FILTER (WHERE u <> {NOBODY}) AS u, max(l) AS l
-             FROM (SELECT k, u, sum(n) AS n, max(l) AS l FROM ({by_user}) p GROUP BY k, u) p GROUP BY k"
-        )
+    let all = |of: &dyn Fn(&str) -> String| {
+        legacy.parts.iter().map(|part| of(part)).collect::<Vec<_>>().join(" UNION ALL ")
     };
-    let there: Vec<String> = legacy.parts.iter().map(|part| by_user(legacy, part, "true")).collect();
+    let by_day = |rows: &str| format!("SELECT k, d, sum(n) AS n, max(l) AS l FROM ({rows}) p GROUP BY k, d");
+    let users = |rows: &str| {
+        format!("SELECT k, count(DISTINCT u) FILTER (WHERE u <> {NOBODY}) AS u FROM ({rows}) p GROUP BY k")
+    };
     let sql = format!(
-        "SELECT count(*) FROM ({}) there FULL JOIN ({}) counted USING (k)
-         WHERE (there.n, there.u, there.l) IS DISTINCT FROM (counted.n, counted.u, counted.l)",
-        per_key(&there.join(" UNION ALL ")),
-        per_key(
-            "SELECT shared_key_id AS k, user_id AS u, uses AS n, last_used_at AS l FROM public.keytide_migration_uses"
-        ),
+        "SELECT count(DISTINCT k) FROM (
+            SELECT k FROM ({}) there FULL JOIN ({}) counted USING (k, d) WHERE (there.n, there.l) IS DISTINCT FROM (counted.n, counted.l)
+            UNION ALL
+            SELECT k FROM ({}) there FULL JOIN ({}) counted USING (k) WHERE there.u IS DISTINCT FROM counted.u) f",
+        by_day(&all(&|part| self::by_day(legacy, part, "true"))),
+        by_day("SELECT shared_key_id AS k, day AS d, uses AS n, last_used_at AS l FROM public.keytide_migration_uses"),
+        users(&all(&|part| by_user(part, "true"))),
+        users("SELECT shared_key_id AS k, user_id AS u FROM public.keytide_migration_users"),
     );
     let [found] = numbers(client, &sql).await?;
     Ok(found)
+}
+
+/// What was counted before is to be told from what is new.
+pub(super) async fn is_known(client: &Client, legacy: &Legacy) -> Result<(), Error> {
+    let lost = "SELECT to_regclass('public.keytide_migrations') IS NOT NULL AND to_regclass('public.keytide_migration_days') IS NULL";
+    if text(client, lost).await?.concat().concat() != "t" {
+        return Ok(());
+    }
+    let counted = format!(
+        "SELECT count(*) FROM public.keytide_migrations WHERE source = {} AND counted_at IS NOT NULL AND dropped_at IS NULL",
+        quoted(&legacy.table)
+    );
+    if numbers(client, &counted).await? == [0] {
+        return Ok(());
+    }
+    Err(Error::Unfit(format!(
+        "{} was counted before, and keytide_migration_days, which said which of its rows, is gone: they would be counted twice; \
+         if none came since, drop the table by hand",
+        legacy.table
+    )))
 }
 
 /// Whether this is a table at all that a run has made; for whoever enters later.

@@ -3,7 +3,11 @@
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::{Error, Legacy, NOBODY, name, numbers, transaction};
+use super::{
+    Error, Legacy, NOBODY,
+    count::{by_day, is_known},
+    name, numbers, transaction,
+};
 use crate::replica::schema::quoted;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -27,7 +31,7 @@ pub async fn drop(client: &Client, legacy: &Legacy) -> Result<Dropped, Error> {
         let rows = check(client, legacy).await?;
         client
             .batch_execute(&format!(
-                "DROP TABLE {table}; UPDATE public.key_usage_summary SET rows_there = 0;
+                "DROP TABLE {table}, public.keytide_migration_days;
                  UPDATE public.keytide_migrations SET state = 'dropped', dropped_at = now() WHERE source = {}",
                 quoted(&legacy.table)
             ))
@@ -43,22 +47,21 @@ pub async fn drop(client: &Client, legacy: &Legacy) -> Result<Dropped, Error> {
 
 /// The table against what was counted, and what was counted against the totals of keys.
 async fn check(client: &Client, legacy: &Legacy) -> Result<u64, Error> {
-    let there: Vec<String> = legacy
-        .parts
-        .iter()
-        .map(|part| {
-            format!("SELECT coalesce(shared_key_id, {NOBODY}) AS k, count(*) AS n, {} AS l FROM ONLY {part} GROUP BY 1", legacy.last())
-        })
-        .collect();
+    is_known(client, legacy).await?;
+    let there: Vec<String> = legacy.parts.iter().map(|part| by_day(legacy, part, "true")).collect();
+    // Rows that went are not made up for by rows that came on another day.
     let sql = format!(
-        "SELECT sum(greatest(coalesce(t.n, 0) - coalesce(s.rows_there, 0), 0)), sum(greatest(coalesce(s.rows_there, 0) - coalesce(t.n, 0), 0)),
-            count(*) FILTER (WHERE t.l > s.last_used_at OR t.l IS NOT NULL AND s.last_used_at IS NULL), sum(t.n),
-            count(*) FILTER (WHERE s.key_id IS NOT NULL AND s.entered <> s.total_usage)
-         FROM (SELECT k, sum(n) AS n, max(l) AS l FROM ({}) p GROUP BY k) t
-         FULL JOIN public.key_usage_summary s ON coalesce(s.shared_key_id, {NOBODY}) = t.k",
+        "WITH there AS (SELECT k, d, sum(n) AS n, max(l) AS l FROM ({}) p GROUP BY k, d)
+         SELECT sum(greatest(coalesce(t.n, 0) - coalesce(c.rows_there, 0), 0)), sum(greatest(coalesce(c.rows_there, 0) - coalesce(t.n, 0), 0)),
+            sum(t.n),
+            (SELECT count(*) FROM (SELECT k, max(l) AS l FROM there GROUP BY k) t
+             LEFT JOIN public.key_usage_summary s ON coalesce(s.shared_key_id, {NOBODY}) = t.k
+             WHERE t.l > s.last_used_at OR t.l IS NOT NULL AND s.last_used_at IS NULL),
+            (SELECT count(*) FROM public.key_usage_summary WHERE key_id IS NOT NULL AND entered <> total_usage)
+         FROM there t FULL JOIN public.keytide_migration_days c ON c.shared_key_id = t.k AND c.day = t.d",
         there.join(" UNION ALL ")
     );
-    let [came, went, later, rows, owed] = numbers(client, &sql).await?;
+    let [came, went, rows, later, owed] = numbers(client, &sql).await?;
     if came + went + later + owed > 0 {
         let how = match (came, went) {
             (0, 0) => "its rows are others than those that were counted".to_owned(),

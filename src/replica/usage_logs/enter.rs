@@ -28,33 +28,36 @@ pub struct Entered {
     pub elsewhere: u64,
 }
 
-/// Adds what is new of each id to the summary. Rows that are gone since were counted all the same: how many.
+/// Adds what is new of each id to the summary. Rows that are gone since were counted all the same: how many. Day by day,
+/// since a clean-up takes those of old days while others come of new ones.
 pub(super) async fn summarise(client: &Client) -> Result<u64, Error> {
     client
         .batch_execute(&format!(
             "CREATE TEMP TABLE keytide_counted ON COMMIT DROP AS
-             SELECT nullif(shared_key_id, {NOBODY}) AS k, sum(uses)::bigint AS n, max(last_used_at) AS l,
-                count(DISTINCT user_id) FILTER (WHERE user_id <> {NOBODY}) AS u
-             FROM public.keytide_migration_uses GROUP BY 1"
+             SELECT shared_key_id AS k, day AS d, sum(uses)::bigint AS n, max(last_used_at) AS l
+             FROM public.keytide_migration_uses GROUP BY 1, 2;
+             CREATE TEMP TABLE keytide_new ON COMMIT DROP AS
+             SELECT nullif(k, {NOBODY}) AS k, sum(greatest(coalesce(c.n, 0) - coalesce(t.rows_there, 0), 0))::bigint AS n,
+                sum(greatest(coalesce(t.rows_there, 0) - coalesce(c.n, 0), 0))::bigint AS gone, max(c.l) AS l
+             FROM keytide_counted c FULL JOIN (SELECT shared_key_id AS k, day AS d, rows_there FROM public.keytide_migration_days) t USING (k, d)
+             GROUP BY 1"
         ))
         .await?;
-    let [gone] = numbers(
-        client,
-        "SELECT sum(greatest(s.rows_there - coalesce(c.n, 0), 0)) FROM public.key_usage_summary s
-         LEFT JOIN keytide_counted c ON c.k IS NOT DISTINCT FROM s.shared_key_id",
-    )
-    .await?;
+    let [gone] = numbers(client, "SELECT sum(gone) FROM keytide_new").await?;
     client
-        .batch_execute(
-            "INSERT INTO public.key_usage_summary (shared_key_id) SELECT c.k FROM keytide_counted c
+        .batch_execute(&format!(
+            "INSERT INTO public.key_usage_summary (shared_key_id) SELECT c.k FROM keytide_new c
              WHERE NOT EXISTS (SELECT 1 FROM public.key_usage_summary s WHERE s.shared_key_id IS NOT DISTINCT FROM c.k);
              UPDATE public.key_usage_summary s
-             SET total_usage = s.total_usage + greatest(c.n - s.rows_there, 0), rows_there = c.n,
-                unique_users = greatest(s.unique_users, c.u), last_used_at = greatest(s.last_used_at, c.l)
-             FROM (SELECT s.shared_key_id AS k, coalesce(c.n, 0) AS n, coalesce(c.u, 0) AS u, c.l
-                   FROM public.key_usage_summary s LEFT JOIN keytide_counted c ON c.k IS NOT DISTINCT FROM s.shared_key_id) c
-             WHERE s.shared_key_id IS NOT DISTINCT FROM c.k",
-        )
+             SET total_usage = s.total_usage + c.n, last_used_at = greatest(s.last_used_at, c.l)
+             FROM keytide_new c WHERE s.shared_key_id IS NOT DISTINCT FROM c.k;
+             UPDATE public.key_usage_summary s SET unique_users = greatest(s.unique_users, c.users)
+             FROM (SELECT nullif(shared_key_id, {NOBODY}) AS k, count(DISTINCT user_id) FILTER (WHERE user_id <> {NOBODY}) AS users
+                   FROM public.keytide_migration_users GROUP BY 1) c
+             WHERE s.shared_key_id IS NOT DISTINCT FROM c.k;
+             TRUNCATE public.keytide_migration_days;
+             INSERT INTO public.keytide_migration_days SELECT k, d, n FROM keytide_counted"
+        ))
         .await?;
     Ok(gone)
 }
@@ -102,11 +105,11 @@ pub(super) async fn enter(client: &Client, links: &[Link]) -> Result<Entered, Er
         .await?;
     let [added_uses, keys] =
         numbers(client, "SELECT sum(n), count(*) FROM keytide_entering WHERE n > 0").await?;
-    let sums = "SELECT sum(rows_there), sum(total_usage), count(shared_key_id), count(key_id), sum(entered),
+    let sums = "SELECT sum(total_usage), count(shared_key_id), count(key_id), sum(entered),
         sum(total_usage) FILTER (WHERE key_id IS NULL) FROM public.key_usage_summary";
-    let [rows_there, uses, ids, linked_ids, linked_uses, archived_uses] = numbers(client, sums).await?;
+    let [uses, ids, linked_ids, linked_uses, archived_uses] = numbers(client, sums).await?;
     Ok(Entered {
-        rows_there,
+        rows_there: 0,
         uses,
         ids,
         linked_ids,
@@ -122,7 +125,7 @@ pub(super) async fn enter(client: &Client, links: &[Link]) -> Result<Entered, Er
 
 /// Of a key that had several ids, whoever used more than one of them is one user; only the rows tell that.
 async fn users_of_several(client: &Client) -> Result<(), Error> {
-    let counted = "SELECT to_regclass('public.keytide_migration_uses')";
+    let counted = "SELECT to_regclass('public.keytide_migration_users')";
     if text(client, counted).await?.concat().concat().is_empty() {
         return Ok(());
     }
@@ -130,7 +133,7 @@ async fn users_of_several(client: &Client) -> Result<(), Error> {
         .batch_execute(&format!(
             "UPDATE keytide_entering e SET u = greatest(e.u, m.users)
              FROM (SELECT s.key_id, count(DISTINCT c.user_id) FILTER (WHERE c.user_id <> {NOBODY}) AS users
-                   FROM public.key_usage_summary s JOIN public.keytide_migration_uses c ON c.shared_key_id = s.shared_key_id
+                   FROM public.key_usage_summary s JOIN public.keytide_migration_users c ON c.shared_key_id = s.shared_key_id
                    WHERE s.key_id IN (SELECT key_id FROM public.key_usage_summary GROUP BY 1 HAVING count(*) > 1)
                    GROUP BY 1) m
              WHERE m.key_id = e.id"

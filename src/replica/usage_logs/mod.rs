@@ -1,13 +1,14 @@
 //! The move from a row per request (`key_usage_logs`) to totals: count, enter, check, drop.
 //!
 //! 1. [`look`] reads the catalog and says what the table is; [`survey`] counts what is in it. Neither changes anything.
-//! 2. [`Run`] counts the table part by part into `keytide_migration_uses`, one transaction each, with its place in
+//! 2. [`Run`] counts the table part by part into `keytide_migration_uses`, by key and day, one transaction each, with its place in
 //!    `keytide_migrations`: whoever is killed goes on from there. Then, in one transaction that keeps writers out, the sums
 //!    are compared with the table, kept in `key_usage_summary`, and entered into `shared_keys` as what was used before
 //!    keytide counted, which every instance pulls.
 //! 3. [`drop`](drop::drop) compares once more under a lock that lets nobody in, and drops the table in the same transaction.
 //!
-//! - A use is entered once: `key_usage_summary` says of each id how many of its uses the key's total has.
+//! - A use is entered once: `key_usage_summary` says of each id how many of its uses the key's total has, and, until the
+//!   table is dropped, `keytide_migration_days` of which days they were: rows that go and rows that come are told apart.
 //! - Nothing is entered that was not compared with the table, and nothing is dropped that was not entered or archived.
 //! - `usage_stats` is added to; no total falls, and no time is invented.
 //!

@@ -58,10 +58,12 @@ pub(super) fn apply(desk: &mut Desk<'_>, delta: &Delta, keeps: &Keeps) -> Result
     Ok(())
 }
 
-/// The row of `META` that says how many rows of requests were dropped before a hub had them.
-pub(in crate::store) const DROPPED: &str = "dropped_logs";
+/// The rows of `META` that say how many rows of requests were dropped before a hub had them, and how many counters and sets,
+/// which it takes in for so long only.
+pub(in crate::store) const LOGS: &str = "dropped_logs";
+pub(in crate::store) const LATE: &str = "dropped_late";
 
-pub(in crate::store) fn dropped_logs(value: &[u8]) -> u64 {
+pub(in crate::store) fn dropped(value: &[u8]) -> u64 {
     value.try_into().map(u64::from_le_bytes).unwrap_or(0)
 }
 
@@ -79,8 +81,15 @@ impl Desk<'_> {
         for id in &oldest {
             self.open_logs.remove(*id)?;
         }
-        let before = self.meta.get(DROPPED)?.map_or(0, |value| dropped_logs(value.value()));
-        self.meta.put(DROPPED, &before.saturating_add(oldest.len() as u64).to_le_bytes())
+        self.count_dropped(LOGS, oldest.len() as u64)
+    }
+
+    pub(super) fn count_dropped(&mut self, what: &str, more: u64) -> Result<(), Fault> {
+        if more == 0 {
+            return Ok(());
+        }
+        let before = self.meta.get(what)?.map_or(0, |value| dropped(value.value()));
+        self.meta.put(what, &before.saturating_add(more).to_le_bytes())
     }
 
     pub(in crate::store) fn set(&self, id: SetId) -> Result<crate::model::Set, Fault> {

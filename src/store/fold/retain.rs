@@ -11,6 +11,7 @@ use crate::{
         codec,
         desk::Desk,
         error::Fault,
+        fold::core::LATE,
         kept::Kept as Rows,
         shelf::{CORE, Inflight},
         tables::{Dated, SetSize, counter_at, counter_of, read, span_kinds},
@@ -136,7 +137,7 @@ fn days(desk: &mut Desk<'_>, today: Day, keeps: &Kept) -> Result<(), Fault> {
     drop_before(&mut desk.set_sizes, SetKind::KeyDay.number(), oldest(today, keeps.key_days).0)?;
     // Small, and part of a user's days as long as these are kept; the hub has taken them in before.
     drop_before(&mut desk.sets, SetKind::UserKeys.number(), oldest(today, USER_DAYS).0)?;
-    drop_before(&mut desk.open_sets, SetKind::UserKeys.number(), oldest(today, DAY_SETS).0)?;
+    drop_untold(desk, SetKind::UserKeys, oldest(today, DAY_SETS).0)?;
     let first = today.month().0.saturating_sub(USER_MONTHS);
     for kind in USERS.map(SpanKind::number) {
         months(desk, kind, oldest(today, USER_DAYS).0)?;
@@ -160,8 +161,8 @@ fn months(desk: &mut Desk<'_>, kind: u8, oldest: u32) -> Result<(), Fault> {
 }
 
 /// Of old sets only the number of members is kept, and nobody is told of members any more.
-fn close_sets(desk: &mut Desk<'_>, kind: SetKind, oldest: u32) -> Result<(), Fault> {
-    let kind = kind.number();
+fn close_sets(desk: &mut Desk<'_>, of: SetKind, oldest: u32) -> Result<(), Fault> {
+    let kind = of.number();
     let mut closed = Vec::new();
     for row in desk.sets.rows()?.range((kind, 0, 0)..(kind, oldest, 0))? {
         let (at, value) = row?;
@@ -176,7 +177,18 @@ fn close_sets(desk: &mut Desk<'_>, kind: SetKind, oldest: u32) -> Result<(), Fau
         desk.set_sizes.put(at, &codec::encode(&size))?;
     }
     drop_before(&mut desk.sets, kind, oldest)?;
-    drop_before(&mut desk.open_sets, kind, oldest)
+    drop_untold(desk, of, oldest)
+}
+
+/// Sets that a hub takes in no more.
+fn drop_untold(desk: &mut Desk<'_>, kind: SetKind, oldest: u32) -> Result<(), Fault> {
+    let mut late = 0;
+    for row in desk.open_sets.rows()?.range((kind.number(), 0, 0)..(kind.number(), oldest, 0))? {
+        row?;
+        late += 1;
+    }
+    drop_before(&mut desk.open_sets, kind.number(), oldest)?;
+    desk.count_dropped(LATE, late)
 }
 
 fn drop_before(table: &mut Rows<'_, Dated>, kind: u8, oldest: u32) -> Result<(), Fault> {
@@ -188,7 +200,8 @@ fn drop_before(table: &mut Rows<'_, Dated>, kind: u8, oldest: u32) -> Result<(),
     Ok(())
 }
 
-/// The hub takes in nothing as old as these: nothing is owed to it for them, and no such row will come back.
+/// The hub takes in nothing as old as these: nothing is owed to it for them, and no such row will come back. How many it was
+/// never told is counted.
 fn owed(desk: &mut Desk<'_>, hour: Hour, today: Day, keeps: &Kept) -> Result<(), Fault> {
     let kept = |kind, at| match kind {
         SpanKind::KeyTotal => true,
@@ -208,9 +221,10 @@ fn owed(desk: &mut Desk<'_>, hour: Hour, today: Day, keeps: &Kept) -> Result<(),
     for row in desk.open.rows()?.range(all.clone())? {
         old.extend(span(row?.0.value()).filter(is_old));
     }
-    for id in old {
-        desk.open.remove(counter_at(CORE, &CounterId::Span(id)))?;
+    for id in &old {
+        desk.open.remove(counter_at(CORE, &CounterId::Span(*id)))?;
     }
+    desk.count_dropped(LATE, old.len() as u64)?;
     // What a hub without room was not told is remembered for as long as it is shown.
     let is_hidden =
         |id: &SpanId| id.kind == SpanKind::KeyHour && id.at.number() < hour.0.saturating_sub(keeps.key_hours);

@@ -259,6 +259,13 @@ async fn what_is_old_leaves_and_days_become_months() {
     assert_eq!((owed(SpanKind::TokenDay), owed(SpanKind::UserUses), owed(SpanKind::KeyTotal)), (5, 31, 1));
     let told = |kind| sets.iter().filter(|(id, _)| id.kind == kind).count();
     assert_eq!((told(SetKind::KeyHour), told(SetKind::KeyDay), told(SetKind::UserKeys)), (1, 10, 10));
+    // Of 40 periods of six kinds and of three kinds of sets, and of four that were begun again when they had been let go of.
+    let late = 40 * (6 + 3) + 4 - (opens.len() - 1 + sets.len()) as u64;
+    assert_eq!(
+        (late, store.size().await.unwrap().dropped_late),
+        (184, 184),
+        "what no hub was told is counted"
+    );
     store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
 }

@@ -143,7 +143,7 @@ async fn once(version: u32) {
     let dropped = logs("--drop --json", &url).json();
     assert_eq!((&dropped["state"], &dropped["dropped"]["rows"]), (&json!("dropped"), &json!(30_005)));
     assert_eq!(
-        rows(&client, "SELECT to_regclass('key_usage_logs') IS NULL, to_regclass('keytide_migration_uses') IS NULL, sum(total_usage) FROM key_usage_summary").await,
+        rows(&client, "SELECT to_regclass('key_usage_logs') IS NULL, coalesce(to_regclass('keytide_migration_uses'), to_regclass('keytide_migration_users'), to_regclass('keytide_migration_days')) IS NULL, sum(total_usage) FROM key_usage_summary").await,
         "t|t|30006"
     );
     assert!(logs("--run --drop", &url).ok().contains("nothing is left to do"));
@@ -197,7 +197,7 @@ async fn whoever_is_killed_goes_on_and_counts_nothing_twice() {
 }
 
 /// What is counted first is made beforehand, with a gate after some pages.
-const HALT: &str = "CREATE TABLE keytide_migration_uses (shared_key_id uuid NOT NULL, user_id uuid NOT NULL, uses bigint NOT NULL, last_used_at timestamptz);
+const HALT: &str = "CREATE TABLE keytide_migration_uses (shared_key_id uuid NOT NULL, day integer NOT NULL, uses bigint NOT NULL, last_used_at timestamptz);
     CREATE FUNCTION halt() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF (SELECT page > 100 FROM public.keytide_migrations) THEN PERFORM pg_advisory_xact_lock(7); END IF; RETURN NULL;
     END $$;
@@ -246,6 +246,65 @@ async fn what_is_written_while_it_is_counted_is_counted() {
         rows(&client, "SELECT sum(baseline) FROM shared_keys").await,
         rows(&client, "SELECT count(*) FROM key_usage_logs").await
     );
+}
+
+/// The old program keeps a week: what its clean-up takes away is not made up for by what comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_clean_up_takes_hide_none_that_came() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client, url) = hub(None).await;
+    client.batch_execute(SLIM).await.unwrap();
+    let add = async |key: u32, day: u32, rows: u32| {
+        let sql = format!(
+            "INSERT INTO key_usage_logs (shared_key_id, user_id, created_at)
+             SELECT '{}', '{}', timestamp '2024-01-{day:02} 00:00' + g * interval '1 second' FROM generate_series(0, {rows} - 1) g",
+            old(key),
+            old(77)
+        );
+        client.batch_execute(&sql).await.unwrap();
+    };
+    client
+        .batch_execute(&format!("INSERT INTO shared_keys (id) VALUES ('{}'), ('{}')", old(1), old(2)))
+        .await
+        .unwrap();
+    // Of the third nobody knows the key; the last row of a day is of its last second.
+    for (key, day, rows) in [(1, 1, 300), (1, 2, 700), (2, 1, 86_400), (2, 3, 10), (3, 1, 50)] {
+        add(key, day, rows).await;
+    }
+    let done = logs("--run --json", &url).json();
+    assert_eq!((&done["entered"]["uses"], &done["entered"]["gone"]), (&json!(87_460), &json!(0)));
+    // As many came as went, more, and fewer; of another day, and of one that is half gone.
+    client
+        .batch_execute("DELETE FROM key_usage_logs WHERE created_at < '2024-01-02 00:01:00'")
+        .await
+        .unwrap();
+    for (key, day, rows) in [(1, 8, 360), (2, 8, 90_000), (2, 3, 5), (3, 8, 20)] {
+        add(key, day, rows).await;
+    }
+    logs("--drop", &url).fails(1, "rows came (90385) and went (86810) since it was counted");
+    let done = logs("--run --json", &url).json();
+    let counts = ["rows_there", "uses", "added_uses", "archived_uses", "gone"];
+    assert_eq!(
+        counts.map(|name| done["entered"][name].clone()),
+        [91_035, 177_845, 90_365, 70, 86_810].map(Value::from),
+        "{done}"
+    );
+    // Who has lost what was counted is not told the same again as new.
+    client.batch_execute("ALTER TABLE keytide_migration_days RENAME TO hidden").await.unwrap();
+    for arguments in ["--run", "--drop"] {
+        logs(arguments, &url).fails(1, "keytide_migration_days, which said which of its rows, is gone");
+    }
+    client.batch_execute("ALTER TABLE hidden RENAME TO keytide_migration_days").await.unwrap();
+    // Between the last run and the end, too.
+    client.batch_execute("DELETE FROM key_usage_logs WHERE created_at < '2024-01-03'").await.unwrap();
+    add(1, 8, 640).await;
+    logs("--drop", &url).fails(1, "rows came (640) and went (640) since it was counted");
+    let done = logs("--run --drop --json", &url).json();
+    assert_eq!((&done["entered"]["added_uses"], &done["entered"]["gone"]), (&json!(640), &json!(640)));
+    let totals = "SELECT (SELECT string_agg(baseline::text, ' ' ORDER BY id) FROM shared_keys), sum(total_usage) FROM key_usage_summary";
+    assert_eq!(rows(&client, totals).await, "2000 176415|178485");
 }
 
 #[tokio::test(flavor = "multi_thread")]

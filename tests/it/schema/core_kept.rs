@@ -184,10 +184,10 @@ async fn what_comes_too_late_is_answered_and_counted_nowhere_else() {
         (SELECT count(*) FROM security_events)";
     // The set of an hour and that of a day bring their rows.
     assert_eq!(rows(&client, found).await, "2|1|2|1|1|2|1");
-    assert!(
-        !rows(&client, "SELECT count FROM keytide_reports WHERE kind = 'late' AND count > 0")
-            .await
-            .is_empty()
+    let said = "SELECT table_name, count FROM keytide_reports WHERE kind = 'late' AND count > 0 ORDER BY 1";
+    assert_eq!(
+        rows(&client, said).await,
+        "daily_logs|3\nhourly_stats|2\nkey_usage_logs|1\nkeytide_key_days|2\nkeytide_user_sets|2\nsecurity_events|1"
     );
 
     // The same event, again and in another batch, is one.
@@ -349,4 +349,26 @@ async fn parts_are_made_for_whatever_is_still_kept() {
         .await;
     assert_eq!(answer, json!({"expired": [["tallies", 0]]}));
     assert_eq!(rows(&client, "SELECT success_count FROM shared_keys").await, "1");
+    // Likewise of a month of events, of a day of single requests, and of a day of keys.
+    rows(&client, "SELECT keytide_usage_logs(true)").await;
+    client
+        .batch_execute(
+            "CREATE TABLE security_events_2030_09 (x int); CREATE TABLE key_usage_logs_2030_09_02 (x int);
+             CREATE TABLE keytide_key_days_2030_09_02 (x int)",
+        )
+        .await
+        .unwrap();
+    at(&client, 93, 12).await;
+    let now = (FIRST + 93) * 86_400_000;
+    let answer = stream
+        .push(
+            &client,
+            json!({"events": [{"x": id(50), "e": "abuse", "at": now - 3 * 86_400_000}, {"x": id(51), "e": "abuse", "at": now}],
+                "logs": [{"i": id(1), "u": id(1), "y": 1, "at": now - 86_400_000}, {"i": id(1), "u": id(1), "y": 1, "at": now}],
+                "tallies": [{"t": "kd", "i": id(1), "n": FIRST + 93, "s": 1}]}),
+        )
+        .await;
+    assert_eq!(answer, json!({"expired": [["tallies", 0], ["events", 1], ["logs", 1]]}));
+    let said = "SELECT table_name FROM keytide_reports WHERE kind = 'no_partition' AND count > 0 ORDER BY 1";
+    assert_eq!(rows(&client, said).await, "hourly_stats\nkey_usage_logs\nkeytide_key_days\nsecurity_events");
 }

@@ -12,6 +12,7 @@ mod foreign;
 mod install;
 mod pull;
 mod push;
+mod retain;
 mod rights;
 mod sizes;
 
