@@ -1,6 +1,6 @@
-//! The meters of all tokens and users, also of those that are not in force: whoever comes back on the same day, with the
-//! text that was revoked or the id that was deleted, goes on where it was, and so does one that others have used before it
-//! arrived here.
+//! The meters of all tokens and users, also of those that are not in force: whoever comes back on the same day, with
+//! the text that was revoked or the id that was deleted, goes on where it was, and so does one that others have used
+//! before it arrived here.
 //!
 //! A meter is forgotten when nobody holds it and its days are over. Of those that nobody holds there are [`MOST`] at
 //! most; beyond, those that have used least go first.

@@ -6,7 +6,8 @@
 //!
 //! Invariants: a place is looked for and taken under the locks of the token's and the user's meter together, so that a
 //! request takes from both or from neither, and never one too many is let in (`caller::tests`, `tests/it/limits.rs`). A
-//! meter outlives every change of what it belongs to, and its end too. What a request took is given back unless it came into the books.
+//! meter outlives every change of what it belongs to, and its end too. What a request took is given back unless it came
+//! into the books.
 
 mod caller;
 mod gauge;

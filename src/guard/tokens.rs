@@ -69,8 +69,8 @@ impl Tokens {
         let mut tokens = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
         let digest = tokens.digests.remove(&id)?;
         let removed = tokens.by_digest.remove(&digest)?;
-        drop(tokens);
         removed.meter.set_gone(true);
+        drop(tokens);
         self.meters.tidy(now);
         Some(removed.record.clone())
     }

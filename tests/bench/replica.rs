@@ -110,7 +110,7 @@ impl Instance {
             interval,
             egress,
             budget: None,
-            logs: false,
+            logs: Arc::default(),
         };
         let parts = Parts {
             store: store.clone(),

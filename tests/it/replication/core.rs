@@ -198,6 +198,21 @@ async fn users_are_the_same_everywhere_and_so_are_their_days() {
     assert_eq!(b.call(BOB).await, 429);
     world.settle().await;
 
+    // Nor does a token that is made again begin its day anew, wherever it is.
+    let again = format!("/admin/tokens/{}?provider=ollama", token["id"].as_str().unwrap());
+    assert_eq!(b.ask(Method::DELETE, &again, None).await.0, 200);
+    world.settle().await;
+    assert_eq!(a.call(BOB).await, 401);
+    b.post("/admin/tokens?provider=ollama", &json!({"name": "Bob", "token": BOB, "user": bob})).await;
+    world.settle().await;
+    for node in [a, b] {
+        let tokens = node.get("/admin/tokens?provider=ollama").await;
+        let token = tokens["tokens"].as_array().unwrap().iter().find(|token| token["name"] == "Bob").unwrap();
+        assert_eq!(token["requests_today"], used + 6, "{}", node.name);
+        assert_eq!(node.call(BOB).await, 429);
+    }
+    world.settle().await;
+
     let (status, _) = a.ask(Method::DELETE, &format!("/admin/users/{ann}"), None).await;
     assert!(status < 300, "{status}");
     world.settle().await;
