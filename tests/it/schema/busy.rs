@@ -98,7 +98,8 @@ async fn a_year_stays_within_its_budget_and_counts_exactly() {
             );
             most_shed = most_shed.max(before.0 - after.0);
         }
-        if now == 3 && rung < 3 {
+        // The first time: who climbs again some days later has few hours left to let go of.
+        if now == 3 && !rungs.contains(&3) {
             assert!(
                 after.1 * 2 < before.1 && after.0 < before.0 - 500_000,
                 "files shrink: {before:?} {after:?}"
