@@ -262,6 +262,10 @@ BEGIN
     RETURN 'a row per request is kept for seven days';
 END $$;
 
+-- An earlier form answered in other columns, and others took other arguments: neither can be replaced.
+DROP FUNCTION IF EXISTS public.keytide_shed(text, timestamptz, integer), public.keytide_settle(text, timestamptz),
+    public.keytide_retain_core(bigint);
+
 -- Forgets what a table in parts holds from before a moment: whole parts are dropped, which gives their space back at
 -- once; of the one in which it lies some rows are deleted. Returns how many rows, with those of dropped parts as
 -- the statistics tell, whether some are left, and whether somebody holds the table, so that another time is better.
@@ -299,7 +303,11 @@ BEGIN
             GET DIAGNOSTICS deleted = ROW_COUNT;
             rows := rows + deleted;
             more := more OR deleted >= most;
-        EXCEPTION WHEN insufficient_privilege THEN
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            PERFORM public.keytide_report('locked', of_table);
+            held := true;
+            RETURN;
+        WHEN insufficient_privilege THEN
             PERFORM public.keytide_report('not_owner', of_table);
         END;
     END LOOP;

@@ -174,14 +174,20 @@ BEGIN
     more := buried = most OR hours >= most OR unseen = most OR coalesce(core -> 'more' = 'true', false);
     IF core ? 'did' THEN
         -- In a call of its own: one that comes to no end in its time undoes nothing else then.
-        SELECT * INTO one FROM public.keytide_unsettled(public.keytide_now() - '2 days'::interval, loose) u WHERE u.bytes <= most_bytes LIMIT 1;
-        IF one.part IS NOT NULL AND (more OR buried + hours + unseen > 0 OR core -> 'did' <> '[]') THEN
-            more := true;
-        ELSIF one.part IS NOT NULL AND public.keytide_settle(one.part, one.key) THEN
+        FOR one IN
+            SELECT * FROM public.keytide_unsettled(public.keytide_now() - '2 days'::interval, loose) u WHERE u.bytes <= most_bytes LIMIT 2
+        LOOP
+            IF more OR buried + hours + unseen > 0 OR core -> 'did' <> '[]' THEN
+                more := true;
+                EXIT;
+            END IF;
+            -- The next one where somebody is at the first.
+            CONTINUE WHEN NOT public.keytide_settle(one.part, one.key);
             core := core || jsonb_build_object('did', jsonb_build_array(jsonb_build_object('what', 'settled', 'table', one.name)));
             -- Of the others the statistics tell, which may be old.
             more := one.fresh;
-        END IF;
+            EXIT;
+        END LOOP;
         core := core || jsonb_build_object('large', ARRAY(
             SELECT u.name FROM public.keytide_unsettled(public.keytide_now() - '2 days'::interval, loose) u WHERE u.bytes > most_bytes ORDER BY 1));
     END IF;

@@ -92,8 +92,10 @@ BEGIN
         SELECT p.name, CASE p.name
             WHEN 'hourly_stats' THEN public.keytide_hour_at(settings.hours_from)
             WHEN 'keytide_key_days' THEN public.keytide_day(today - 30)::timestamp AT TIME ZONE 'UTC'
-            WHEN 'security_events' THEN moment - ('{30,23,23,7}'::integer[])[level + 1] * '1 day'::interval
-            ELSE moment - ('{7,5,3,0}'::integer[])[level + 1] * '1 day'::interval END AS before
+            -- To the hour: where something comes all the time, something would be there to go in every call.
+            WHEN 'security_events' THEN date_trunc('hour', moment) - ('{30,23,23,7}'::integer[])[level + 1] * '1 day'::interval
+            ELSE CASE level WHEN 3 THEN moment ELSE date_trunc('hour', moment) - ('{7,5,3}'::integer[])[level + 1] * '1 day'::interval END
+            END AS before
         FROM (SELECT name FROM public.keytide_parted() UNION
               -- Switched off, it still ends.
               SELECT 'key_usage_logs' WHERE public.keytide_own_log() IS NOT NULL) p

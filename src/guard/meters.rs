@@ -23,8 +23,8 @@ pub struct Meters(Mutex<Kept>);
 #[derive(Debug, Default)]
 struct Kept {
     by_id: HashMap<u128, Arc<Meter>>,
-    /// How many there were when they were last looked through.
-    tidied: usize,
+    /// How often something came or went since they were last looked through.
+    changes: usize,
 }
 
 impl Meters {
@@ -55,11 +55,13 @@ impl Meters {
 }
 
 impl Kept {
-    /// Looks through them when there are far more than the last time, so that one more costs nothing to speak of.
+    /// Looks through them when much has changed since the last time, so that one more costs nothing to speak of.
     fn tidy(&mut self, now: Timestamp) {
-        if self.by_id.len() < self.tidied + MOST / 10 {
+        self.changes += 1;
+        if self.changes < MOST / 10 {
             return;
         }
+        self.changes = 0;
         let is_held = |meter: &Arc<Meter>| Arc::strong_count(meter) > 1;
         self.by_id.retain(|_, meter| is_held(meter) || meter.is_of_use(now));
         let idle = self.by_id.iter().filter(|(_, meter)| !is_held(meter));
@@ -71,7 +73,6 @@ impl Kept {
                 self.by_id.remove(id);
             }
         }
-        self.tidied = self.by_id.len();
     }
 }
 
@@ -102,6 +103,10 @@ mod tests {
         for (id, requests) in [(last, last as i64), (0, 0), (2, 2), (7, 0)] {
             assert_eq!(meters.of(id).used(today, &zone).1, used(requests), "{id}");
         }
+        // Many who are revoked at once.
+        drop((0..3 * MOST as u128).map(|id| meters.of(id)).collect::<Vec<_>>());
+        (0..MOST).for_each(|_| meters.tidy(today));
+        assert!(count(&meters) <= MOST + held.len(), "{}", count(&meters));
         // A new day, of which nothing is known yet.
         for id in 0..2 * MOST as u128 {
             meters.shift(1 << 64 | id, zone.day_of(tomorrow), used(1), tomorrow);

@@ -51,6 +51,14 @@ impl Tally {
 
     /// The sums less those of `less`; dates stay.
     #[must_use]
+    /// Whether it is as much or more, of everything that is counted.
+    pub fn holds(&self, less: &Self) -> bool {
+        let left = self.minus(less);
+        [left.success, left.failure, left.other, left.prompt_tokens, left.completion_tokens]
+            .iter()
+            .all(|count| *count >= 0)
+    }
+
     pub fn minus(&self, less: &Self) -> Self {
         Self {
             success: self.success.saturating_sub(less.success),

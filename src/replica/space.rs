@@ -76,8 +76,8 @@ pub fn advice(space: &Space, to_vacuum: &[String], large: &[String], target: &st
     }
     for table in large.iter().filter(|table| is_table(table)) {
         advice.push(format!(
-            "{table} is too large for the hub to write anew in the few seconds of a call; run in the SQL editor, where it is \
-             locked meanwhile: ALTER TABLE {table} SET (fillfactor = 100); VACUUM FULL {table};"
+            "{table} is too large for the hub to write anew in the few seconds of a call; run in the SQL editor, each by itself, \
+             while it is locked: ALTER TABLE {table} SET (fillfactor = 100); VACUUM FULL {table};"
         ));
     }
     if space.rung >= Rung::Early {

@@ -97,6 +97,19 @@ impl Inflight {
         }
     }
 
+    /// A batch that was answered waits again: what the hub had no room for then is part of what it tells. Of an hour that
+    /// has more of it, as much as the batch holds.
+    pub fn tell_after_all(&mut self, tally: &Tally) {
+        if let Some((Self::NEVER_TOLD, kept)) = self.sealed.first_mut()
+            && kept.holds(tally)
+        {
+            *kept = kept.minus(tally);
+            if kept.counts_nothing() {
+                self.sealed.remove(0);
+            }
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.confirmed.is_none()
     }

@@ -102,7 +102,8 @@ impl Stream<'_> {
     /// Counts have come of a row that is not here. If it was deleted, then so long ago that the hub has forgotten it,
     /// and somebody has added it again since.
     fn await_row(&mut self, row: Row, text: &Secret) -> Result<()> {
-        let is_known = match self.shelf.gone(self.provider, row)? {
+        let gone = self.shelf.gone(self.provider, row)?;
+        let is_known = match &gone {
             Some(gone) if gone.is_deletion() && matches!(row, Row::Key(_)) => {
                 gone.version >= self.deletions_kept_from()
                     || self.shelf.dirty_row(self.provider, row)?.is_some()
@@ -113,7 +114,9 @@ impl Stream<'_> {
             return Ok(());
         }
         let digest = text::digest(text.expose().as_bytes());
-        let awaited = Gone { version: Version::default(), digest, text: None };
+        // Counts that are still to be told of it need its text.
+        let text = gone.and_then(|gone| gone.text);
+        let awaited = Gone { version: Version::default(), digest, text };
         Ok(self.shelf.set_gone(self.provider, row, Some(awaited))?)
     }
 

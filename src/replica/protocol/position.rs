@@ -193,6 +193,7 @@ impl Stream<'_> {
             let batch = self.waiting_batch(seq)?;
             for (id, tally) in self.tallies(&batch.rows) {
                 let mut inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
+                inflight.tell_after_all(&tally);
                 inflight.sealed.push((seq, tally));
                 inflight.sealed.sort_by_key(|(seq, _)| *seq);
                 self.put_inflight(&id, inflight)?;

@@ -148,10 +148,10 @@ impl Task {
                 info!(hub = self.name(), hours, tombstones, instances, "the hub has forgotten old rows");
             }
             all.extend(answer.did.iter().cloned());
+            self.room.went_well();
             let more = answer.more;
             last = Some(answer);
             if !more {
-                self.room.went_well();
                 break;
             }
             if calls >= RETAIN_CALLS {

@@ -26,7 +26,7 @@ use crate::{
         wire::Function,
         words::{self, Words},
     },
-    store,
+    store::{self, shelf::CORE},
 };
 
 /// After a change made here, how long to wait for others to go along.
@@ -213,10 +213,12 @@ impl Task {
         if list {
             self.steps.lock().ask_names();
         }
+        // Only what belongs to no provider has them.
+        let has_core = self.shared.status().streams.iter().any(|stream| stream.provider == CORE);
         let wishes = Wishes {
             hello: list || self.hello_at.is_none_or(|at| at.elapsed() >= HELLO_EVERY),
             stats: all || self.pace.is_due(now, looking),
-            limits: self.parts.mirror.has_daily_limits(),
+            limits: has_core && self.parts.mirror.has_daily_limits(),
             only_push: false,
         };
         let whole = {
