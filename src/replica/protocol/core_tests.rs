@@ -504,6 +504,19 @@ async fn what_a_full_hub_has_no_room_for_stays_here() {
     assert_eq!(later, [(hour, some(106))], "what others have counted, and what stayed here");
 }
 
+#[test]
+fn what_was_never_told_is_told_after_all_when_its_batch_waits_again() {
+    let mut inflight = Inflight::default();
+    inflight.keep(&some(4));
+    inflight.keep(&some(2));
+    inflight.tell_after_all(&some(7));
+    assert_eq!(inflight.sealed, [(Inflight::NEVER_TOLD, some(6))], "that was another's");
+    inflight.tell_after_all(&some(4));
+    assert_eq!(inflight.sealed, [(Inflight::NEVER_TOLD, some(2))]);
+    inflight.tell_after_all(&some(2));
+    assert!(inflight.is_empty());
+}
+
 #[tokio::test]
 async fn what_a_hub_has_let_go_of_is_not_taken_for_lost() {
     let scene = Scene::new();

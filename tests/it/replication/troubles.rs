@@ -325,17 +325,25 @@ async fn what_cannot_be_read_of_one_provider_keeps_no_other_waiting() {
 async fn connections_that_break_and_strangers_that_answer() {
     let mut scene = Scene::plain().await;
     for answer_only in [false, true, false, true] {
-        scene.goes_on().await;
-        let cutter = &scene.node().cutter;
-        if answer_only {
-            cutter.cut_next_answer("keytide_push")
-        } else {
-            cutter.cut_next_request("keytide_push")
+        for attempt in 1.. {
+            scene.goes_on().await;
+            let cutter = &scene.node().cutter;
+            if answer_only {
+                cutter.cut_next_answer("keytide_push")
+            } else {
+                cutter.cut_next_request("keytide_push")
+            }
+            let status = scene.node().sync_now().await.unwrap();
+            assert!(!scene.node().cutter.is_armed(), "nothing was pushed");
+            scene.is_well().await;
+            let error = &status["hubs"][0]["last_error"];
+            if error.is_null() && attempt < 5 {
+                // A round of its own was cut, and this one has come after it.
+                continue;
+            }
+            assert_eq!(error["advice"], ErrorKind::Unreachable.advice(), "{status:#}");
+            break;
         }
-        let status = scene.node().sync_now().await.unwrap();
-        assert!(!scene.node().cutter.is_armed(), "nothing was pushed");
-        assert_eq!(status["hubs"][0]["last_error"]["advice"], ErrorKind::Unreachable.advice(), "{status:#}");
-        scene.is_well().await;
     }
     for answer in [
         "HTTP/1.1 302 Found\r\nlocation: http://portal.example/\r\ncontent-length: 0\r\n\r\n",

@@ -93,6 +93,38 @@ async fn a_part_is_written_anew_in_a_call_that_does_nothing_else() {
     assert_eq!(answer.get("large"), Some(&json!([])), "{answer:#}");
 }
 
+/// A row for each minute of nine days, as of a log that is written all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_grows_old_every_minute_keeps_nothing_from_being_written_anew() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let (_cluster, client) = hub().await;
+    rows(&client, "SELECT keytide_usage_logs(true)").await;
+    used(&client, 1, 0..9).await;
+    client
+        .batch_execute(
+            "SELECT keytide_part('key_usage_logs', 'day', '2030-06-01'::timestamp + g * interval '1 day') FROM generate_series(0, 9) g;
+             INSERT INTO key_usage_logs (shared_key_id, user_id, usage_type, status_code, created_at)
+             SELECT gen_random_uuid(), gen_random_uuid(), 1, 200, timestamp '2030-06-01' + g * interval '1 minute'
+             FROM generate_series(0, 9 * 1440) g",
+        )
+        .await
+        .unwrap();
+    let mut settled = 0;
+    for minute in 0..30 {
+        let sql = format!(
+            "SELECT set_config('keytide.now', (keytide_day({}) + interval '12 hours {minute} minutes')::text || 'Z', false)",
+            FIRST + 9
+        );
+        rows(&client, &sql).await;
+        let answer = retain(&client, json!({})).await;
+        settled += did(&answer, "settled").len();
+        assert_eq!(did(&answer, "dropped").is_empty(), minute > 0, "{minute}: {answer:#}");
+    }
+    assert!(settled >= 7, "{settled}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_says_how_much_is_done_at_a_time() {
     if skipped(&["HUB_TESTS"]) {
