@@ -177,6 +177,7 @@ impl App {
             clock: clock.clone(),
             users: users.clone(),
             meters: meters.clone(),
+            heard: std::sync::Mutex::default(),
         };
         // Before anything is counted: what the last process left is told as its own.
         let hubs = Arc::new(replication::start(&config, &store, memory, changes).await?);

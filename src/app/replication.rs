@@ -1,8 +1,9 @@
 //! Replication as the rest of keytide sees it: the replicators of all hubs, and the memory that they keep up.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -129,6 +130,14 @@ impl admin::Replication for Hubs {
     }
 }
 
+/// By how much meters are ahead of what the store shows of the same days.
+#[derive(Default)]
+pub(super) struct Heard {
+    ahead: HashMap<SpanId, Tally>,
+    /// The day on which it was looked through.
+    last: Option<Day>,
+}
+
 /// What replication changes in memory, when the store has it already.
 pub(super) struct Memory {
     pub(super) providers: Everyone,
@@ -138,21 +147,14 @@ pub(super) struct Memory {
     pub(super) clock: Clock,
     pub(super) users: Arc<Users>,
     pub(super) meters: Arc<Meters>,
+    pub(super) heard: std::sync::Mutex<Heard>,
 }
 
 impl Memory {
-    /// What others have counted on a day near this one is used of the same limits.
+    /// What others have counted on a day near this one is used of the same limits, as far as it was not heard of before.
     fn count(&self, id: &SpanId, from: &Tally, to: &Tally) {
-        let zone = self.users.zone();
-        let now = self.clock.now();
-        let today = zone.day_of(now).day;
-        let Some(day) = zone.span(Day(id.at.number())).filter(|span| span.day.0.abs_diff(today.0) <= 1)
-        else {
-            return;
-        };
-        let by = used(&to.minus(from));
         match id.kind {
-            SpanKind::TokenDay => self.meters.shift(id.id, day, by, now),
+            SpanKind::TokenDay => self.meter(id, &to.minus(from), None),
             SpanKind::KeyDay
             | SpanKind::KeyHour
             | SpanKind::KeyTotal
@@ -160,6 +162,30 @@ impl Memory {
             | SpanKind::UserErrors
             | SpanKind::UserUses => {}
         }
+    }
+
+    /// The meters run ahead of the view by that much, until it follows.
+    fn hear_of(&self, id: &SpanId, view: &Tally, to: &Tally) {
+        self.meter(id, &Tally::default(), Some(to.minus(view)));
+    }
+
+    /// Moves a meter with its view, which it is `ahead` of from now on.
+    fn meter(&self, id: &SpanId, moved: &Tally, ahead: Option<Tally>) {
+        let (zone, now) = (self.users.zone(), self.clock.now());
+        let today = zone.day_of(now).day;
+        let is_near = |day: u32| day.abs_diff(today.0) <= 1;
+        let Some(day) = zone.span(Day(id.at.number())).filter(|span| is_near(span.day.0)) else { return };
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.last.replace(today) != Some(today) {
+            heard.ahead.retain(|id, _| is_near(id.at.number()));
+        }
+        let before = match ahead {
+            Some(ahead) => heard.ahead.insert(*id, ahead),
+            None => heard.ahead.remove(id),
+        };
+        let mut by = *moved;
+        by.add(&ahead.unwrap_or_default());
+        self.meters.shift(id.id, day, used(&by.minus(&before.unwrap_or_default())), now);
     }
 
     fn keep_days_in(&self, name: &str) {
@@ -249,6 +275,7 @@ impl Mirror for Memory {
                     self.users.remove(id, now);
                 }
                 Effect::Zone { name } => self.keep_days_in(&name),
+                Effect::Used { id, view, to } => self.hear_of(&id, &view, &to),
                 Effect::Counter { id: CounterId::Span(id), from, to, .. } => self.count(&id, &from, &to),
                 Effect::Counter { provider, id, from, to } => self.ledger.shift(&provider, &id, &from, &to),
             }

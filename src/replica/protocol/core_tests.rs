@@ -504,6 +504,34 @@ async fn what_a_full_hub_has_no_room_for_stays_here() {
     assert_eq!(later, [(hour, some(106))], "what others have counted, and what stayed here");
 }
 
+/// An adopter's totals have to be those of which it knows who is in them.
+#[tokio::test]
+async fn what_is_heard_of_limits_is_told_and_changes_no_view() {
+    let scene = Scene::new();
+    let (used, confirmed) = (span(SpanKind::TokenDay, today()), span(SpanKind::TokenDay, today() - 1));
+    let page = tallies(&[(&used, 8), (&confirmed, 8), (&span(SpanKind::UserUses, today()), 8)]);
+    let views = [(confirmed.clone(), some(5)), (used.clone(), some(5))];
+    let before = views.clone();
+    let (after, effects) = scene
+        .edit(move |shelf| {
+            let mut note = StreamNote::default();
+            for (id, view) in &before {
+                shelf.set_view(CORE, id, view)?;
+                shelf.set_open(CORE, id, Some(&some(2)))?;
+            }
+            // One that the page does not have yet.
+            let inflight = Inflight { sealed: vec![], confirmed: Some((4, some(1))) };
+            shelf.set_inflight(CORE, &confirmed, Some(&inflight))?;
+            let (_, out) =
+                stream(shelf, &mut note, Bounds::default(), |stream| stream.hear_of_limits(&page, 3))?;
+            Ok((shelf.views(CORE, None, 9)?, out.effects))
+        })
+        .await;
+    assert_eq!(after, views);
+    let CounterId::Span(id) = used else { unreachable!() };
+    assert_eq!(effects, [Effect::Used { id, view: some(5), to: some(10) }]);
+}
+
 #[test]
 fn what_was_never_told_is_told_after_all_when_its_batch_waits_again() {
     let mut inflight = Inflight::default();

@@ -2,7 +2,7 @@
 
 use super::{Effect, Result, stream::Stream, text};
 use crate::{
-    model::{CounterId, Hour, KeyId, Secret, Tally, TokenId, Version},
+    model::{CounterId, Hour, KeyId, Secret, SpanKind, Tally, TokenId, Version},
     replica::wire::Rows,
     store::{
         self,
@@ -125,6 +125,30 @@ impl Stream<'_> {
         let now = self.shelf.view(self.provider, &CounterId::Total)?;
         if let Some(resync) = &mut self.note.resync {
             resync.missing = resync.missing.saturating_add(requests(&before.minus(&now)));
+        }
+        Ok(())
+    }
+
+    /// What others have used of limits, before it comes with all statistics. It is told and not kept: how far everybody
+    /// is in the totals is known of those that came with the statistics, and whoever adopts a hub tells it both.
+    pub fn hear_of_limits(&mut self, rows: &Rows, contained: u64) -> Result<()> {
+        for (id, base) in self.tallies(rows) {
+            let CounterId::Span(span) = &id else { continue };
+            if span.kind != SpanKind::TokenDay || !self.is_shown(&id) {
+                continue;
+            }
+            let inflight = self.shelf.inflight(self.provider, &id)?.unwrap_or_default();
+            if inflight.confirmed.is_some_and(|(seq, _)| seq > contained) {
+                // The row comes again, as in `rebase`.
+                continue;
+            }
+            let mut to = bounded(base);
+            inflight.sealed.iter().for_each(|(_, sealed)| to.add(sealed));
+            if let Some(open) = self.shelf.open(self.provider, &id)? {
+                to.add(&open);
+            }
+            let view = self.shelf.view(self.provider, &id)?;
+            self.out.effects.push(Effect::Used { id: *span, view, to });
         }
         Ok(())
     }

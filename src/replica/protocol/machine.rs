@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     Call, Hub, Next, Outcome, Result, Wishes,
     apart::Apart,
-    document::{self, Batch, HubNote, StreamNote},
+    document::{self, Batch, HubNote, LaneNote, StreamNote},
     obstacles::Obstacles,
     others::Others,
     round::{Awaited, Round, What},
@@ -136,6 +136,10 @@ impl Machine {
             if sealed {
                 // With the last of what belongs to the old one.
                 stream.note.run = next_run.unwrap_or(stream.note.run);
+                if lives == Lives::Together {
+                    // Only the last process has heard what came in it.
+                    stream.note.limits = LaneNote::default();
+                }
             }
             Ok(sealed)
         })?;

@@ -78,7 +78,7 @@ pub use status::{LaneStatus, StreamStatus};
 
 use super::wire::{Function, HubIdentity, MissingRow};
 use crate::{
-    model::{CounterId, KeyId, Tally, TokenId, UserId},
+    model::{CounterId, KeyId, SpanId, Tally, TokenId, UserId},
     store::{
         self,
         shelf::{KeyEntry, Shelf, TokenEntry, UserEntry},
@@ -209,6 +209,12 @@ pub enum Effect {
     /// Days begin and end in this time zone from now on, whatever is configured: they are the same for all of a hub.
     Zone {
         name: String,
+    },
+    /// The hub knows of more uses of a limit than the store's view, which has them when all statistics are read.
+    Used {
+        id: SpanId,
+        view: Tally,
+        to: Tally,
     },
     /// The store's view went from one to the other.
     Counter {

@@ -120,8 +120,7 @@ impl Stream<'_> {
                     first && page.next.is_none(),
                 )?;
             }
-            // They come with all others as well, whenever that is: absence is judged there.
-            Lane::Limits => self.take_counters(&page.rows, contained)?,
+            Lane::Limits => self.hear_of_limits(&page.rows, contained)?,
         }
         let lane_note = self.note.lane(lane);
         let (first, snapshot) = (lane_note.drain.take(), snapshot.to_owned());

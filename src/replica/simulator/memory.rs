@@ -53,8 +53,8 @@ impl Memory {
             Effect::UserRemoved { id } => {
                 self.users.remove(&id);
             }
-            // All of a world have the same.
-            Effect::Zone { .. } => {}
+            // All of a world have the same; and what is used of limits is in no book.
+            Effect::Zone { .. } | Effect::Used { .. } => {}
             Effect::Counter { provider, id, from, to } => {
                 let at = (provider, id);
                 let here = self.books.get(&at).copied().unwrap_or_default();

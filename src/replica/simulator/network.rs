@@ -299,7 +299,7 @@ impl World {
             self.settle_strays()?;
             let before = self.hub.db.next_xid;
             for at in 0..self.instances.len() {
-                self.begin(at, Wishes { hello: true, stats: true, limits: false, only_push: false });
+                self.begin(at, Wishes { hello: true, stats: true, limits: true, only_push: false });
                 let mut steps = 0;
                 while self.step(at)? {
                     steps += 1;
