@@ -169,7 +169,8 @@ BEGIN
     IF jsonb_typeof(e) IS DISTINCT FROM 'object' THEN e := '{}'; END IF;
     RETURN log || jsonb_build_object(
         'conversation_count', r.conversations, 'api_call_count', r.calls, 'upload_count', r.uploads,
-        'shared_key_usage', u || jsonb_build_object(
+        -- Without what there is nothing more to tell of.
+        'shared_key_usage', (u - '{other_calls,keys_used_more,prompt_tokens,completion_tokens,last_key_at}'::text[]) || jsonb_build_object(
             'total_calls', public.keytide_plus(public.keytide_plus(r.s, r.f), r.o), 'successful_calls', r.s, 'failed_calls', r.f,
             'keys_used', to_jsonb(r.keys), 'last_key_used', r.k, 'last_usage_at', public.keytide_iso(r.lu))
             -- Ours, where there is something to tell.
