@@ -49,8 +49,6 @@ impl Tally {
         self.last_failure = self.last_failure.max(more.last_failure);
     }
 
-    /// The sums less those of `less`; dates stay.
-    #[must_use]
     /// Whether it is as much or more, of everything that is counted.
     pub fn holds(&self, less: &Self) -> bool {
         let left = self.minus(less);
@@ -59,6 +57,8 @@ impl Tally {
             .all(|count| *count >= 0)
     }
 
+    /// The sums less those of `less`; dates stay.
+    #[must_use]
     pub fn minus(&self, less: &Self) -> Self {
         Self {
             success: self.success.saturating_sub(less.success),

@@ -59,6 +59,12 @@ impl Stream<'_> {
             inflight.confirmed = None;
             self.put_inflight(id, inflight.clone())?;
         }
+        let view = self.view_upon(id, base, &inflight)?;
+        self.show(id, &view)
+    }
+
+    /// What the hub has, and what it has not been told.
+    fn view_upon(&self, id: &CounterId, base: &Tally, inflight: &Inflight) -> Result<Tally> {
         let mut view = bounded(*base);
         for (_, sealed) in inflight.sealed.iter().filter(|_| !broken!(ForgetsSealed)) {
             view.add(sealed);
@@ -66,7 +72,7 @@ impl Stream<'_> {
         if let Some(open) = self.shelf.open(self.provider, id)?.filter(|_| !broken!(ForgetsOpen)) {
             view.add(&open);
         }
-        self.show(id, &view)
+        Ok(view)
     }
 
     /// Whether anybody looks at it here.
@@ -142,11 +148,7 @@ impl Stream<'_> {
                 // The row comes again, as in `rebase`.
                 continue;
             }
-            let mut to = bounded(base);
-            inflight.sealed.iter().for_each(|(_, sealed)| to.add(sealed));
-            if let Some(open) = self.shelf.open(self.provider, &id)? {
-                to.add(&open);
-            }
+            let to = self.view_upon(&id, &base, &inflight)?;
             let view = self.shelf.view(self.provider, &id)?;
             self.out.effects.push(Effect::Used { id: *span, view, to });
         }
