@@ -190,7 +190,7 @@ BEGIN
     -- Of a month only the last day changes: what it leaves in full pages is to be found soon.
     EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING ALL) WITH (%s)', name, of_table,
                    CASE WHEN of_table IN ('hourly_stats', 'keytide_key_days') THEN 'fillfactor = 50'
-                        WHEN of_table = 'daily_logs' THEN 'fillfactor = 100, autovacuum_vacuum_scale_factor = 0.05'
+                        WHEN of_table = 'daily_logs' THEN 'fillfactor = 100, autovacuum_vacuum_scale_factor = 0.02'
                         ELSE 'fillfactor = 100' END);
     PERFORM public.keytide_close(to_regclass(format('public.%I', name)));
     EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', of_table, name,
@@ -335,6 +335,7 @@ CREATE OR REPLACE FUNCTION public.keytide_settle(part regclass, key name) RETURN
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
 BEGIN
     EXECUTE format('ALTER TABLE %s SET (fillfactor = 100)', part);
+    EXECUTE format('ALTER INDEX %I.%I SET (fillfactor = 100)', (SELECT c.relnamespace::regnamespace::text FROM pg_class c WHERE c.oid = part), key);
     EXECUTE format('CLUSTER %s USING %I', part, key);
     RETURN true;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN

@@ -2,20 +2,23 @@
 
 SET client_min_messages = warning;
 
+-- The positions of what is older than what is kept, or has no part to be in.
+CREATE OR REPLACE FUNCTION public.keytide_late(list jsonb, of_table text, kept interval) RETURNS bigint[] LANGUAGE sql STABLE AS $$
+    -- The catalog is asked once, not for every row.
+    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts(of_table)), told AS (
+        SELECT l.pos, coalesce(least(public.keytide_date(l.v -> 'at'), public.keytide_now() + '1 day'::interval), public.keytide_now()) AS at
+        FROM public.keytide_list(list) l)
+    SELECT coalesce(array_agg(t.pos ORDER BY t.pos), '{}') FROM told t
+    WHERE t.at < public.keytide_now() - kept OR NOT EXISTS (
+        SELECT 1 FROM parts p WHERE t.at AT TIME ZONE 'UTC' >= p.starts AND t.at AT TIME ZONE 'UTC' < p.ends)
+$$;
+
 -- Events: each once, for as long as it is kept. Returns the positions of those that are no longer kept, or have no place.
 CREATE OR REPLACE FUNCTION public.keytide_apply_events(list jsonb, rung integer) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    late bigint[];
-    oldest timestamptz := public.keytide_now() - '30 days'::interval;
+    late bigint[] := public.keytide_late(list, 'security_events', '30 days');
     latest timestamptz := public.keytide_now() + '1 day'::interval;
 BEGIN
-    -- The catalog is asked once, not for every row.
-    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('security_events')), told AS (
-        SELECT l.pos, public.keytide_date(l.v -> 'at') AS at FROM public.keytide_list(list) l)
-    SELECT coalesce(array_agg(t.pos ORDER BY t.pos), '{}') INTO late FROM told t
-    WHERE t.at < oldest OR NOT EXISTS (
-        SELECT 1 FROM parts p WHERE coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' >= p.starts
-                                AND coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' < p.ends);
     INSERT INTO public.security_events (event, event_type, user_id, shared_key_id, severity, details, created_at, occurrences)
     SELECT DISTINCT ON (e.x) e.x, e.e, public.keytide_uuid(e.v -> 'u'), public.keytide_uuid(e.v -> 'i'),
         coalesce(public.keytide_int(e.v -> 'y', 1, 5), 1)::smallint,
@@ -38,18 +41,12 @@ END $$;
 CREATE OR REPLACE FUNCTION public.keytide_apply_logs(list jsonb, rung integer) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     late bigint[];
-    oldest timestamptz := public.keytide_now() - '7 days'::interval;
     latest timestamptz := public.keytide_now() + '1 day'::interval;
 BEGIN
     IF rung >= 3 OR NOT EXISTS (SELECT 1 FROM public.keytide_parted() p WHERE p.name = 'key_usage_logs') THEN
         RETURN ARRAY(SELECT l.pos FROM public.keytide_list(list) l ORDER BY l.pos);
     END IF;
-    WITH parts AS MATERIALIZED (SELECT * FROM public.keytide_parts('key_usage_logs')), told AS (
-        SELECT l.pos, public.keytide_date(l.v -> 'at') AS at FROM public.keytide_list(list) l)
-    SELECT coalesce(array_agg(t.pos ORDER BY t.pos), '{}') INTO late FROM told t
-    WHERE t.at < oldest OR NOT EXISTS (
-        SELECT 1 FROM parts p WHERE coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' >= p.starts
-                                AND coalesce(least(t.at, latest), public.keytide_now()) AT TIME ZONE 'UTC' < p.ends);
+    late := public.keytide_late(list, 'key_usage_logs', '7 days');
     INSERT INTO public.key_usage_logs (shared_key_id, user_id, usage_type, status_code, created_at)
     SELECT e.i, e.u, e.y, e.c, e.at AT TIME ZONE 'UTC'
     FROM (

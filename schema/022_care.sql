@@ -125,6 +125,9 @@ DECLARE
     hours bigint := 0;
     moved bigint;
     more boolean;
+    busy boolean;
+    tries integer := 0;
+    large text[] := '{}';
     one record;
 BEGIN
     IF request ->> 'protocol' IS DISTINCT FROM '1' THEN
@@ -174,22 +177,25 @@ BEGIN
     more := buried = most OR hours >= most OR unseen = most OR coalesce(core -> 'more' = 'true', false);
     IF core ? 'did' THEN
         -- In a call of its own: one that comes to no end in its time undoes nothing else then.
-        FOR one IN
-            SELECT * FROM public.keytide_unsettled(public.keytide_now() - '2 days'::interval, loose) u WHERE u.bytes <= most_bytes LIMIT 2
-        LOOP
-            IF more OR buried + hours + unseen > 0 OR core -> 'did' <> '[]' THEN
+        busy := more OR buried + hours + unseen > 0 OR core -> 'did' <> '[]';
+        -- By then a day is over in every zone, and whoever tells of it once in hours has told.
+        FOR one IN SELECT * FROM public.keytide_unsettled(public.keytide_now() - '12 hours'::interval, loose) LOOP
+            IF one.bytes > most_bytes THEN
+                large := large || one.name;
+            ELSIF busy AND tries = 0 THEN
                 more := true;
-                EXIT;
-            END IF;
+                tries := 2;
             -- The next one where somebody is at the first.
-            CONTINUE WHEN NOT public.keytide_settle(one.part, one.key);
-            core := core || jsonb_build_object('did', jsonb_build_array(jsonb_build_object('what', 'settled', 'table', one.name)));
-            -- Of the others the statistics tell, which may be old.
-            more := one.fresh;
-            EXIT;
+            ELSIF tries < 2 THEN
+                tries := tries + 1;
+                CONTINUE WHEN NOT public.keytide_settle(one.part, one.key);
+                core := core || jsonb_build_object('did', jsonb_build_array(jsonb_build_object('what', 'settled', 'table', one.name)));
+                -- Of the others the statistics tell, which may be old.
+                more := one.fresh;
+                tries := 2;
+            END IF;
         END LOOP;
-        core := core || jsonb_build_object('large', ARRAY(
-            SELECT u.name FROM public.keytide_unsettled(public.keytide_now() - '2 days'::interval, loose) u WHERE u.bytes > most_bytes ORDER BY 1));
+        core := core || jsonb_build_object('large', ARRAY(SELECT t FROM unnest(large) t ORDER BY t));
     END IF;
     RETURN public.keytide_greeting() || jsonb_build_object(
         'status', 'ok', 'used', used, 'tombstones', buried, 'hours', hours, 'instances', unseen) || core

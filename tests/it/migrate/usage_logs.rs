@@ -1,15 +1,12 @@
 //! From a log of uses to totals: exactly, once, and however often it is interrupted.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::{FIRST, Ran, SLIM, fill, hub, key, keytide, old, started};
 use crate::{
     hub::skipped,
     pg::installed,
-    process::PATIENCE,
-    schema::{Stream, rows},
+    schema::{Stream, rows, wait_for},
 };
 
 /// What the plan's first step would have made of the log.
@@ -202,14 +199,6 @@ const HALT: &str = "CREATE TABLE keytide_migration_uses (shared_key_id uuid NOT 
         IF (SELECT page > 100 FROM public.keytide_migrations) THEN PERFORM pg_advisory_xact_lock(7); END IF; RETURN NULL;
     END $$;
     CREATE TRIGGER halt AFTER INSERT ON keytide_migration_uses FOR EACH STATEMENT EXECUTE FUNCTION halt()";
-
-async fn wait_for(client: &tokio_postgres::Client, sql: &str, expected: &str) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while rows(client, sql).await != expected {
-        assert!(tokio::time::Instant::now() < deadline, "{sql} never was {expected}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_while_it_is_counted_is_counted() {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{
-    call, rows,
-    sizes::{FIRST, fill, hub_to_fill, number, retain, whole},
+    FIRST, call, rows,
+    sizes::{fill, hub_to_fill, number, retain, whole},
 };
 use crate::hub::skipped;
 

@@ -16,12 +16,17 @@ mod retain;
 mod rights;
 mod sizes;
 
+use std::time::Duration;
+
 use keytide::replica::schema::{self, Target};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::pg::{Cluster, Options};
+use crate::{
+    pg::{Cluster, Options},
+    process::PATIENCE,
+};
 
 pub const OLLAMA: Target<'static> = Target { prefix: "ollama_api", provider: "ollama" };
 pub const OPENROUTER: Target<'static> = Target { prefix: "openrouter_api", provider: "openrouter" };
@@ -69,6 +74,27 @@ pub async fn rows(client: &Client, sql: &str) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// Until the rows are these.
+pub async fn wait_for(client: &Client, sql: &str, expected: &str) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while rows(client, sql).await != expected {
+        assert!(tokio::time::Instant::now() < deadline, "{sql} never was {expected}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The first of the days that these tests tell a hub of: 2030-06-01, in UTC.
+pub const FIRST: i64 = 22_066;
+
+/// Tells the hub what time it is: so many days after the first, and so many hours.
+pub async fn at(client: &Client, day: i64, hour: i64) {
+    let sql = format!(
+        "SELECT set_config('keytide.now', (keytide_day({}) + interval '{hour} hours')::text || 'Z', false)",
+        FIRST + day
+    );
+    rows(client, &sql).await;
 }
 
 /// One instance's stream of batches.

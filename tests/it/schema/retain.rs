@@ -1,33 +1,19 @@
 //! How retention goes about it: in steps of a bounded size, beside others who work with the same tables.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use super::{Stream, call, core::id, hub, rows};
+use super::{FIRST, Stream, at, call, core::id, hub, rows, wait_for};
 use crate::{
     hub::skipped,
     pg::{Cluster, Options},
-    process::PATIENCE,
 };
-
-/// 2030-06-01, and noon of days after it, in UTC.
-const FIRST: i64 = 22_066;
-
-async fn at(client: &Client, day: i64) {
-    let sql = format!(
-        "SELECT set_config('keytide.now', (keytide_day({}) + interval '12 hours')::text || 'Z', false)",
-        FIRST + day
-    );
-    rows(client, &sql).await;
-}
 
 /// A use of key 1 by user 2 on each of these days.
 async fn used(client: &Client, instance: u128, days: std::ops::Range<i64>) {
     let mut stream = Stream::core(instance);
     for day in days {
-        at(client, day).await;
+        at(client, day, 12).await;
         let (n, hour) = (FIRST + day, (FIRST + day) * 24 + 12);
         let batch = json!({"tallies": [{"t": "kd", "i": id(1), "n": n, "s": 1}, {"t": "kh", "i": id(1), "n": hour, "s": 1},
             {"t": "kt", "i": id(1), "s": 1}, {"t": "td", "i": id(1), "n": n, "s": 1}]});
@@ -45,13 +31,8 @@ fn did<'a>(answer: &'a Value, what: &str) -> Vec<&'a Value> {
     answer["did"].as_array().unwrap().iter().filter(|step| step["what"] == what).collect()
 }
 
-/// Until somebody waits for a lock.
 async fn someone_waits(client: &Client) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while rows(client, "SELECT count(*) FROM pg_locks WHERE NOT granted").await == "0" {
-        assert!(tokio::time::Instant::now() < deadline, "nobody waits");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_for(client, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted", "t").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +50,7 @@ async fn a_part_is_written_anew_in_a_call_that_does_nothing_else() {
         )
         .await
         .unwrap();
-    at(&client, 6).await;
+    at(&client, 6, 12).await;
     let (mut settled, mut calls) = (0, 0);
     let large = loop {
         let answer = retain(&client, json!({"most": 100})).await;
@@ -86,7 +67,7 @@ async fn a_part_is_written_anew_in_a_call_that_does_nothing_else() {
         }
         assert!(calls < 50);
     };
-    assert_eq!((settled, large), (7, json!(["public.hourly_stats_2030_06_02"])));
+    assert_eq!((settled, large), (11, json!(["public.hourly_stats_2030_06_02"])));
     // With time enough, it is done.
     let answer = retain(&client, json!({})).await;
     assert_eq!(did(&answer, "settled").len(), 1, "{answer:#}");
@@ -131,7 +112,7 @@ async fn whoever_asks_says_how_much_is_done_at_a_time() {
         return;
     }
     let (_cluster, client) = hub().await;
-    at(&client, 0).await;
+    at(&client, 0, 12).await;
     client
         .batch_execute(&format!(
             "INSERT INTO keytide_token_days (day, token_id) SELECT {}, gen_random_uuid() FROM generate_series(1, 1000)",
@@ -200,7 +181,7 @@ async fn parts_are_dropped_in_the_order_in_which_they_are_read() {
     }
     let (cluster, client) = hub().await;
     used(&client, 1, 0..1).await;
-    at(&client, 33).await;
+    at(&client, 33, 12).await;
     let reader = cluster.connect("hub", "postgres").await;
     reader
         .batch_execute("BEGIN; SET LOCAL statement_timeout = '500ms'; SELECT 1 FROM keytide_key_days")
@@ -225,7 +206,7 @@ async fn parts_are_dropped_in_the_order_in_which_they_are_read() {
 
     // Where somebody waits in the other order, it is retention that gives way.
     used(&client, 2, 34..35).await;
-    at(&client, 70).await;
+    at(&client, 70, 12).await;
     reader.batch_execute("BEGIN; LOCK TABLE hourly_stats IN ACCESS SHARE MODE").await.unwrap();
     client
         .batch_execute("BEGIN; SET LOCAL deadlock_timeout = '10ms'; LOCK TABLE keytide_key_days")
@@ -255,7 +236,7 @@ async fn a_part_of_another_owner_is_said_and_keeps_nothing_else() {
     keytide::replica::schema::apply(&client, &[super::OLLAMA], false).await.unwrap();
     used(&client, 1, 0..2).await;
     owner.batch_execute("ALTER TABLE hourly_stats_2030_06_01 OWNER TO stranger").await.unwrap();
-    at(&client, 40).await;
+    at(&client, 40, 12).await;
     let answer = retain(&client, json!({})).await;
     assert_eq!(answer["status"], "ok", "{answer:#}");
     assert_eq!(rows(&client, "SELECT count(*) FROM keytide_key_days").await, "0");
@@ -273,7 +254,7 @@ async fn absurd_numbers_are_folded() {
         return;
     }
     let (_cluster, client) = hub().await;
-    at(&client, 0).await;
+    at(&client, 0, 12).await;
     retain(&client, json!({})).await;
     client
         .batch_execute(&format!(
@@ -282,7 +263,7 @@ async fn absurd_numbers_are_folded() {
         ))
         .await
         .unwrap();
-    at(&client, 40).await;
+    at(&client, 40, 12).await;
     assert_eq!(did(&retain(&client, json!({})).await, "folded")[0]["rows"], 3);
     let folded = "SELECT log_data -> 'api_call_count', log_data -> 'upload_count' FROM monthly_logs";
     assert_eq!(rows(&client, folded).await, "4000000000000000000|6");

@@ -9,14 +9,11 @@ use keytide::replica::schema;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use super::{OLLAMA, call, rows};
+use super::{FIRST, OLLAMA, call, rows};
 use crate::{
     hub::skipped,
     pg::{Cluster, Options},
 };
-
-/// 2030-06-01, in UTC.
-pub const FIRST: i64 = 22_066;
 
 /// A hub that fills itself, see fill.sql. Days go by in seconds, so autovacuum looks every second and not every minute; all
 /// else of it is as Postgres has it by default.
