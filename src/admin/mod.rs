@@ -1,9 +1,9 @@
 //! The control API: what an operator asks and changes, in JSON.
 //!
-//! - `auth` lets in whoever shows the admin token; `extract` reads questions, `view` is their JSON;
+//! - `auth` lets in whoever shows the admin token, or has a `session`; `extract` reads questions, `view` is their JSON;
 //! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` and `users` about who calls, with
 //!   their `limits`;
-//! - `stats`, `counted` and `storage` only read; `events` is what the monitor says; `sync` is replication.
+//! - `stats`, `trend`, `counted` and `storage` only read; `events` is what the monitor says; `sync` is replication.
 //!
 //! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
 //! when the caller leaves (`State::change`); changes are made one after another, so none is lost; no answer
@@ -21,6 +21,7 @@ mod keys;
 mod limits;
 mod listing;
 pub mod openapi;
+mod session;
 mod stats;
 mod storage;
 mod switch;
@@ -28,6 +29,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod trend;
 mod users;
 pub mod view;
 
@@ -164,6 +166,7 @@ pub struct State {
     admin_token: ArcSwap<[u8; 32]>,
     public_stats: AtomicBool,
     guesses: auth::Guesses,
+    sessions: session::Sessions,
     edits: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -200,6 +203,7 @@ impl State {
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
             public_stats: AtomicBool::new(public_stats),
             guesses: auth::Guesses::default(),
+            sessions: session::Sessions::default(),
             edits,
         })
     }
@@ -209,8 +213,12 @@ impl State {
         self.providers.store(Arc::new(providers));
     }
 
+    /// Whoever has shown another one is signed out.
     pub fn set_admin_token(&self, token: &str) {
-        self.admin_token.store(Arc::new(auth::digest(token)));
+        let digest = auth::digest(token);
+        if *self.admin_token.swap(Arc::new(digest)) != digest {
+            self.sessions.end_all();
+        }
     }
 
     pub fn set_public_stats(&self, on: bool) {
@@ -271,10 +279,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
-/// The paths of the control API.
+/// The control API alone, as the web pages ask it; `/` says what is here.
 pub fn router(state: Arc<State>) -> Router {
+    paths(state).route("/", get(index))
+}
+
+fn paths(state: Arc<State>) -> Router {
     let closed = Router::new()
         .route("/admin/stats", get(stats::stats))
+        .route("/admin/trend", get(trend::trend))
         .route("/admin/api-keys", get(keys::list).post(keys::add).delete(keys::delete_many))
         .route("/admin/api-keys/{id}", get(keys::show).patch(keys::edit).delete(keys::delete_one))
         .route("/admin/api-keys/import", post(import::import))
@@ -300,19 +313,22 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/sync", get(sync::status))
         .route("/admin/sync/now", post(sync::now))
         .route("/admin/sync/adopt", post(sync::adopt))
+        .route("/admin/session", get(session::show).delete(session::end))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require));
     Router::new()
         .merge(closed)
+        .route("/admin/session", post(session::begin))
         .route("/admin/public-stats", get(stats::public))
         .route("/openapi.json", get(openapi::serve))
         .with_state(state)
 }
 
-/// Everything that is not a provider's API; `observers` are the paths for supervision.
-pub fn operator_router(admin: Arc<State>, observers: Router) -> Router {
-    router(admin)
+/// Everything that is not a provider's API; `observers` are the paths for supervision, `pages` those for people, of
+/// which one is at `/`.
+pub fn operator_router(admin: Arc<State>, observers: Router, pages: Router) -> Router {
+    paths(admin)
         .merge(observers)
-        .route("/", get(index))
+        .merge(pages)
         .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
 }

@@ -9,6 +9,7 @@ use super::{StoreSink, replication::Hubs, space::Spaces, verify, watcher::Watche
 use crate::{
     admin::{self, ProbeReport},
     config::Config,
+    console,
     gateway::Live,
     guard::{Users, Watch},
     ledger::{Flusher, Ledger},
@@ -92,7 +93,8 @@ impl Operator {
     }
 
     pub(super) fn router(&self) -> axum::Router {
-        admin::operator_router(self.admin.clone(), observe::router(self.observe.clone()))
+        let pages = console::router(admin::router(self.admin.clone()));
+        admin::operator_router(self.admin.clone(), observe::router(self.observe.clone()), pages)
     }
 
     pub(super) fn reload(&self, config: &Config, live: &Live, admin_token: &Secret) {
