@@ -3,6 +3,7 @@
 //! - `auth` lets in whoever shows the admin token, or has a `session`; `extract` reads questions, `view` is their JSON;
 //! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` and `users` about who calls, with
 //!   their `limits`;
+//! - `playground` tries things out the way callers do;
 //! - `stats`, `trend`, `counted` and `storage` only read; `events` is what the monitor says; `sync` is replication.
 //!
 //! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
@@ -21,6 +22,7 @@ mod keys;
 mod limits;
 mod listing;
 pub mod openapi;
+mod playground;
 mod session;
 mod stats;
 mod storage;
@@ -52,6 +54,7 @@ use serde_json::{Value, json};
 
 pub use error::ApiError;
 pub use events::Watching;
+pub use playground::Loopback;
 pub use storage::Spaces;
 pub use sync::{Refusal, Replication};
 
@@ -143,6 +146,7 @@ pub struct Parts {
     pub users: Arc<Users>,
     pub watch: Arc<Watch>,
     pub watching: Arc<dyn Watching>,
+    pub loopback: Arc<dyn Loopback>,
     pub admin_token: String,
     pub public_stats: bool,
     /// Held by whoever changes keys and tokens, from reading what is to be changed until the change is in force:
@@ -162,6 +166,8 @@ pub struct State {
     users: Arc<Users>,
     watch: Arc<Watch>,
     watching: Arc<dyn Watching>,
+    loopback: Arc<dyn Loopback>,
+    configuration: ArcSwap<view::Configuration>,
     /// Only its digest is kept.
     admin_token: ArcSwap<[u8; 32]>,
     public_stats: AtomicBool,
@@ -184,6 +190,7 @@ impl State {
             users,
             watch,
             watching,
+            loopback,
             admin_token,
             public_stats,
             edits,
@@ -200,6 +207,8 @@ impl State {
             users,
             watch,
             watching,
+            loopback,
+            configuration: ArcSwap::default(),
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
             public_stats: AtomicBool::new(public_stats),
             guesses: auth::Guesses::default(),
@@ -219,6 +228,11 @@ impl State {
         if *self.admin_token.swap(Arc::new(digest)) != digest {
             self.sessions.end_all();
         }
+    }
+
+    /// What is shown of it.
+    pub fn set_configuration(&self, configuration: view::Configuration) {
+        self.configuration.store(Arc::new(configuration));
     }
 
     pub fn set_public_stats(&self, on: bool) {
@@ -310,6 +324,9 @@ fn paths(state: Arc<State>) -> Router {
         .route("/admin/storage/retain", post(storage::retain))
         .route("/admin/storage/backup", post(storage::backup))
         .route("/admin/providers", get(storage::providers))
+        .route("/admin/config", get(playground::configuration))
+        .route("/admin/playground", post(playground::ask))
+        .route("/admin/playground/models", get(playground::models))
         .route("/admin/sync", get(sync::status))
         .route("/admin/sync/now", post(sync::now))
         .route("/admin/sync/adopt", post(sync::adopt))
@@ -320,6 +337,7 @@ fn paths(state: Arc<State>) -> Router {
         .route("/admin/session", post(session::begin))
         .route("/admin/public-stats", get(stats::public))
         .route("/openapi.json", get(openapi::serve))
+        .route("/api/test-templates", get(playground::templates))
         .with_state(state)
 }
 

@@ -18,7 +18,8 @@ use utoipa::{
 };
 
 use super::{
-    counted, events, export, import, keys, session, stats, storage, switch, sync, tokens, trend, users, view,
+    counted, events, export, import, keys, playground, session, stats, storage, switch, sync, tokens, trend,
+    users, view,
 };
 
 #[derive(OpenApi)]
@@ -30,7 +31,8 @@ use super::{
         import::import, export::export, switch::enable, switch::disable, switch::health_check,
         tokens::list, tokens::add, tokens::edit, tokens::delete_many, tokens::delete_one,
         users::list, users::add, users::show, users::edit, users::delete,
-        stats::stats, stats::public, trend::trend, session::begin, session::show, session::end, storage::storage, storage::retain, storage::backup, storage::providers,
+        stats::stats, stats::public, trend::trend, session::begin, session::show, session::end,
+        playground::templates, playground::ask, playground::models, playground::configuration, storage::storage, storage::retain, storage::backup, storage::providers,
         counted::days, counted::shared_keys, counted::hours,
         events::list, events::verdicts, events::lift,
         sync::status, sync::now, sync::adopt,

@@ -26,11 +26,12 @@ macro_rules! assets {
     };
 }
 
-static ASSETS: LazyLock<[Asset; 4]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 5]> = LazyLock::new(|| {
     assets![
         "style.css": "text/css; charset=utf-8",
         "base.js": "text/javascript; charset=utf-8",
         "import.js": "text/javascript; charset=utf-8",
+        "playground.js": "text/javascript; charset=utf-8",
         "icon.svg": "image/svg+xml",
     ]
 });

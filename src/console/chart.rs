@@ -52,7 +52,7 @@ pub(super) fn requests(visitor: &Visitor, title: &str, unit: &str, bars: &[Bar])
             @if total == 0 {
                 p.empty { (t("Nothing was counted in this time.", "这段时间没有请求。")) }
             } @else {
-                @for (class, size) in [("wide", (640, 200)), ("narrow", (340, 190))] {
+                @for (class, size) in [("wide", (900, 230)), ("narrow", (400, 190))] {
                     @if let Ok(svg) = draw(visitor, bars, size) {
                         div class=(class) {
                             svg role="img" aria-label=(title) viewBox=(format!("0 0 {} {}", size.0, size.1)) { (PreEscaped(svg)) }

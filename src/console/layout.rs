@@ -17,13 +17,27 @@ use crate::admin::view;
 pub(super) enum Here {
     Overview,
     Keys,
+    Tokens,
+    Users,
+    Events,
+    Storage,
+    Playground,
+    Settings,
     /// Before the console: the way in, and what is open to everybody.
     Door,
 }
 
 /// Place, path, English, Chinese.
-const PLACES: [(Here, &str, &str, &str); 2] =
-    [(Here::Overview, "/", "Overview", "概览"), (Here::Keys, "/keys", "Keys", "密钥")];
+const PLACES: [(Here, &str, &str, &str); 8] = [
+    (Here::Overview, "/", "Overview", "概览"),
+    (Here::Keys, "/keys", "Keys", "密钥"),
+    (Here::Tokens, "/tokens", "Tokens", "令牌"),
+    (Here::Users, "/users", "Users", "用户"),
+    (Here::Events, "/events", "Events", "事件"),
+    (Here::Storage, "/storage", "Storage and sync", "存储与同步"),
+    (Here::Playground, "/playground", "Playground", "试用"),
+    (Here::Settings, "/settings", "Settings", "设置"),
+];
 
 pub(super) fn page(
     visitor: &Visitor,

@@ -14,12 +14,20 @@
 mod api;
 mod assets;
 mod chart;
+mod events;
 mod form;
 mod keys;
 mod layout;
+mod limits;
+mod open;
 mod overview;
+mod playground;
+mod settings;
 mod sign_in;
 mod signed;
+mod storage;
+mod tokens;
+mod users;
 mod visitor;
 mod words;
 
@@ -49,6 +57,13 @@ pub fn router(api: Router) -> Router {
         .route("/logout", post(sign_in::end))
         .route("/preferences", post(sign_in::prefer))
         .merge(keys::routes())
+        .merge(tokens::routes())
+        .merge(users::routes())
+        .merge(events::routes())
+        .merge(storage::routes())
+        .merge(playground::routes())
+        .merge(settings::routes())
+        .merge(open::routes())
         .layer(middleware::map_response(guarded))
         .route("/assets/{name}", get(assets::serve))
         .with_state(Console { api })

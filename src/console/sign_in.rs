@@ -40,6 +40,8 @@ fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<String>
             @if let Some(says) = says { p.news.bad role="alert" id="says" { (says) } }
             form method="post" action="/login" {
                 input type="hidden" name="next" value=(next);
+                // Programs that keep passwords ask whose it is.
+                input type="text" name="username" value="admin" autocomplete="username" hidden;
                 label for="token" { (t("Admin token", "管理员令牌")) }
                 input #token type="password" name="token" required autofocus
                     autocomplete="current-password" spellcheck="false" autocapitalize="off";

@@ -147,8 +147,9 @@ impl Visitor {
         text.unwrap_or_else(|| at.to_string())
     }
 
-    pub(super) fn zone_name(&self) -> String {
-        self.zone.iana_name().unwrap_or("UTC").to_owned()
+    /// The date of an instant at which a day begins, wherever they are.
+    pub(super) fn date(&self, midnight: Timestamp, en: &str, zh: &str) -> String {
+        Self { zone: TimeZone::UTC, ..self.clone() }.format(midnight, en, zh)
     }
 
     /// Day and minute.

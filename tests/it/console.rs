@@ -3,6 +3,7 @@
 mod browser;
 mod keys;
 mod overview;
+mod screenshots;
 
 use std::time::Duration;
 
@@ -51,13 +52,17 @@ impl<'a> Visitor<'a> {
         let client = plain_client();
         let form = [("token", world.admin_token()), ("next", "/keys?status=active")];
         let answer = client.post(world.url("/login")).form_of(&form).send().await.unwrap();
-        assert_eq!((answer.status(), &answer.headers()["location"]), (StatusCode::SEE_OTHER, &"/keys?status=active".parse().unwrap()));
+        assert_eq!(
+            (answer.status(), &answer.headers()["location"]),
+            (StatusCode::SEE_OTHER, &"/keys?status=active".parse().unwrap())
+        );
         let cookie = answer.headers()["set-cookie"].to_str().unwrap();
         assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
         let cookie = cookie.split(';').next().unwrap().to_owned();
         let mut visitor = Self { world, client, cookie, csrf: String::new() };
         let page = visitor.page("/").await;
-        visitor.csrf = page.split_once("name=\"csrf\" value=\"").unwrap().1.split('"').next().unwrap().to_owned();
+        visitor.csrf =
+            page.split_once("name=\"csrf\" value=\"").unwrap().1.split('"').next().unwrap().to_owned();
         visitor
     }
 
@@ -75,7 +80,13 @@ impl<'a> Visitor<'a> {
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> reqwest::Response {
         let mut form = form.to_vec();
         form.push(("csrf", &self.csrf));
-        self.client.post(self.world.url(path)).header("cookie", &self.cookie).form_of(&form).send().await.unwrap()
+        self.client
+            .post(self.world.url(path))
+            .header("cookie", &self.cookie)
+            .form_of(&form)
+            .send()
+            .await
+            .unwrap()
     }
 
     /// Posts, and reads the page that it leads to, news and all.
@@ -110,7 +121,10 @@ async fn programs_get_what_is_here_and_browsers_the_way_in() {
     assert_eq!(index["name"], "keytide");
     for (path, to) in [("/", "/login"), ("/keys?status=failed", "/login?next=%2Fkeys%3Fstatus%3Dfailed")] {
         let answer = client.get(world.url(path)).header("accept", "text/html").send().await.unwrap();
-        assert_eq!((answer.status(), &answer.headers()["location"]), (StatusCode::SEE_OTHER, &to.parse().unwrap()));
+        assert_eq!(
+            (answer.status(), &answer.headers()["location"]),
+            (StatusCode::SEE_OTHER, &to.parse().unwrap())
+        );
     }
     let ended = client.get(world.url("/keys")).header("cookie", "keytide_session=gone").send().await.unwrap();
     let to = ended.headers()["location"].to_str().unwrap();
@@ -159,7 +173,10 @@ async fn changes_need_the_session_s_second_secret() {
     assert!(visitor.post_on("/keys/change", &form).await.contains("Switched off: 1."));
     assert!(visitor.page("/keys").await.contains("switched off by a person"));
     let out = visitor.post("/logout", &[]).await;
-    assert_eq!((out.status(), &out.headers()["location"]), (StatusCode::SEE_OTHER, &"/login".parse().unwrap()));
+    assert_eq!(
+        (out.status(), &out.headers()["location"]),
+        (StatusCode::SEE_OTHER, &"/login".parse().unwrap())
+    );
     assert_eq!(visitor.get("/keys").await.status(), StatusCode::SEE_OTHER);
 }
 
@@ -189,7 +206,8 @@ async fn language_and_theme_are_kept_and_served() {
     let world = World::new(&[]).await;
     let client = plain_client();
     let page = |cookie: &'static str, accept: &'static str| {
-        let request = client.get(world.url("/login")).header("cookie", cookie).header("accept-language", accept);
+        let request =
+            client.get(world.url("/login")).header("cookie", cookie).header("accept-language", accept);
         async move { request.send().await.unwrap().text().await.unwrap() }
     };
     let plain = page("", "de").await;

@@ -83,7 +83,8 @@ impl Browser {
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
         // The size of a window is not that of a page in it.
-        let metrics = json!({"width": size.0, "height": size.1, "deviceScaleFactor": 1, "mobile": size.0 < 500});
+        let metrics =
+            json!({"width": size.0, "height": size.1, "deviceScaleFactor": 1, "mobile": size.0 < 500});
         driver.cdp().send_raw("Emulation.setDeviceMetricsOverride", metrics).await.unwrap();
         driver.goto(world.url("/login")).await.unwrap();
         Self { driver, origin: world.keytide.url.clone(), _process: process, _profile: profile }
@@ -145,7 +146,8 @@ impl Browser {
 
     /// Nothing serious is wrong for those who cannot see, or use no mouse.
     pub async fn is_accessible(&self) {
-        let modules = PathBuf::from(std::env::var("SDK_NODE_MODULES").expect("scripts/test sets SDK_NODE_MODULES"));
+        let modules =
+            PathBuf::from(std::env::var("SDK_NODE_MODULES").expect("scripts/test sets SDK_NODE_MODULES"));
         let axe = modules.join("axe-core/axe.min.js");
         let axe = std::fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}", axe.display()));
         self.run(&axe).await;
@@ -178,5 +180,28 @@ impl Browser {
         }
         assert!(asked > 1, "only {asked} requests were seen");
         self.driver.quit().await.unwrap();
+    }
+}
+
+impl Browser {
+    pub async fn prefer(&self, lang: &str, theme: &str) {
+        let script = format!(
+            "for (const text of ['keytide_lang={lang}', 'keytide_theme={theme}']) document.cookie = text + '; Path=/'"
+        );
+        self.run(&script).await;
+    }
+
+    /// Of the whole page, however long.
+    pub async fn picture(&self, folder: &std::path::Path, name: &str) {
+        const MOST: u64 = 4000;
+        let sizes = self.run("return [innerWidth, document.documentElement.scrollHeight]").await;
+        let height = sizes[1].as_u64().unwrap().min(MOST);
+        let clip = json!({"x": 0, "y": 0, "width": sizes[0], "height": height, "scale": 1});
+        let wish = json!({"captureBeyondViewport": true, "clip": clip});
+        let taken = self.driver.cdp().send_raw("Page.captureScreenshot", wish).await.unwrap();
+        let picture =
+            base64::Engine::decode(&base64::prelude::BASE64_STANDARD, taken["data"].as_str().unwrap())
+                .unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
     }
 }

@@ -16,7 +16,8 @@ async fn keys_come_and_go_by_forms_alone() {
     let visitor = Visitor::sign_in(&world).await;
     assert!(visitor.page("/keys").await.contains("There is no key yet."));
     let hostile = "<script>alert(1)</script>";
-    let added = [("key", "sk-one-0123456789"), ("username", hostile), ("weight", "7"), ("provider", "ollama")];
+    let added =
+        [("key", "sk-one-0123456789"), ("username", hostile), ("weight", "7"), ("provider", "ollama")];
     let page = visitor.post_on("/keys/add", &added).await;
     assert!(page.contains("The key is in the pool.") && page.contains("&lt;script&gt;alert(1)"), "{page}");
     assert!(!page.contains(hostile) && !page.contains("sk-one-0123456789"), "{page}");
@@ -32,7 +33,10 @@ async fn keys_come_and_go_by_forms_alone() {
     let own = visitor.page(&format!("/keys/{id}")).await;
     assert!(own.contains("&lt;script&gt;") && own.contains("value=\"7\""), "{own}");
     let edited = visitor.post_on(&format!("/keys/{id}"), &[("note", "ours"), ("weight", "2")]).await;
-    assert!(edited.contains("Saved.") && edited.contains("ours") && !edited.contains("&lt;script&gt;"), "{edited}");
+    assert!(
+        edited.contains("Saved.") && edited.contains("ours") && !edited.contains("&lt;script&gt;"),
+        "{edited}"
+    );
 
     // All of a list, whatever is chosen.
     let all = [("do", "disable"), ("all", "1"), ("search", ""), ("hours", "24"), ("back", "/keys")];

@@ -23,7 +23,10 @@ async fn somebody_signs_in_and_sees_the_figures_move() {
     browser.sees(".tiles div:nth-child(3)", "of 2").await;
     browser.sees(".attention", "All is well").await;
     browser.sees(".card th.name", "demo-small").await;
-    assert_eq!(browser.run("return document.querySelectorAll('figure .wide svg [fill=\"#000001\"]').length").await, 2);
+    assert_eq!(
+        browser.run("return document.querySelectorAll('figure .narrow svg [fill=\"#000001\"]').length").await,
+        2
+    );
     browser.fits().await;
     browser.is_accessible().await;
     // While somebody looks, requests come in.
