@@ -99,7 +99,7 @@ async fn docs(State(console): State<Console>, visitor: Visitor, parts: Parts) ->
         p {
             (t("Made from the OpenAPI document, for programs at", "由 OpenAPI 文档生成，程序请使用")) " "
             a href="/openapi.json" { "/openapi.json" } (t(".", "。"))
-            " " (t("The operator's paths take the admin token, the clients' a token of the provider.", "管理接口使用管理员令牌，客户端接口使用该服务商的令牌。"))
+            " " (t("The operator's paths take the admin token, the clients' a token of the provider.", "管理接口使用管理令牌，客户端接口使用该服务商的令牌。"))
         }
         nav.choice aria-label=(t("Subjects", "分类")) { @for (tag, _) in &groups { a href={ "#" (tag) } { (tag) } } }
         @for (tag, operations) in &groups {

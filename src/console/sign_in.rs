@@ -35,14 +35,14 @@ fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<String>
             h1 { (t("Sign in", "登录")) }
             p.faint { (t(
                 "With the admin token. It is in the file admin-token of the data folder, or in your configuration.",
-                "请使用管理员令牌。它保存在数据目录的 admin-token 文件中，或写在您的配置里。",
+                "请使用管理令牌。它保存在数据目录的 admin-token 文件中，或写在您的配置里。",
             )) }
             @if let Some(says) = says { p.news.bad role="alert" id="says" { (says) } }
             form method="post" action="/login" {
                 input type="hidden" name="next" value=(next);
                 // Programs that keep passwords ask whose it is.
                 input type="text" name="username" value="admin" autocomplete="username" hidden;
-                label for="token" { (t("Admin token", "管理员令牌")) }
+                label for="token" { (t("Admin token", "管理令牌")) }
                 input #token type="password" name="token" required autofocus
                     autocomplete="current-password" spellcheck="false" autocapitalize="off";
                 button.primary type="submit" { (t("Sign in", "登录")) }

@@ -7,7 +7,7 @@ use super::{
 
 /// By the codes of the control API's errors. What is not here is said as the API says it, which is English.
 const IN_CHINESE: [(&str, &str); 24] = [
-    ("invalid_admin_token", "管理员令牌不正确。它保存在数据目录的 admin-token 文件中，或写在配置里。"),
+    ("invalid_admin_token", "管理令牌不正确。它保存在数据目录的 admin-token 文件中，或写在配置里。"),
     ("too_many_attempts", "错误的令牌尝试过多，请稍后再试。"),
     ("session_ended", "会话已结束，请重新登录。"),
     ("csrf", "此请求不是从本站页面发出的，或页面已过期。请刷新页面后重试。"),

@@ -37,7 +37,7 @@ async fn somebody_signs_in_and_sees_the_figures_move() {
     browser.press("button[value=zh]").await;
     browser.sees("h1", "概览").await;
     browser.press("button[value=dark]").await;
-    browser.find("html[data-theme=dark]").await;
+    browser.is_there("html[data-theme=dark]").await;
     browser.is_accessible().await;
     browser.press(".quiet button").await;
     browser.sees("h1", "登录").await;
