@@ -2,14 +2,12 @@
 
 use axum::{Router, body::Body, response::Response};
 use bytes::Bytes;
-use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use serde::{Serialize, de::DeserializeOwned};
 use tower::ServiceExt;
 
-use crate::admin::view;
+use crate::{admin::view, guard::Origin};
 
 /// What of a visitor's request tells the API who asks, and from where.
 const PASSED_ON: [HeaderName; 4] =
@@ -20,7 +18,7 @@ const ALSO_PASSED_ON: [&str; 2] = ["sec-fetch-site", "x-by-itself"];
 pub(super) struct Api {
     router: Router,
     headers: HeaderMap,
-    extensions: Extensions,
+    origin: Option<Origin>,
 }
 
 /// An answer that is no success.
@@ -46,7 +44,7 @@ impl Api {
                 headers.append(&name, value.clone());
             }
         }
-        Self { router: router.clone(), headers, extensions: parts.extensions.clone() }
+        Self { router: router.clone(), headers, origin: parts.extensions.get().copied() }
     }
 
     /// What goes with every change from now on.
@@ -84,7 +82,10 @@ impl Api {
         })?;
         request.headers_mut().extend(self.headers.clone());
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *request.extensions_mut() = self.extensions.clone();
+        // Alone: the others belong to the router that the page was found by.
+        if let Some(origin) = self.origin {
+            request.extensions_mut().insert(origin);
+        }
         let Ok(answer) = self.router.clone().oneshot(request).await;
         let status = answer.status();
         if status.is_success() {

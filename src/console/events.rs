@@ -15,7 +15,7 @@ use super::{
     signed::{Answer, Posted, Signed},
     visitor::{Params, Visitor, link},
 };
-use crate::admin::view;
+use crate::{admin::view, model::Timestamp};
 
 pub(super) fn routes() -> Router<Console> {
     Router::new().route("/events", get(list)).route("/events/lift", post(lift))
@@ -126,7 +126,7 @@ fn row(visitor: &Visitor, event: &view::Event) -> Markup {
                     @if let Some(user) = event.user { a href={ "/users/" (user) } { (t("user", "用户")) " " (user.short()) } " " }
                     @if let Some(key) = event.key { a href={ "/keys/" (key) } { (t("key", "密钥")) " " (key.short()) } " " }
                     @for (name, value) in details {
-                        small.faint { (name.replace('_', " ")) ": " } small { bdi { (plain(value)) } } " "
+                        small.faint { (name.replace('_', " ")) ": " } small { bdi { (plain(visitor, value)) } } " "
                     }
                     @if event.weight > 1 { small.faint { "×" (event.weight) } }
                 }
@@ -135,9 +135,20 @@ fn row(visitor: &Visitor, event: &view::Event) -> Markup {
     }
 }
 
-/// A text without its quotes.
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// A text without its quotes, a time as the visitor writes it, a number without needless digits.
+fn plain(visitor: &Visitor, value: &Value) -> String {
+    match value {
+        Value::String(text) => match text.parse::<Timestamp>() {
+            Ok(at) => visitor.format(at, "%-d %b, %H:%M:%S", "%-m月%-d日 %H:%M:%S"),
+            Err(_) => text.clone(),
+        },
+        Value::Number(number) => match number.as_f64() {
+            Some(number) if number.fract() != 0.0 => format!("{number:.2}"),
+            Some(number) => format!("{number:.0}"),
+            None => number.to_string(),
+        },
+        other => other.to_string(),
+    }
 }
 
 fn kept_out(signed: &Signed, verdicts: &view::Verdicts) -> Markup {

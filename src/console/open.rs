@@ -101,10 +101,10 @@ async fn docs(State(console): State<Console>, visitor: Visitor, parts: Parts) ->
             a href="/openapi.json" { "/openapi.json" } (t(".", "。"))
             " " (t("The operator's paths take the admin token, the clients' a token of the provider.", "管理接口使用管理令牌，客户端接口使用该服务商的令牌。"))
         }
-        nav.choice aria-label=(t("Subjects", "分类")) { @for (tag, _) in &groups { a href={ "#" (tag) } { (tag) } } }
+        nav.choice aria-label=(t("Subjects", "分类")) { @for (tag, _) in &groups { a.subject href={ "#" (tag) } { (tag) } } }
         @for (tag, operations) in &groups {
             section.card #(tag) {
-                h2 { (tag) }
+                h2.subject { (tag) }
                 @for operation in operations { (described(&visitor, &document, operation)) }
             }
         }

@@ -67,6 +67,7 @@ async fn show(signed: Signed) -> Answer {
 
 fn place(visitor: &Visitor, name: &str, target: &str, space: &Space) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
+    let filled: Vec<_> = space.tables.iter().filter(|table| table.rows > 0).collect();
     let largest = space.tables.iter().map(|table| table.bytes).max().unwrap_or(0).max(1);
     html! {
         section.card {
@@ -90,7 +91,7 @@ fn place(visitor: &Visitor, name: &str, target: &str, space: &Space) -> Markup {
             }
             @if visitor.lang == Lang::En && !space.rung_means.is_empty() { p.faint { (space.rung_means) "." } }
             @for advice in &space.advice { p.news.plain { (advice) } }
-            @if !space.tables.is_empty() {
+            @if !filled.is_empty() {
                 details open {
                     summary { (t("Tables", "数据表")) }
                     div.scroll tabindex="0" role="region" aria-label={ (name) ": " (t("Tables", "数据表")) } {
@@ -103,7 +104,7 @@ fn place(visitor: &Visitor, name: &str, target: &str, space: &Space) -> Markup {
                                 th.number scope="col" { (t("Growth a day", "日增长")) }
                                 th.number scope="col" { (t("Full in", "预计占满")) }
                             } }
-                            tbody { @for table in &space.tables {
+                            tbody { @for table in filled {
                                 tr {
                                     th.name scope="row" {
                                         (table.name)

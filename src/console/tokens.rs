@@ -112,7 +112,7 @@ fn row(visitor: &Visitor, provider: &str, token: &view::Token, users: &HashMap<U
                     @else if let Some(at) = token.expires_at { small.faint { " " (t("ends", "到期")) " " (visitor.ago(at)) } }
                 }
             }
-            td.name data-label=(t("User", "用户")) {
+            td.name.blank[token.user.is_none()] data-label=(t("User", "用户")) {
                 @match token.user {
                     Some(user) => a href={ "/users/" (user) } { bdi.clip { (users.get(&user).copied().unwrap_or("–")) } },
                     None => span.faint { "–" },

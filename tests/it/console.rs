@@ -3,6 +3,7 @@
 mod browser;
 mod keys;
 mod overview;
+mod people;
 mod screenshots;
 mod webdriver;
 

@@ -44,6 +44,22 @@ function complain(text) {
   answer.append(news);
 }
 
+// The models that the chosen token may use; those that were asked before are there in any case.
+async function learn() {
+  const query = new URLSearchParams({ provider: fields.provider.value, token: fields.token.value });
+  const reply = await fetch(`/admin/playground/models?${query}`).catch(() => null);
+  if (!reply?.ok) return;
+  const { data } = await reply.json();
+  const options = data.map(({ id }) => Object.assign(document.createElement("option"), { value: id }));
+  document.getElementById("models").replaceChildren(...options);
+  if (!fields.model.value && data.length) {
+    fields.model.value = data[0].id;
+    fill();
+  }
+}
+
+fields.token.addEventListener("change", learn);
+learn();
 form.addEventListener("input", fill);
 fill();
 

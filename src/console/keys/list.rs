@@ -218,7 +218,7 @@ fn row(visitor: &Visitor, shown: &Shown<'_>, key: &view::Key) -> Markup {
                     @if let Some(note) = &key.note { br; small.faint.clip { bdi { (note) } } }
                 }
             }
-            td.name data-label=(t("Account", "账号")) {
+            td.name.blank[key.username.is_none()] data-label=(t("Account", "账号")) {
                 @if let Some(name) = &key.username { bdi.clip { (name) } } @else { span.faint { "–" } }
             }
             td data-label=(t("State", "状态")) {

@@ -147,6 +147,12 @@ impl Browser {
         self.run(&script).await;
     }
 
+    /// A cookie that is gone, as one that has ended.
+    pub async fn forget(&self, cookie: &str) {
+        let wish = json!({"name": cookie, "url": self.origin});
+        self.driver.command("Network.deleteCookies", wish).await;
+    }
+
     /// Of the whole page, however long.
     pub async fn picture(&self, folder: &Path, name: &str) {
         const MOST: u64 = 4000;
@@ -171,7 +177,8 @@ impl Browser {
                 continue;
             }
             let url = message["params"]["request"]["url"].as_str().unwrap();
-            if url.starts_with("data:") || url.starts_with("blob:") {
+            // What the browser has in itself, its own first page too.
+            if ["data:", "blob:", "chrome:"].iter().any(|scheme| url.starts_with(scheme)) {
                 continue;
             }
             assert!(url.starts_with(&format!("{}/", self.origin)), "{url} is not of the page's own origin");
