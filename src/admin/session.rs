@@ -227,7 +227,7 @@ mod tests {
         assert!(sessions.find(&id, false, at(22)).is_some(), "it was used at 11");
         assert!(sessions.find(&id, true, at(23)).is_none(), "a look at 22 was no use");
         let (id, _) = sessions.begin(start).unwrap();
-        assert!((1..16).all(|n| sessions.find(&id, true, at(n * 10)).is_some()));
+        assert!((1..=16).all(|n| sessions.find(&id, true, at(n * 10)).is_some()));
         assert!(sessions.find(&id, true, at(167)).is_some());
         assert!(sessions.find(&id, true, at(168)).is_none(), "a week is the end");
         assert!(sessions.find("", true, start).is_none() && sessions.find("x", true, start).is_none());

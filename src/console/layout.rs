@@ -28,7 +28,7 @@ pub(super) enum Here {
 }
 
 /// Place, path, English, Chinese.
-const PLACES: [(Here, &str, &str, &str); 8] = [
+const PLACES: [(Here, &str, &str, &str); 9] = [
     (Here::Overview, "/", "Overview", "概览"),
     (Here::Keys, "/keys", "Keys", "密钥"),
     (Here::Tokens, "/tokens", "Tokens", "令牌"),
@@ -37,6 +37,14 @@ const PLACES: [(Here, &str, &str, &str); 8] = [
     (Here::Storage, "/storage", "Storage and sync", "存储与同步"),
     (Here::Playground, "/playground", "Playground", "试用"),
     (Here::Settings, "/settings", "Settings", "设置"),
+    (Here::Door, "/api-docs", "API documentation", "API 文档"),
+];
+
+/// Of those pages that everybody may see, and the console itself.
+const OPEN: [(&str, &str, &str); 3] = [
+    ("/", "Console", "控制台"),
+    ("/stats", "Public statistics", "公共统计"),
+    ("/api-docs", "API documentation", "API 文档"),
 ];
 
 pub(super) fn page(
@@ -80,6 +88,11 @@ pub(super) fn page(
                             }
                         }
                     } @else {
+                        nav aria-label=(t("Pages", "页面")) {
+                            @for (path, en, zh) in OPEN {
+                                a href=(path) aria-current=[(visitor.path() == path).then_some("page")] { (t(en, zh)) }
+                            }
+                        }
                         (preferences(visitor))
                     }
                 }

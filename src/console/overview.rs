@@ -221,8 +221,8 @@ fn hours(visitor: &Visitor, trend: &view::Trend) -> Vec<Bar> {
     trend.hours.iter().map(of).collect()
 }
 
-/// Days are those of the hub, which need not begin at the visitor's midnight: half a day later it is the same date in
-/// most zones.
+/// Days are those of the hub, which need not begin at the visitor's midnight: their noon has the hub's date in most
+/// zones.
 fn days(visitor: &Visitor, trend: &view::Trend) -> Vec<Bar> {
     let of = |span: &view::TrendSpan| {
         let noon = Timestamp(span.start.0 + DAY_MS / 2);

@@ -5,7 +5,7 @@ use axum::{
     extract::{FromRequest, Request, State},
     response::{IntoResponse, Redirect, Response},
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use maud::html;
 use serde_json::json;
 
@@ -18,8 +18,18 @@ use super::{
     visitor::{LANG, Params, THEME, Visitor},
     words,
 };
+use crate::admin::view;
 
-pub(super) async fn page(visitor: Visitor, params: Params) -> Response {
+/// Whoever is signed in already goes on.
+pub(super) async fn page(
+    State(console): State<Console>,
+    visitor: Visitor,
+    params: Params,
+    parts: Parts,
+) -> Response {
+    if Api::of(&console.api, &parts).get::<view::Session>("/admin/session").await.is_ok() {
+        return Redirect::to(own_path(params.get("next"))).into_response();
+    }
     let ended = (!params.get("ended").is_empty()).then(|| {
         visitor
             .t("Your session has ended. Sign in again to go on.", "会话已结束，请重新登录以继续。")
@@ -47,7 +57,6 @@ fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<String>
                     autocomplete="current-password" spellcheck="false" autocapitalize="off";
                 button.primary type="submit" { (t("Sign in", "登录")) }
             }
-            p.faint { a href="/stats" { (t("Public statistics", "公共统计")) } " · " a href="/api-docs" { (t("API documentation", "API 文档")) } }
         }
     };
     let mut response = layout::page(visitor, None, Here::Door, t("Sign in", "登录"), &body);
@@ -88,7 +97,7 @@ pub(super) async fn end(Posted { signed, .. }: Posted) -> Answer {
 }
 
 /// Language and theme; whoever they are, so nothing has to be shown for it.
-pub(super) async fn prefer(_: HeaderMap, form: Form) -> Response {
+pub(super) async fn prefer(form: Form) -> Response {
     let mut response = Redirect::to(own_path(form.get("next"))).into_response();
     let wishes = [(LANG, "lang", &["en", "zh"][..]), (THEME, "theme", &["auto", "light", "dark"])];
     for (cookie, field, allowed) in wishes {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admin::view,
-    model::{Day, UserId},
+    model::{Day, Timestamp, UserId},
 };
 
 pub(super) fn routes() -> Router<Console> {
@@ -243,10 +243,12 @@ fn of_limit(visitor: &Visitor, used: u64, limit: Option<u64>) -> Markup {
     }
 }
 
-fn date(visitor: &Visitor, day: Day) -> String {
+const FULL: (&str, &str) = ("%-d %b %Y", "%Y年%-m月%-d日");
+
+fn date(visitor: &Visitor, day: Day, (en, zh): (&str, &str)) -> String {
     let text = day.to_string();
-    match text.parse::<crate::model::Timestamp>() {
-        Ok(at) => visitor.date(at, "%-d %b %Y", "%Y年%-m月%-d日"),
+    match text.parse::<Timestamp>() {
+        Ok(at) => visitor.date(at, en, zh),
         Err(_) => text,
     }
 }
@@ -258,8 +260,8 @@ fn bars(visitor: &Visitor, days: &view::UserDays) -> Vec<Bar> {
         let day = Day(day);
         let uses = known.get(&day).map(|data| &data.shared_key_usage);
         Bar {
-            label: day.to_string().get(5..).unwrap_or_default().to_owned(),
-            name: date(visitor, day),
+            label: date(visitor, day, ("%-d %b", "%-m/%-d")),
+            name: date(visitor, day, FULL),
             good: uses.map_or(0, |uses| uses.successful_calls),
             bad: uses.map_or(0, |uses| uses.failed_calls),
             other: uses.map_or(0, |uses| uses.other_calls),
@@ -291,7 +293,7 @@ fn log(visitor: &Visitor, days: &view::UserDays) -> Markup {
                             @let data = &day.log_data;
                             @let uses = &data.shared_key_usage;
                             tr {
-                                th.nowrap scope="row" { (date(visitor, day.date)) }
+                                th.nowrap scope="row" { (date(visitor, day.date, FULL)) }
                                 td.number { (visitor.number(data.conversation_count)) }
                                 td.number { (visitor.number(data.api_call_count)) }
                                 td.number { (visitor.number(data.upload_count)) }

@@ -88,6 +88,11 @@ impl Visitor {
         Self { lang, theme, zone, now: jiff::Timestamp::now().into(), here, said }
     }
 
+    /// Where they are, without the query.
+    pub(super) fn path(&self) -> &str {
+        self.here.split('?').next().unwrap_or_default()
+    }
+
     /// The text in their language.
     pub(super) fn t<'a>(&self, en: &'a str, zh: &'a str) -> &'a str {
         match self.lang {

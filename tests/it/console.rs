@@ -9,9 +9,13 @@ mod webdriver;
 
 use std::time::Duration;
 
+use keytide::config::{Config, Overrides};
 use reqwest::{Client, StatusCode, header, redirect};
 
 use crate::harness::{Keytide, Setup, client, upstream};
+
+/// The admin token that the settings are made from, which no page shows.
+const CONFIGURED: &str = "configured-admin-token";
 
 /// A keytide with some keys, and what keeps it going.
 pub struct World {
@@ -23,6 +27,11 @@ impl World {
     pub async fn new(keys: &[&str]) -> Self {
         let upstream = upstream().await;
         let keytide = Setup::new(&upstream, "").keys("ollama", keys).start().await;
+        let file = keytide.dir.path().join("config.toml");
+        let text = format!("[server]\nadmin_token = \"{CONFIGURED}\"\n[store]\nflush_interval = \"50ms\"\n");
+        std::fs::write(&file, text).unwrap();
+        let loaded = Config::load(Some(&file), &Overrides::default(), std::iter::empty()).unwrap();
+        keytide.app.show_settings(&loaded);
         Self { keytide, _upstream: upstream }
     }
 
@@ -174,6 +183,8 @@ async fn changes_need_the_session_s_second_secret() {
     assert!(!visitor.page("/keys").await.contains("switched off by a person"));
     assert!(visitor.post_on("/keys/change", &form).await.contains("Switched off: 1."));
     assert!(visitor.page("/keys").await.contains("switched off by a person"));
+    let again = visitor.get("/login?next=%2Fkeys").await;
+    assert_eq!(again.headers()["location"], "/keys", "whoever is signed in goes on");
     let out = visitor.post("/logout", &[]).await;
     assert_eq!(
         (out.status(), &out.headers()["location"]),

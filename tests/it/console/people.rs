@@ -4,6 +4,7 @@ use super::{
     Visitor, World,
     browser::{Browser, skipped},
 };
+use crate::harness::{chat, error_code};
 
 #[tokio::test]
 async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
@@ -27,8 +28,7 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
     assert!(text.starts_with("sk-") && made.contains("it is not shown again"), "{made}");
     let list = visitor.page("/tokens").await;
     assert!(list.contains("laptop") && list.contains("100 requests/min") && !list.contains(&text), "{list}");
-    let ask =
-        || async { world.keytide.post_as(&text, "/v1/chat/completions", &crate::harness::chat(false)).await };
+    let ask = || async { world.keytide.post_as(&text, "/v1/chat/completions", &chat(false)).await };
     assert_eq!(
         (ask().await.status(), ask().await.status(), ask().await.status()).2,
         429,
@@ -38,7 +38,7 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
     assert!(own.contains("Daily log") && own.contains("of 2"), "{own}");
 
     assert!(visitor.post_on(&format!("/users/{id}"), &[("enabled", "no")]).await.contains("Switched off"));
-    assert_eq!(ask().await.status(), 403);
+    assert_eq!(error_code(ask().await).await, (401, "user_disabled".to_owned()));
     assert!(visitor.post_on(&format!("/users/{id}"), &[("enabled", "yes")]).await.contains("May call"));
     let path = list.split_once("href=\"/tokens/").unwrap().1.split('"').next().unwrap();
     let other = visitor.page(&format!("/tokens/{path}")).await;
@@ -52,7 +52,7 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
     );
     let revoked = visitor.post_on("/tokens/revoke", &[("id", &made), ("sure", "1")]).await;
     assert!(revoked.contains("The token is revoked.") && !revoked.contains("desk"), "{revoked}");
-    assert_eq!(ask().await.status(), 401);
+    assert_eq!(error_code(ask().await).await, (401, "invalid_api_key".to_owned()));
     assert_eq!(visitor.get(&format!("/tokens/{made}")).await.status(), 404);
     assert!(visitor.post_on(&format!("/users/{id}/delete"), &[]).await.contains("The user is deleted."));
     assert_eq!(visitor.get(&format!("/users/{id}")).await.status(), 404);
@@ -66,14 +66,18 @@ async fn the_other_pages_say_what_there_is() {
         ("/events", "Nothing unusual has been seen."),
         ("/events?severity=3", "No event is like that."),
         ("/storage", "Nothing replicates"),
-        ("/settings", "Setting"),
+        ("/settings", "50ms"),
+        ("/settings?search=admin_token", "server.admin_token"),
+        ("/settings?search=nothing-like-that", "No setting is like that."),
         ("/playground", "The same from a program"),
         ("/stats", "Public statistics"),
         ("/api-docs", "/v1/chat/completions"),
     ] {
         let page = visitor.page(path).await;
         assert!(page.contains(says), "{path}: {page}");
-        assert!(!page.contains(world.admin_token()) && !page.contains("sk-one-0123456789"), "{path}");
+        for secret in [world.admin_token(), super::CONFIGURED, "sk-one-0123456789"] {
+            assert!(!page.contains(secret), "{path}");
+        }
     }
     assert!(visitor.post_on("/storage/retain", &[]).await.contains("keep to their budgets"));
     let off = visitor.post_on("/storage/sync", &[]).await;
