@@ -295,7 +295,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// The control API alone, as the web pages ask it; `/` says what is here.
 pub fn router(state: Arc<State>) -> Router {
-    paths(state).route("/", get(index))
+    paths(state).route("/", get(index)).fallback(async || ApiError::unknown_path())
 }
 
 fn paths(state: Arc<State>) -> Router {
@@ -342,12 +342,11 @@ fn paths(state: Arc<State>) -> Router {
 }
 
 /// Everything that is not a provider's API; `observers` are the paths for supervision, `pages` those for people, of
-/// which one is at `/`.
+/// which one is at `/`, and what answers where there is nothing.
 pub fn operator_router(admin: Arc<State>, observers: Router, pages: Router) -> Router {
     paths(admin)
         .merge(observers)
         .merge(pages)
-        .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
 }
 

@@ -268,8 +268,11 @@ impl World {
             spaces: Box::new(Vec::new),
             watched: Box::new(observe::Watched::default),
         });
-        let router =
-            operator_router(state.clone(), observe::router(observe), Router::new().route("/", get(index)));
+        let router = operator_router(
+            state.clone(),
+            observe::router(observe),
+            Router::new().route("/", get(index)).fallback(async || ApiError::unknown_path()),
+        );
         let books = parts.swap_remove(0);
         Self { router, state, clock, watch, meters, books, store, unsealable, prepared, dir }
     }

@@ -22,6 +22,7 @@ use crate::{
 pub(super) struct Operator {
     admin: Arc<admin::State>,
     observe: Arc<observe::State>,
+    clock: Clock,
 }
 
 pub(super) struct Parts<'a> {
@@ -93,11 +94,11 @@ impl Operator {
             spaces: Box::new(move || measured.latest()),
             watched: Box::new(move || watcher.reading()),
         });
-        Self { admin, observe }
+        Self { admin, observe, clock: clock.clone() }
     }
 
     pub(super) fn router(&self) -> axum::Router {
-        let pages = console::router(admin::router(self.admin.clone()));
+        let pages = console::router(admin::router(self.admin.clone()), self.clock.clone());
         admin::operator_router(self.admin.clone(), observe::router(self.observe.clone()), pages)
     }
 

@@ -33,24 +33,27 @@ mod words;
 
 use axum::{
     Router,
-    body::Body,
     extract::{Request, State},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tower::ServiceExt;
+
+use self::{api::Refused, visitor::Visitor};
+use crate::model::Clock;
 
 /// What the pages go by.
 #[derive(Clone)]
 struct Console {
     /// The control API.
     api: Router,
+    clock: Clock,
 }
 
-/// The pages over that control API, which also answers at `/` where no page is asked for.
-pub fn router(api: Router) -> Router {
+/// The pages over that control API, which also answers where no page is asked for, or there is none.
+pub fn router(api: Router, clock: Clock) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/login", get(sign_in::page).post(sign_in::begin))
@@ -64,9 +67,10 @@ pub fn router(api: Router) -> Router {
         .merge(playground::routes())
         .merge(settings::routes())
         .merge(open::routes())
+        .fallback(elsewhere)
         .layer(middleware::map_response(guarded))
         .route("/assets/{name}", get(assets::serve))
-        .with_state(Console { api })
+        .with_state(Console { api, clock })
 }
 
 /// The overview for browsers, what is here for programs.
@@ -79,7 +83,21 @@ async fn index(State(console): State<Console>, request: Request) -> Response {
         };
     }
     let Ok(answer) = console.api.oneshot(request).await;
-    answer.map(Body::new)
+    answer
+}
+
+/// A page that says that there is none, for browsers; what the control API says of it, for programs.
+async fn elsewhere(State(console): State<Console>, visitor: Visitor, request: Request) -> Response {
+    if !wants_page(request.headers()) {
+        let Ok(answer) = console.api.oneshot(request).await;
+        return answer;
+    }
+    let refused = Refused {
+        status: StatusCode::NOT_FOUND,
+        code: "unknown_page".to_owned(),
+        message: visitor.t("There is no page at this address.", "这个地址没有页面。").to_owned(),
+    };
+    layout::refused(&visitor, None, &refused)
 }
 
 fn wants_page(headers: &HeaderMap) -> bool {

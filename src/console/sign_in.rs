@@ -66,7 +66,7 @@ fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<String>
 
 pub(super) async fn begin(State(console): State<Console>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let visitor = Visitor::of(&parts.headers, &parts.uri);
+    let visitor = Visitor::of(&parts.headers, &parts.uri, console.clock.now());
     let api = Api::of(&console.api, &parts);
     let form = match Form::from_request(Request::from_parts(parts, body), &console).await {
         Ok(form) => form,

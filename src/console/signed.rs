@@ -47,7 +47,7 @@ pub(super) type Answer = Result<Response, Failure>;
 
 impl Signed {
     pub(super) async fn of(parts: &mut Parts, console: &Console) -> Result<Self, Failure> {
-        let visitor = Visitor::of(&parts.headers, &parts.uri);
+        let visitor = Visitor::of(&parts.headers, &parts.uri, console.clock.now());
         let api = Api::of(&console.api, parts);
         match api.get::<view::Session>("/admin/session").await {
             Ok(session) => Ok(Self { visitor, api, session }),

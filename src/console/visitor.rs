@@ -7,6 +7,7 @@ use http::{HeaderMap, Uri, header, request::Parts};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use maud::{Markup, html};
 
+use super::Console;
 use crate::model::Timestamp;
 
 pub(super) const LANG: &str = "keytide_lang";
@@ -56,16 +57,16 @@ pub(super) struct Said {
     pub(super) text: String,
 }
 
-impl<S: Sync> FromRequestParts<S> for Visitor {
+impl FromRequestParts<Console> for Visitor {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(&parts.headers, &parts.uri))
+    async fn from_request_parts(parts: &mut Parts, console: &Console) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.headers, &parts.uri, console.clock.now()))
     }
 }
 
 impl Visitor {
-    pub(super) fn of(headers: &HeaderMap, uri: &Uri) -> Self {
+    pub(super) fn of(headers: &HeaderMap, uri: &Uri, now: Timestamp) -> Self {
         let lang = match cookie(headers, LANG) {
             Some("zh") => Lang::Zh,
             Some("en") => Lang::En,
@@ -85,7 +86,7 @@ impl Visitor {
         });
         let here = uri.path_and_query().map_or("/", |here| here.as_str()).to_owned();
         let zone = zone.unwrap_or(TimeZone::UTC);
-        Self { lang, theme, zone, now: jiff::Timestamp::now().into(), here, said }
+        Self { lang, theme, zone, now, here, said }
     }
 
     /// Where they are, without the query.
@@ -260,7 +261,7 @@ mod tests {
     fn visitor(lang: &str) -> Visitor {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_LANGUAGE, lang.parse().unwrap());
-        Visitor::of(&headers, &Uri::from_static("/keys?page=2"))
+        Visitor::of(&headers, &Uri::from_static("/keys?page=2"), Timestamp(0))
     }
 
     #[test]

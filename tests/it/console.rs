@@ -9,7 +9,10 @@ mod webdriver;
 
 use std::time::Duration;
 
-use keytide::config::{Config, Overrides};
+use keytide::{
+    config::{Config, Overrides},
+    model::Delta,
+};
 use reqwest::{Client, StatusCode, header, redirect};
 
 use crate::harness::{Keytide, Setup, client, upstream};
@@ -25,8 +28,13 @@ pub struct World {
 
 impl World {
     pub async fn new(keys: &[&str]) -> Self {
+        Self::with(keys, Delta::default()).await
+    }
+
+    /// One that has counted something before.
+    pub async fn with(keys: &[&str], counted: Delta) -> Self {
         let upstream = upstream().await;
-        let keytide = Setup::new(&upstream, "").keys("ollama", keys).start().await;
+        let keytide = Setup::new(&upstream, "").keys("ollama", keys).counted(counted).start().await;
         let file = keytide.dir.path().join("config.toml");
         let text = format!("[server]\nadmin_token = \"{CONFIGURED}\"\n[store]\nflush_interval = \"50ms\"\n");
         std::fs::write(&file, text).unwrap();
@@ -137,6 +145,11 @@ async fn programs_get_what_is_here_and_browsers_the_way_in() {
             (StatusCode::SEE_OTHER, &to.parse().unwrap())
         );
     }
+    let nowhere = client.get(world.url("/nothing/here")).send().await.unwrap();
+    assert_eq!(crate::harness::error_code(nowhere).await, (404, "unknown_path".to_owned()));
+    let nowhere = client.get(world.url("/nothing/here")).header("accept", "text/html").send().await.unwrap();
+    assert_eq!(nowhere.status(), StatusCode::NOT_FOUND);
+    assert!(nowhere.text().await.unwrap().contains("There is no page at this address."));
     let ended = client.get(world.url("/keys")).header("cookie", "keytide_session=gone").send().await.unwrap();
     let to = ended.headers()["location"].to_str().unwrap();
     let page = client.get(world.url(to)).send().await.unwrap();

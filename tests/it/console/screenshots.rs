@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use keytide::model::{Clock, Counts, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Usage};
 use serde_json::json;
 
 use super::{World, browser::Browser};
@@ -31,7 +32,7 @@ async fn pictures_of_every_page() {
     let kinds = ["good", "good", "dead", "good", "quota", "flaky", "good", "limited", "good"];
     let keys: Vec<String> = (0..60).map(|n| format!("{}-{n:024x}", kinds[n % kinds.len()])).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let world = World::new(&keys).await;
+    let world = World::with(&keys, history(&keys)).await;
     let (key, user, token) = fill(&world).await;
     let own = [
         ("key", format!("/keys/{key}")),
@@ -63,6 +64,41 @@ async fn pictures_of_every_page() {
             }
         }
     }
+}
+
+/// A month as pools have them: days and nights, weekends, an hour in which the provider failed, an hour in which it rained.
+fn history(keys: &[&str]) -> Delta {
+    let now = Hour::of(Clock::System.now());
+    let mut of = ProviderDelta::default();
+    for ago in 1..29 * 24_u32 {
+        let hour = Hour(now.0 - ago);
+        let (of_day, day) = (f64::from(hour.0 % 24), hour.0 / 24);
+        let daily = 1.0 + ((of_day - 8.0) / 24.0 * std::f64::consts::TAU).sin();
+        let weekly = if matches!(day % 7, 2 | 3) { 0.35 } else { 1.0 };
+        let grown = 0.4 + 0.6 * f64::from(29 * 24 - ago) / (29.0 * 24.0);
+        let all = 900.0 * daily * weekly * grown + f64::from(hour.0 * 7919 % 97);
+        for (model, part) in [
+            ("gpt-oss:120b", 0.55),
+            ("qwen3-coder:480b", 0.25),
+            ("deepseek-v3.1:671b", 0.15),
+            ("(other)", 0.05),
+        ] {
+            let requests = (all * part) as u64;
+            let failure = if ago == 9 { requests / 4 } else { requests / 180 };
+            let other = requests / 90;
+            let counts = Counts { success: requests - failure - other, failure, other };
+            let (prompt_tokens, completion_tokens) = (requests * 1130, requests * 412);
+            let usage = Usage { counts, prompt_tokens, completion_tokens, last_used: Some(hour.start()) };
+            of.hours.insert((hour, model.into()), usage);
+            let key = KeyId::derive("ollama", keys[(hour.0 as usize * 31 + requests as usize) % keys.len()]);
+            of.keys.entry(key).or_default().add(&KeyUsage {
+                counts,
+                last_used: Some(hour.start()),
+                ..KeyUsage::default()
+            });
+        }
+    }
+    Delta { providers: [("ollama".into(), of)].into(), ..Delta::default() }
 }
 
 /// Traffic, people and their tokens, as a pool has them after a while; returns a key, a user and a token.
