@@ -1,13 +1,13 @@
 //! The configuration in force: what each setting is, and who said so.
 
 use axum::{Router, routing::get};
-use maud::html;
+use maud::{Markup, html};
 
 use super::{
     Console,
     layout::Here,
     signed::{Answer, Signed},
-    visitor::Params,
+    visitor::{Params, Visitor},
 };
 use crate::admin::view;
 
@@ -23,7 +23,8 @@ async fn show(signed: Signed, params: Params) -> Answer {
     let wanted = |setting: &&view::Setting| {
         setting.name.contains(&search) || setting.value.to_lowercase().contains(&search)
     };
-    let settings: Vec<_> = configuration.settings.iter().filter(wanted).collect();
+    let (defaults, set): (Vec<_>, Vec<_>) =
+        configuration.settings.iter().filter(wanted).partition(|setting| setting.source == "default");
     let body = html! {
         div.head {
             h1 { (t("Settings", "设置")) }
@@ -46,26 +47,40 @@ async fn show(signed: Signed, params: Params) -> Answer {
             ))
         }
         section.card aria-label=(t("Settings", "设置")) {
-            @if settings.is_empty() {
+            @if defaults.is_empty() && set.is_empty() {
                 p.empty { (t("No setting is like that.", "没有符合条件的设置。")) " " a href="/settings" { (t("Show all", "显示全部")) } }
             } @else {
-                table.cards {
-                    caption.hidden { (t("Settings", "设置")) }
-                    thead { tr {
-                        th scope="col" { (t("Setting", "设置项")) }
-                        th scope="col" { (t("Value", "取值")) }
-                        th scope="col" { (t("From", "来源")) }
-                    } }
-                    tbody { @for setting in settings {
-                        tr {
-                            th.name scope="row" { code { (setting.name) } }
-                            td.name data-label=(t("Value", "取值")) { @if setting.value.is_empty() { span.faint { "–" } } @else { code { bdi { (setting.value) } } } }
-                            td.name data-label=(t("From", "来源")) { span.faint[setting.source == "default"] { (setting.source) } }
-                        }
-                    } }
+                @if !set.is_empty() { h2 { (t("Set here", "已设置")) } (table(visitor, &set)) }
+                @if !defaults.is_empty() {
+                    details open[set.is_empty() || !search.is_empty()] {
+                        summary { (t("At their defaults", "默认值")) " (" (defaults.len()) ")" }
+                        (table(visitor, &defaults))
+                    }
                 }
             }
         }
     };
     Ok(signed.page(Here::Settings, t("Settings", "设置"), &body))
+}
+
+fn table(visitor: &Visitor, settings: &[&view::Setting]) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    html! {
+        table.cards {
+            thead { tr {
+                th scope="col" { (t("Setting", "设置项")) }
+                th scope="col" { (t("Value", "取值")) }
+                th scope="col" { (t("From", "来源")) }
+            } }
+            tbody { @for setting in settings {
+                tr {
+                    th.name scope="row" { code { (setting.name) } }
+                    td.name data-label=(t("Value", "取值")) {
+                        @if setting.value.is_empty() { span.faint { "–" } } @else { code { bdi { (setting.value) } } }
+                    }
+                    td.name data-label=(t("From", "来源")) { span.faint { (setting.source) } }
+                }
+            } }
+        }
+    }
 }

@@ -107,7 +107,7 @@ impl Visitor {
         let digits = number.to_string();
         let mut text = String::with_capacity(digits.len() + digits.len() / 3);
         for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at) % 3 == 0 {
+            if at > 0 && (digits.len() - at).is_multiple_of(3) {
                 text.push(',');
             }
             text.push(digit);
@@ -142,7 +142,9 @@ impl Visitor {
         }
     }
 
+    /// Never more than it is: what is nearly all is not all.
     pub(super) fn percent(&self, percent: f64) -> String {
+        let percent = (percent * 10.0).floor() / 10.0;
         if percent >= 100.0 || percent == 0.0 { format!("{percent:.0}%") } else { format!("{percent:.1}%") }
     }
 
@@ -293,7 +295,7 @@ mod tests {
             assert_eq!((&*en.short(number), &*zh.short(number)), (in_en, in_zh));
         }
         assert_eq!((en.bytes(999), en.bytes(1_500_000)), ("999 B".to_owned(), "1.5 MB".to_owned()));
-        assert_eq!((en.percent(100.0), en.percent(99.94)), ("100%".to_owned(), "99.9%".to_owned()));
+        assert_eq!((en.percent(100.0), en.percent(99.97)), ("100%".to_owned(), "99.9%".to_owned()));
     }
 
     #[test]
