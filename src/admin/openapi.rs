@@ -38,7 +38,7 @@ use super::{
         sync::status, sync::now, sync::adopt,
     ),
     components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::UserSort, view::Order)),
-    security(("admin_token" = []), ("admin_token_header" = [])),
+    security(("admin_token" = []), ("admin_token_header" = []), ("admin_session" = [])),
     modifiers(&Clients, &Complete),
     tags(
         (name = "users", description = "People, whose tokens have limits and days in common"),
@@ -99,6 +99,10 @@ impl Modify for Clients {
         };
         components.add_security_scheme("admin_token", bearer("The admin token"));
         components.add_security_scheme("admin_token_header", header("x-admin-token", "The admin token"));
+        let cookie = "Of a session that POST /admin/session has begun; what changes something repeats its \"csrf\" in \
+             the header x-csrf-token";
+        let cookie = ApiKey::Cookie(ApiKeyValue::with_description("keytide_session", cookie));
+        components.add_security_scheme("admin_session", SecurityScheme::ApiKey(cookie));
         components.add_security_scheme("client_token", bearer("A client token of the provider"));
         components.add_security_scheme(
             "client_token_header",

@@ -96,7 +96,7 @@ async fn somebody_imports_a_file_and_switches_a_key_off() {
     let mut text = "key,username,note\n".to_owned();
     // More than one piece.
     for n in 0..40_000 {
-        writeln!(text, "sk-file-{n:08},person-{n}@example.org,").unwrap();
+        writeln!(text, "sk-file-{n:08},person-{n}@example.org,{}", "a long note ".repeat(6)).unwrap();
     }
     text += "bad,,\n";
     std::fs::write(&file, text).unwrap();
