@@ -67,7 +67,7 @@ async fn show(signed: Signed) -> Answer {
 
 fn place(visitor: &Visitor, name: &str, target: &str, space: &Space) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
-    let filled: Vec<_> = space.tables.iter().filter(|table| table.rows > 0).collect();
+    let filled: Vec<_> = space.tables.iter().filter(|table| table.bytes > 0).collect();
     let largest = space.tables.iter().map(|table| table.bytes).max().unwrap_or(0).max(1);
     html! {
         section.card {

@@ -1,6 +1,7 @@
 //! The pages as browsers and people meet them: what every answer carries, and what happens in a real browser.
 
 mod browser;
+mod hub;
 mod keys;
 mod overview;
 mod people;
@@ -10,7 +11,7 @@ mod webdriver;
 use std::time::Duration;
 
 use keytide::{
-    config::{Config, Overrides},
+    config::{Config, Loaded, Overrides},
     model::Delta,
 };
 use reqwest::{Client, StatusCode, header, redirect};
@@ -33,13 +34,14 @@ impl World {
 
     /// One that has counted something before.
     pub async fn with(keys: &[&str], counted: Delta) -> Self {
+        Self::configured("", keys, counted).await
+    }
+
+    /// `extra` is TOML.
+    pub async fn configured(extra: &str, keys: &[&str], counted: Delta) -> Self {
         let upstream = upstream().await;
-        let keytide = Setup::new(&upstream, "").keys("ollama", keys).counted(counted).start().await;
-        let file = keytide.dir.path().join("config.toml");
-        let text = format!("[server]\nadmin_token = \"{CONFIGURED}\"\n[store]\nflush_interval = \"50ms\"\n");
-        std::fs::write(&file, text).unwrap();
-        let loaded = Config::load(Some(&file), &Overrides::default(), std::iter::empty()).unwrap();
-        keytide.app.show_settings(&loaded);
+        let keytide = Setup::new(&upstream, extra).keys("ollama", keys).counted(counted).start().await;
+        keytide.app.show_settings(&loaded(&keytide));
         Self { keytide, _upstream: upstream }
     }
 
@@ -50,6 +52,14 @@ impl World {
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.keytide.url)
     }
+}
+
+/// Settings that are only for show.
+fn loaded(keytide: &Keytide) -> Loaded {
+    let file = keytide.dir.path().join("config.toml");
+    let text = format!("[server]\nadmin_token = \"{CONFIGURED}\"\n[store]\nflush_interval = \"50ms\"\n");
+    std::fs::write(&file, text).unwrap();
+    Config::load(Some(&file), &Overrides::default(), std::iter::empty()).unwrap()
 }
 
 /// Follows no redirect, as the answers themselves are looked at.

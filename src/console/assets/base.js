@@ -8,9 +8,12 @@ if (zone && !document.cookie.includes(`keytide_zone=${zone}`)) {
   document.cookie = `keytide_zone=${zone}; Path=/; Max-Age=31536000; SameSite=Lax`;
 }
 
-// On a narrow screen the menu begins closed.
+// On a narrow screen the menu begins closed; on a wide one there is nothing to open it with.
 const menu = document.querySelector("details.menu");
-if (menu && matchMedia("(max-width: 760px)").matches) menu.open = false;
+const narrow = matchMedia("(max-width: 760px)");
+const fold = () => menu && (menu.open = !narrow.matches);
+narrow.addEventListener("change", fold);
+fold();
 
 // News stays until it is read, not until the next load.
 document.querySelector(".news[role=alert], .news[role=status]")?.scrollIntoView({ block: "nearest" });
@@ -21,7 +24,6 @@ document.addEventListener("change", (event) => {
   if (all) {
     for (const box of document.querySelectorAll(`input[name="${all.dataset.all}"]`)) box.checked = all.checked;
   }
-  if (event.target.closest("[data-send-on-change]")) event.target.form.requestSubmit();
 });
 
 // Buttons that copy what stands in another element.
@@ -84,8 +86,19 @@ function replace(part, fresh) {
   part.querySelectorAll("details").forEach((one, at) => (one.open = open[at] ?? one.open));
 }
 
+let isAsking = false;
+
 async function refresh() {
-  if (document.hidden) return;
+  if (document.hidden || isAsking) return;
+  isAsking = true;
+  try {
+    await ask();
+  } finally {
+    isAsking = false;
+  }
+}
+
+async function ask() {
   let answer;
   try {
     answer = await fetch(location.href, { headers: { "x-by-itself": "1", accept: "text/html" } });
