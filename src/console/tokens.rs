@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     admin::view,
-    model::{Timestamp, TokenId, UserId},
+    model::{TokenId, UserId},
 };
 
 pub(super) fn routes() -> Router<Console> {
@@ -131,6 +131,7 @@ fn fields(visitor: &Visitor, token: Option<&view::Token>, users: &[(UserId, Stri
     let t = |en, zh| visitor.t(en, zh);
     let owner = token.and_then(|token| token.user);
     let expires = token.and_then(|token| token.expires_at).map(|at| at.to_string());
+    let day = expires.as_deref().and_then(|text| text.get(..10));
     html! {
         div.fields {
             div {
@@ -146,8 +147,9 @@ fn fields(visitor: &Visitor, token: Option<&view::Token>, users: &[(UserId, Stri
                 span.hint { (t("Their limits hold as well.", "同时受该用户的限额约束。")) }
             }
             div {
-                label for="expires" { (t("Expires on", "有效期至")) }
-                input #expires name="expires_at" type="date" value=[expires.as_deref().and_then(|text| text.get(..10))];
+                label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
+                input #expires name="expires_at" type="date" value=[day];
+                input type="hidden" name="expires_at_was" value=[day];
             }
         }
         (limits::fields(visitor, &token.map(Limits::from).unwrap_or_default()))
@@ -159,20 +161,23 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
     let t = |en, zh| visitor.t(en, zh);
     let provider = form.get("provider");
     let list = link("/tokens", &[("provider", provider)]);
-    let wished = match limits::read(visitor, &form) {
-        Ok(wished) => wished,
-        Err(refused) => return Ok(signed.went(&list, Err(refused))),
+    let wished = || {
+        let limits = limits::read(visitor, &form)?;
+        Ok(view::AddToken {
+            name: form.get("name").to_owned(),
+            expires_at: form.parsed(visitor, "expires_at")?,
+            user: form.parsed(visitor, "user")?,
+            allowed_models: Some(limits.allowed_models),
+            allowed_addresses: Some(limits.allowed_addresses),
+            requests_per_minute: limits.requests_per_minute,
+            requests_per_day: limits.requests_per_day,
+            tokens_per_day: limits.tokens_per_day,
+            token: None,
+        })
     };
-    let body = view::AddToken {
-        name: form.get("name").to_owned(),
-        expires_at: form.get("expires_at").parse::<Timestamp>().ok(),
-        user: form.get("user").parse().ok(),
-        allowed_models: Some(wished.allowed_models),
-        allowed_addresses: Some(wished.allowed_addresses),
-        requests_per_minute: wished.requests_per_minute,
-        requests_per_day: wished.requests_per_day,
-        tokens_per_day: wished.tokens_per_day,
-        token: None,
+    let body = match wished() {
+        Ok(body) => body,
+        Err(refused) => return Ok(signed.went(&list, Err(refused))),
     };
     let to = link("/admin/tokens", &[("provider", provider)]);
     let made: view::Token = match signed.send(Method::POST, &to, &body).await {
@@ -252,19 +257,23 @@ async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer
     let provider = form.get("provider");
     let token = find(&signed, provider, &id).await?;
     let page = link(&format!("/tokens/{}", token.id), &[("provider", provider)]);
-    let wished = match limits::read(&signed.visitor, &form) {
-        Ok(wished) => wished,
-        Err(refused) => return Ok(signed.went(&page, Err(refused))),
+    let visitor = &signed.visitor;
+    let wished = || {
+        let limits = limits::read(visitor, &form)?;
+        Ok(view::EditToken {
+            name: form.given("name"),
+            expires_at: form.new_day(visitor, "expires_at")?,
+            user: Some(form.parsed(visitor, "user")?),
+            requests_per_minute: Some(limits.requests_per_minute),
+            requests_per_day: Some(limits.requests_per_day),
+            tokens_per_day: Some(limits.tokens_per_day),
+            allowed_models: Some(Some(limits.allowed_models)),
+            allowed_addresses: Some(Some(limits.allowed_addresses)),
+        })
     };
-    let body = view::EditToken {
-        name: form.given("name"),
-        expires_at: Some(form.get("expires_at").parse::<Timestamp>().ok()),
-        user: Some(form.get("user").parse().ok()),
-        requests_per_minute: Some(wished.requests_per_minute),
-        requests_per_day: Some(wished.requests_per_day),
-        tokens_per_day: Some(wished.tokens_per_day),
-        allowed_models: Some(Some(wished.allowed_models)),
-        allowed_addresses: Some(Some(wished.allowed_addresses)),
+    let body = match wished() {
+        Ok(body) => body,
+        Err(refused) => return Ok(signed.went(&page, Err(refused))),
     };
     let to = link(&format!("/admin/tokens/{}", token.id), &[("provider", provider)]);
     let saved = signed.send::<view::Token>(Method::PATCH, &to, &body).await;

@@ -15,7 +15,6 @@ use crate::{
         signed::{Answer, Posted, Signed},
         visitor::{Lang, Params, Visitor, link},
     },
-    model::Timestamp,
 };
 
 pub(super) async fn show(signed: Signed, params: Params) -> Answer {
@@ -61,7 +60,7 @@ fn one(signed: &Signed, provider: &str) -> Markup {
                         input #weight name="weight" type="number" min="1" max="1000" placeholder="1";
                     }
                     div {
-                        label for="expires" { (t("Expires on", "有效期至")) }
+                        label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
                         input #expires name="expires_at" type="date";
                     }
                     div {
@@ -110,13 +109,19 @@ fn many(signed: &Signed, provider: &str) -> Markup {
 pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
     let (visitor, provider) = (&signed.visitor, form.get("provider"));
     let page = link("/keys/add", &[("provider", provider)]);
-    let body = view::AddKey {
-        key: form.get("key").to_owned(),
-        username: form.given("username"),
-        note: form.given("note"),
-        expires_at: form.get("expires_at").parse::<Timestamp>().ok(),
-        weight: form.get("weight").parse().ok(),
-        ..view::AddKey::default()
+    let wished = || {
+        Ok(view::AddKey {
+            key: form.get("key").to_owned(),
+            username: form.given("username"),
+            note: form.given("note"),
+            expires_at: form.parsed(visitor, "expires_at")?,
+            weight: form.parsed(visitor, "weight")?,
+            ..view::AddKey::default()
+        })
+    };
+    let body = match wished() {
+        Ok(body) => body,
+        Err(refused) => return Ok(signed.went(&page, Err(refused))),
     };
     let to = link("/admin/api-keys", &[("provider", provider)]);
     match signed.send::<view::Key>(Method::POST, &to, &body).await {

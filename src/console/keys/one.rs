@@ -10,7 +10,9 @@ use super::{reason, state};
 use crate::{
     admin::view,
     console::{
+        api::Refused,
         chart::{self, Bar},
+        form::Form,
         layout::{self, Here},
         signed::{Answer, Posted, Signed},
         visitor::{Params, Visitor, link},
@@ -47,7 +49,7 @@ pub(super) async fn show(signed: Signed, Path(id): Path<String>, params: Params)
 /// Only an id goes on into a path.
 fn checked(signed: &Signed, id: &str) -> Result<KeyId, crate::console::signed::Failure> {
     id.parse().map_err(|_| {
-        signed.refused(&crate::console::api::Refused {
+        signed.refused(&Refused {
             status: http::StatusCode::NOT_FOUND,
             code: "invalid_id".to_owned(),
             message: "There is no key at this address.".to_owned(),
@@ -167,8 +169,9 @@ fn edit_form(signed: &Signed, provider: &str, key: &view::Key) -> Markup {
                         input #weight name="weight" type="number" min="1" max="1000" value=(key.weight);
                     }
                     div {
-                        label for="expires" { (t("Expires on", "有效期至")) }
-                        input #expires name="expires_at" type="date" value=[expires];
+                        label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
+                        input #expires name="expires_at" type="date" value=[expires.as_deref()];
+                        input type="hidden" name="expires_at_was" value=[expires.as_deref()];
                     }
                 }
                 div.row { button.primary type="submit" { (t("Save", "保存")) } }
@@ -181,15 +184,22 @@ pub(super) async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted
     let provider = form.get("provider");
     let id = checked(&signed, &id)?;
     let page = link(&format!("/keys/{id}"), &[("provider", provider)]);
-    let body = view::EditKey {
-        username: Some(form.given("username")),
-        note: Some(form.given("note")),
-        weight: Some(form.get("weight").parse().ok()),
-        expires_at: Some(form.get("expires_at").parse::<Timestamp>().ok()),
-        ..view::EditKey::default()
+    let body = match wished(&signed, &form) {
+        Ok(body) => body,
+        Err(refused) => return Ok(signed.went(&page, Err(refused))),
     };
     let to = link(&format!("/admin/api-keys/{id}"), &[("provider", provider)]);
     let saved = signed.send::<view::Key>(Method::PATCH, &to, &body).await;
     let outcome = saved.map(|_| signed.visitor.t("Saved.", "已保存。").to_owned());
     Ok(signed.went(&page, outcome))
+}
+
+fn wished(signed: &Signed, form: &Form) -> Result<view::EditKey, Refused> {
+    Ok(view::EditKey {
+        username: Some(form.given("username")),
+        note: Some(form.given("note")),
+        weight: Some(form.parsed(&signed.visitor, "weight")?),
+        expires_at: form.new_day(&signed.visitor, "expires_at")?,
+        owner: None,
+    })
 }

@@ -38,6 +38,21 @@ async fn keys_come_and_go_by_forms_alone() {
         "{edited}"
     );
 
+    // What is not a day ends nothing, and a time within a day outlives the saving of something else.
+    let path = format!("/admin/api-keys/{id}");
+    world.keytide.admin("PATCH", &path, &json!({"expires_at": "2099-12-31T23:59:00Z"})).await;
+    let own = format!("/keys/{id}");
+    for (day, was, says, expires_at) in [
+        ("soon", "2099-12-31", "cannot be read", json!("2099-12-31T23:59:00Z")),
+        ("2099-12-31", "2099-12-31", "Saved.", json!("2099-12-31T23:59:00Z")),
+        ("2098-01-01", "2099-12-31", "Saved.", json!("2098-01-01T00:00:00Z")),
+        ("", "2098-01-01", "Saved.", json!(null)),
+    ] {
+        let form = [("expires_at", day), ("expires_at_was", was), ("weight", "2")];
+        assert!(visitor.post_on(&own, &form).await.contains(says), "{day}");
+        assert_eq!(world.keytide.admin("PATCH", &path, &json!({})).await["expires_at"], expires_at, "{day}");
+    }
+
     // All of a list, whatever is chosen.
     let all = [("do", "disable"), ("all", "1"), ("search", ""), ("hours", "24"), ("back", "/keys")];
     assert!(visitor.post_on("/keys/change", &all).await.contains("Switched off: 3."));
