@@ -14,7 +14,8 @@ use super::{World, webdriver::Driver};
 
 pub use crate::pg::skipped;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The whole suite shares the machine.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Nothing but the pages under test, and nothing of the machine's own browser.
 const FLAGS: [&str; 13] = [
     "--headless=new",
