@@ -18,6 +18,7 @@
 //! - [`replica`]: to the hub, a Postgres database, and back.
 //! - [`gateway`]: the data plane, one runtime per core. [`admin`] and [`observe`]: the operator's side, on a
 //!   runtime of its own.
+//! - [`console`]: the web pages, over the control API alone.
 //! - [`config`] reads what was configured, [`cli`] what was typed, [`app`] wires the rooms, [`demo`] shows it all.
 //!
 //! Who may know whom is a table in `tests/it/architecture.rs`, and a test that reads the `use` lines.
@@ -49,6 +50,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod demo;
 pub mod gateway;
 pub mod guard;

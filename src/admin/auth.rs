@@ -1,4 +1,4 @@
-//! Who may use the admin API: whoever shows the admin token.
+//! Who may use the admin API: whoever shows the admin token, or has shown it to begin a session.
 //!
 //! Guessing is slow: after a few wrong tries the answers to wrong ones wait, ever longer. The right token
 //! never waits, so guessing locks nobody out.
@@ -22,7 +22,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{State, error::ApiError};
+use super::{State, error::ApiError, session};
 use crate::{
     guard::Origin,
     monitor::{Observation, Subject, What},
@@ -101,22 +101,43 @@ fn shown(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     [bearer, own].into_iter().flatten()
 }
 
-pub(super) async fn require(Extract(state): Extract<Arc<State>>, request: Request, next: Next) -> Response {
-    let expected = state.admin_token.load_full();
-    let (mut tried, mut right) = (false, subtle::Choice::from(0));
-    for token in shown(request.headers()) {
-        tried = true;
-        right |= digest(token).ct_eq(&*expected);
+/// Lets a request through that shows the admin token, or comes from a session of someone who did.
+pub(super) async fn require(
+    Extract(state): Extract<Arc<State>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let mut shown = shown(request.headers()).peekable();
+    let tried = shown.peek().is_some();
+    if tried && !shown.any(|token| is_right(&state, token)) {
+        drop(shown);
+        return wrong(&state, request.extensions().get().copied()).await;
     }
-    if bool::from(right) {
-        let mut response = next.run(request).await;
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        return response;
-    }
+    drop(shown);
     if !tried {
-        return refusal("No admin token was sent: put it in the header \"Authorization: Bearer <token>\".");
+        match session::of(&state, request.method(), request.headers()) {
+            Ok(Some(found)) => drop(request.extensions_mut().insert(found)),
+            Ok(None) => {
+                return refusal(
+                    "No admin token was sent: put it in the header \"Authorization: Bearer <token>\".",
+                );
+            }
+            Err(refused) => return refused.into_response(),
+        }
     }
-    tell(&state, request.extensions().get());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Every token is looked at to its end, whichever is right.
+pub(super) fn is_right(state: &State, token: &str) -> bool {
+    digest(token).ct_eq(&**state.admin_token.load()).into()
+}
+
+/// The answer to a wrong token, which waits the longer the more there were.
+pub(super) async fn wrong(state: &State, origin: Option<Origin>) -> Response {
+    tell(state, origin);
     let (tries, delay) = state.guesses.wrong(Instant::now());
     if !delay.is_zero() {
         let Some(_place) = Waiting::begin(&state.guesses.waiting) else {
@@ -136,12 +157,12 @@ pub(super) async fn require(Extract(state): Extract<Arc<State>>, request: Reques
 }
 
 /// The monitor hears of every wrong try, those that wait for their answers too.
-fn tell(state: &State, origin: Option<&Origin>) {
-    let Some(Origin(address)) = origin else { return };
+fn tell(state: &State, origin: Option<Origin>) {
+    let Some(Origin { address, .. }) = origin else { return };
     let seen = Observation {
         at: state.clock.now(),
-        subject: Subject::at(*address),
-        address: Some(*address),
+        subject: Subject::at(address),
+        address: Some(address),
         key: None,
         provider: 0,
         model: None,

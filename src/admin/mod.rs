@@ -1,9 +1,10 @@
 //! The control API: what an operator asks and changes, in JSON.
 //!
-//! - `auth` lets in whoever shows the admin token; `extract` reads questions, `view` is their JSON;
+//! - `auth` lets in whoever shows the admin token, or has a `session`; `extract` reads questions, `view` is their JSON;
 //! - `keys`, `listing`, `switch`, `import`, `export` are about keys, `tokens` and `users` about who calls, with
 //!   their `limits`;
-//! - `stats`, `counted` and `storage` only read; `events` is what the monitor says; `sync` is replication.
+//! - `playground` tries things out the way callers do;
+//! - `stats`, `trend`, `counted` and `storage` only read; `events` is what the monitor says; `sync` is replication.
 //!
 //! Invariants: a change is checked, then durable, then in force, in this order, and goes through to the end
 //! when the caller leaves (`State::change`); changes are made one after another, so none is lost; no answer
@@ -21,6 +22,8 @@ mod keys;
 mod limits;
 mod listing;
 pub mod openapi;
+mod playground;
+mod session;
 mod stats;
 mod storage;
 mod switch;
@@ -28,6 +31,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod trend;
 mod users;
 pub mod view;
 
@@ -50,6 +54,7 @@ use serde_json::{Value, json};
 
 pub use error::ApiError;
 pub use events::Watching;
+pub use playground::Loopback;
 pub use storage::Spaces;
 pub use sync::{Refusal, Replication};
 
@@ -141,6 +146,7 @@ pub struct Parts {
     pub users: Arc<Users>,
     pub watch: Arc<Watch>,
     pub watching: Arc<dyn Watching>,
+    pub loopback: Arc<dyn Loopback>,
     pub admin_token: String,
     pub public_stats: bool,
     /// Held by whoever changes keys and tokens, from reading what is to be changed until the change is in force:
@@ -160,10 +166,13 @@ pub struct State {
     users: Arc<Users>,
     watch: Arc<Watch>,
     watching: Arc<dyn Watching>,
+    loopback: Arc<dyn Loopback>,
+    configuration: ArcSwap<view::Configuration>,
     /// Only its digest is kept.
     admin_token: ArcSwap<[u8; 32]>,
     public_stats: AtomicBool,
     guesses: auth::Guesses,
+    sessions: session::Sessions,
     edits: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -181,6 +190,7 @@ impl State {
             users,
             watch,
             watching,
+            loopback,
             admin_token,
             public_stats,
             edits,
@@ -197,9 +207,12 @@ impl State {
             users,
             watch,
             watching,
+            loopback,
+            configuration: ArcSwap::default(),
             admin_token: ArcSwap::from_pointee(auth::digest(&admin_token)),
             public_stats: AtomicBool::new(public_stats),
             guesses: auth::Guesses::default(),
+            sessions: session::Sessions::default(),
             edits,
         })
     }
@@ -209,8 +222,17 @@ impl State {
         self.providers.store(Arc::new(providers));
     }
 
+    /// Whoever has shown another one is signed out.
     pub fn set_admin_token(&self, token: &str) {
-        self.admin_token.store(Arc::new(auth::digest(token)));
+        let digest = auth::digest(token);
+        if *self.admin_token.swap(Arc::new(digest)) != digest {
+            self.sessions.end_all();
+        }
+    }
+
+    /// What is shown of it.
+    pub fn set_configuration(&self, configuration: view::Configuration) {
+        self.configuration.store(Arc::new(configuration));
     }
 
     pub fn set_public_stats(&self, on: bool) {
@@ -271,10 +293,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
-/// The paths of the control API.
+/// The control API alone, as the web pages ask it; `/` says what is here.
 pub fn router(state: Arc<State>) -> Router {
+    paths(state).route("/", get(index)).fallback(async || ApiError::unknown_path())
+}
+
+fn paths(state: Arc<State>) -> Router {
     let closed = Router::new()
         .route("/admin/stats", get(stats::stats))
+        .route("/admin/trend", get(trend::trend))
         .route("/admin/api-keys", get(keys::list).post(keys::add).delete(keys::delete_many))
         .route("/admin/api-keys/{id}", get(keys::show).patch(keys::edit).delete(keys::delete_one))
         .route("/admin/api-keys/import", post(import::import))
@@ -297,23 +324,29 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/admin/storage/retain", post(storage::retain))
         .route("/admin/storage/backup", post(storage::backup))
         .route("/admin/providers", get(storage::providers))
+        .route("/admin/config", get(playground::configuration))
+        .route("/admin/playground", post(playground::ask))
+        .route("/admin/playground/models", get(playground::models))
         .route("/admin/sync", get(sync::status))
         .route("/admin/sync/now", post(sync::now))
         .route("/admin/sync/adopt", post(sync::adopt))
+        .route("/admin/session", get(session::show).delete(session::end))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require));
     Router::new()
         .merge(closed)
+        .route("/admin/session", post(session::begin))
         .route("/admin/public-stats", get(stats::public))
         .route("/openapi.json", get(openapi::serve))
+        .route("/api/test-templates", get(playground::templates))
         .with_state(state)
 }
 
-/// Everything that is not a provider's API; `observers` are the paths for supervision.
-pub fn operator_router(admin: Arc<State>, observers: Router) -> Router {
-    router(admin)
+/// Everything that is not a provider's API; `observers` are the paths for supervision, `pages` those for people, of
+/// which one is at `/`, and what answers where there is nothing.
+pub fn operator_router(admin: Arc<State>, observers: Router, pages: Router) -> Router {
+    paths(admin)
         .merge(observers)
-        .route("/", get(index))
-        .fallback(async || ApiError::unknown_path())
+        .merge(pages)
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
 }
 

@@ -17,7 +17,10 @@ use utoipa::{
     },
 };
 
-use super::{counted, events, export, import, keys, stats, storage, switch, sync, tokens, users, view};
+use super::{
+    counted, events, export, import, keys, playground, session, stats, storage, switch, sync, tokens, trend,
+    users, view,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,13 +31,14 @@ use super::{counted, events, export, import, keys, stats, storage, switch, sync,
         import::import, export::export, switch::enable, switch::disable, switch::health_check,
         tokens::list, tokens::add, tokens::edit, tokens::delete_many, tokens::delete_one,
         users::list, users::add, users::show, users::edit, users::delete,
-        stats::stats, stats::public, storage::storage, storage::retain, storage::backup, storage::providers,
+        stats::stats, stats::public, trend::trend, session::begin, session::show, session::end,
+        playground::templates, playground::ask, playground::models, playground::configuration, storage::storage, storage::retain, storage::backup, storage::providers,
         counted::days, counted::shared_keys, counted::hours,
         events::list, events::verdicts, events::lift,
         sync::status, sync::now, sync::adopt,
     ),
     components(schemas(view::ErrorBody, view::CheckEnd, view::ImportKey, view::KeySort, view::UserSort, view::Order)),
-    security(("admin_token" = []), ("admin_token_header" = [])),
+    security(("admin_token" = []), ("admin_token_header" = []), ("admin_session" = [])),
     modifiers(&Clients, &Complete),
     tags(
         (name = "users", description = "People, whose tokens have limits and days in common"),
@@ -95,6 +99,10 @@ impl Modify for Clients {
         };
         components.add_security_scheme("admin_token", bearer("The admin token"));
         components.add_security_scheme("admin_token_header", header("x-admin-token", "The admin token"));
+        let cookie = "Of a session that POST /admin/session has begun; what changes something repeats its \"csrf\" in \
+             the header x-csrf-token";
+        let cookie = ApiKey::Cookie(ApiKeyValue::with_description("keytide_session", cookie));
+        components.add_security_scheme("admin_session", SecurityScheme::ApiKey(cookie));
         components.add_security_scheme("client_token", bearer("A client token of the provider"));
         components.add_security_scheme(
             "client_token_header",

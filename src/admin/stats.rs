@@ -15,9 +15,9 @@ use crate::{
     model::{Counts, Hour, Usage},
 };
 
-const TOP_MODELS: usize = 50;
+pub(super) const TOP_MODELS: usize = 50;
 const PUBLIC_TOP_MODELS: usize = 10;
-const TREND_HOURS: u32 = 24;
+pub(super) const TREND_HOURS: u32 = 24;
 const STORAGE: &str = "redb";
 
 /// The provider's totals, and its most used models.
@@ -61,7 +61,10 @@ pub(super) async fn stats(
 }
 
 /// The most used first; those that are used alike in the order of their names.
-fn top<'a, 'u>(models: impl Iterator<Item = (&'a str, &'u Usage)>, most: usize) -> Vec<(&'a str, &'u Usage)> {
+pub(super) fn top<'a, 'u>(
+    models: impl Iterator<Item = (&'a str, &'u Usage)>,
+    most: usize,
+) -> Vec<(&'a str, &'u Usage)> {
     let mut models: Vec<_> = models.collect();
     models.sort_unstable_by_key(|(name, usage)| (std::cmp::Reverse(usage.counts.total()), *name));
     models.truncate(most);

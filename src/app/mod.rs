@@ -6,6 +6,7 @@
 //! folds its journal and closes.
 
 mod admin_token;
+mod loopback;
 mod operator;
 mod providers;
 mod replication;
@@ -197,6 +198,7 @@ impl App {
             admin_token: &admin_token.secret,
             core: workers,
             edits: &edits,
+            address: listener.local_addr()?,
         });
         let gateway = Arc::new(Gateway::new(
             live,
@@ -251,6 +253,11 @@ impl App {
         &self.admin_token
     }
 
+    /// Shows the operator what was configured, and where.
+    pub fn show_settings(&self, loaded: &Loaded) {
+        self.shared.operator.show_settings(loaded);
+    }
+
     /// The books and, through them, everything counted so far.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.shared.ledger
@@ -277,6 +284,7 @@ impl App {
         let admin_token = AdminToken::load(&config)?;
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);
+        self.shared.operator.show_settings(loaded);
         self.shared.ledger.keep_logs(config.usage_log);
         self.shared.hubs.keep_logs(config.usage_log);
         self.shared.gateway.replace(live);

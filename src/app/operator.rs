@@ -5,10 +5,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 
-use super::{StoreSink, replication::Hubs, space::Spaces, verify, watcher::Watcher};
+use super::{StoreSink, loopback::Loopback, replication::Hubs, space::Spaces, verify, watcher::Watcher};
 use crate::{
-    admin::{self, ProbeReport},
-    config::Config,
+    admin::{self, ProbeReport, view},
+    config::{self, Config, Loaded, Setting},
+    console,
     gateway::Live,
     guard::{Users, Watch},
     ledger::{Flusher, Ledger},
@@ -21,6 +22,7 @@ use crate::{
 pub(super) struct Operator {
     admin: Arc<admin::State>,
     observe: Arc<observe::State>,
+    clock: Clock,
 }
 
 pub(super) struct Parts<'a> {
@@ -40,6 +42,8 @@ pub(super) struct Parts<'a> {
     pub core: usize,
     /// Shared with whatever else changes keys and tokens.
     pub edits: &'a Arc<tokio::sync::Mutex<()>>,
+    /// Where keytide listens.
+    pub address: std::net::SocketAddr,
 }
 
 impl Operator {
@@ -57,6 +61,7 @@ impl Operator {
             admin_token,
             core,
             edits,
+            address,
             ..
         } = parts;
         let (watch, watcher) = (parts.watch, parts.watcher);
@@ -72,6 +77,7 @@ impl Operator {
             users: users.clone(),
             watch: watch.clone(),
             watching: watcher.clone(),
+            loopback: Arc::new(Loopback::new(address)),
             admin_token: admin_token.expose().to_owned(),
             public_stats: config.server.public_stats,
             edits: edits.clone(),
@@ -88,11 +94,19 @@ impl Operator {
             spaces: Box::new(move || measured.latest()),
             watched: Box::new(move || watcher.reading()),
         });
-        Self { admin, observe }
+        Self { admin, observe, clock: clock.clone() }
     }
 
     pub(super) fn router(&self) -> axum::Router {
-        admin::operator_router(self.admin.clone(), observe::router(self.observe.clone()))
+        let pages = console::router(admin::router(self.admin.clone()), self.clock.clone());
+        admin::operator_router(self.admin.clone(), observe::router(self.observe.clone()), pages)
+    }
+
+    pub(super) fn show_settings(&self, loaded: &Loaded) {
+        let settings = config::describe(loaded).into_iter();
+        let settings = settings.map(|Setting { name, value, source }| view::Setting { name, value, source });
+        let file = loaded.file.as_ref().map(|file| file.display().to_string());
+        self.admin.set_configuration(view::Configuration { file, settings: settings.collect() });
     }
 
     pub(super) fn reload(&self, config: &Config, live: &Live, admin_token: &Secret) {

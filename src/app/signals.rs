@@ -74,7 +74,8 @@ async fn serve(loaded: Loaded, reload: Reload, log: SetFilter) -> anyhow::Result
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let app = App::start(loaded.config, Clock::System).await?;
+    let app = App::start(loaded.config.clone(), Clock::System).await?;
+    app.show_settings(&loaded);
     announce(&app);
     loop {
         tokio::select! {

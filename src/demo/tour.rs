@@ -144,7 +144,7 @@ async fn start(options: &Options, upstream: &Upstream, dir: &Path) -> anyhow::Re
     let overrides =
         Overrides { listen: Some(options.listen.unwrap_or(usual)), data_dir: Some(dir.to_owned()) };
     let loaded = Config::load(Some(&file), &overrides, std::iter::empty())?;
-    let mut config = loaded.config;
+    let mut config = loaded.config.clone();
     let listener = match crate::gateway::serve::bind(config.server.gateway.listen) {
         Ok(listener) => listener,
         Err(why) if options.listen.is_some() => bail!(why),
@@ -154,6 +154,7 @@ async fn start(options: &Options, upstream: &Upstream, dir: &Path) -> anyhow::Re
         }
     };
     let app = App::start_on(config, Clock::System, listener).await?;
+    app.show_settings(&loaded);
     let url = format!("http://{}", app.address());
     Ok((app, url))
 }

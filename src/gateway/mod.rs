@@ -287,9 +287,15 @@ impl Gateway {
     /// On the operator's runtime, so that a long list or import never holds up a core.
     async fn operate(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let router = self.operator.clone();
-        let address = origin::address(peer, request.headers(), &self.live.load().trusted_proxies);
+        let origin = {
+            let (live, headers) = (self.live.load(), request.headers());
+            Origin {
+                address: origin::address(peer, headers, &live.trusted_proxies),
+                is_https: origin::is_https(peer, headers, &live.trusted_proxies),
+            }
+        };
         let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(Origin(address));
+        request.extensions_mut().insert(origin);
         let answered = self.control.spawn(async move { router.oneshot(request).await }).await;
         match answered {
             Ok(Ok(response)) => response.map(Body::operator),

@@ -27,6 +27,12 @@ pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> 
     address
 }
 
+/// Whether the caller came to the proxy by https; nobody else is believed, and keytide itself speaks plain HTTP.
+pub(super) fn is_https(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> bool {
+    let said = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+    trusted.contain(peer.to_canonical()) && said.is_some_and(|said| said.trim().eq_ignore_ascii_case("https"))
+}
+
 /// With or without a port: proxies write both.
 fn read(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
@@ -62,6 +68,11 @@ mod tests {
             assert_eq!(address(peer, &headers, &trusted), seen.parse::<IpAddr>().unwrap(), "{hops:?}");
         }
         let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-proto", "HTTPS".parse().unwrap());
+        assert!(is_https("10.0.0.1".parse().unwrap(), &headers, &trusted));
+        assert!(!is_https("192.0.2.1".parse().unwrap(), &headers, &trusted));
+        headers.insert("x-forwarded-proto", "http".parse().unwrap());
+        assert!(!is_https("10.0.0.1".parse().unwrap(), &headers, &trusted));
         headers.insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
         let peer = "10.0.0.1".parse().unwrap();
         assert_eq!(address(peer, &headers, &Networks::default()), peer, "nobody is trusted by default");

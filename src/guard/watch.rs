@@ -23,7 +23,11 @@ const MOST: usize = 16_384;
 
 /// Where a request comes from, for those that get no more than the request.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin(pub IpAddr);
+pub struct Origin {
+    pub address: IpAddr,
+    /// Whether the caller's own connection is known to be encrypted: a proxy that is trusted says so.
+    pub is_https: bool,
+}
 
 /// Its own cache line, so that cores do not slow each other down.
 #[repr(align(128))]

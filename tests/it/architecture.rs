@@ -22,6 +22,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("gateway", &["model", "pool", "upstream", "guard", "ledger", "monitor"]),
     ("observe", &["gateway::metrics", "replica::status", "ledger", "pool", "store", "model", "guard"]),
     ("admin", &["model", "store", "pool", "ledger", "guard", "monitor", "replica::status"]),
+    // It asks the control API as anybody could, reads the words of its answers, and passes on who asks.
+    ("console", &["admin::view", "guard::Origin", "model", "replica::status"]),
     // Composed of each room's own options.
     ("config", &["model", "store", "pool", "upstream", "gateway", "monitor", "replica::route"]),
     ("demo", &["model"]),

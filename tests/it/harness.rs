@@ -7,7 +7,7 @@ use keytide::{
     config::{Config, Overrides},
     demo::upstream::{Upstream, UpstreamOptions},
     ledger::ProviderBooks,
-    model::{Clock, KeyRecord, Limits, Secret, Timestamp, TokenRecord, UserId, UserRecord},
+    model::{Clock, Delta, KeyRecord, Limits, Secret, Timestamp, TokenRecord, UserId, UserRecord},
     store::{self, Change, Store},
 };
 use reqwest::Client;
@@ -31,6 +31,7 @@ pub struct Setup {
     keys: Vec<(Box<str>, KeyRecord)>,
     tokens: Vec<(Box<str>, TokenRecord)>,
     users: Vec<(UserId, UserRecord)>,
+    counted: Delta,
 }
 
 /// A configuration as a file would give it.
@@ -57,7 +58,14 @@ impl Setup {
     }
 
     pub fn with(config: Config) -> Self {
-        let setup = Self { config, clock: Clock::System, keys: vec![], tokens: vec![], users: vec![] };
+        let setup = Self {
+            config,
+            clock: Clock::System,
+            keys: vec![],
+            tokens: vec![],
+            users: vec![],
+            counted: Delta::default(),
+        };
         setup.token("ollama", TOKEN, |_| {})
     }
 
@@ -99,6 +107,12 @@ impl Setup {
         self
     }
 
+    /// As if an earlier run had counted that.
+    pub fn counted(mut self, counted: Delta) -> Self {
+        self.counted = counted;
+        self
+    }
+
     /// Puts keys, tokens and users into the data folder, as an earlier run would have left them.
     pub async fn fill(&self, dir: &Path) {
         let (store, _) = Store::open(&store::Options::new(dir), Timestamp(0)).unwrap();
@@ -109,6 +123,9 @@ impl Setup {
             .chain(tokens.map(|(provider, record)| Change::PutToken { provider, record }))
             .chain(self.users.iter().cloned().map(|(id, record)| Change::PutUser { id, record }));
         store.change(changes.collect()).await.unwrap();
+        if !self.counted.is_empty() {
+            store.append(&self.counted).await.unwrap();
+        }
         store.close().await.unwrap();
     }
 

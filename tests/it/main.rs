@@ -4,6 +4,7 @@
 mod architecture;
 mod budget;
 mod cli;
+mod console;
 mod counted;
 mod crash;
 mod demo;

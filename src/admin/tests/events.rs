@@ -141,7 +141,7 @@ async fn the_monitor_hears_of_wrong_admin_tokens() {
     let send = |token: &'static str| {
         let mut request =
             Request::get("/admin/providers").header("x-admin-token", token).body(Body::empty()).unwrap();
-        request.extensions_mut().insert(Origin("192.0.2.7".parse().unwrap()));
+        request.extensions_mut().insert(Origin { address: "192.0.2.7".parse().unwrap(), is_https: false });
         world.send(request)
     };
     assert_eq!(send(TOKEN).await.status, 200);

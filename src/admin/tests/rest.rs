@@ -154,3 +154,27 @@ async fn health_readiness_and_figures() {
     world.store.clone().close().await.unwrap();
     assert_eq!(world.get("/health").await.status, 200);
 }
+
+#[tokio::test]
+async fn hours_and_days_add_up() {
+    let world = World::new();
+    world.add("sk-alpha-one").await;
+    let ago = |hours: i64| Timestamp(START.0 - hours * HOUR_MS);
+    for (hours, model) in
+        [(0, "new"), (0, "new"), (23, "edge"), (24, "old"), (29 * 24, "older"), (31 * 24, "gone")]
+    {
+        world.count("sk-alpha-one", Kind::Success, model, ago(hours));
+    }
+    let trend = world.get("/admin/trend").await.json();
+    let requests = |list: &str| -> Vec<u64> {
+        trend[list].as_array().unwrap().iter().map(|span| span["requests"].as_u64().unwrap()).collect()
+    };
+    let (hours, days) = (requests("hours"), requests("days"));
+    assert_eq!((hours.len(), hours[0], hours[23], hours.iter().sum::<u64>()), (24, 1, 2, 3));
+    assert_eq!((days.len(), days[0], days.iter().sum::<u64>()), (30, 1, 5));
+    assert_eq!((&trend["hours"][23]["prompt_tokens"], &trend["time_zone"]), (&json!(20), &json!("UTC")));
+    assert_eq!(trend["days"][29]["start"], "2027-01-15T00:00:00Z");
+    let recent: Vec<_> = trend["recent_models"].as_array().unwrap().iter().map(|m| &m["model"]).collect();
+    assert_eq!(recent, ["new", "edge"]);
+    assert_eq!(world.get("/admin/trend?provider=beta").await.json()["days"].as_array().unwrap().len(), 30);
+}

@@ -1,0 +1,95 @@
+use super::*;
+
+fn cookie_of(reply: &Reply) -> String {
+    let line = reply.headers["set-cookie"].to_str().unwrap();
+    assert!(
+        line.contains("; Path=/;") && line.contains("; HttpOnly") && line.contains("; SameSite=Strict"),
+        "{line}"
+    );
+    line.split(';').next().unwrap().to_owned()
+}
+
+async fn sign_in(world: &World) -> (String, String) {
+    let body = json!({"token": TOKEN}).to_string();
+    let reply = world.send(Request::post("/admin/session").body(body.into()).unwrap()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    (cookie_of(&reply), reply.json()["csrf"].as_str().unwrap().to_owned())
+}
+
+async fn with(world: &World, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    world.send(request.body(Body::from("{\"ids\":[]}")).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_session_opens_what_the_token_opens() {
+    let world = World::new();
+    let (cookie, csrf) = sign_in(&world).await;
+    let cookie = ("cookie", &*format!("theme=dark; {cookie}"));
+    assert_eq!(with(&world, "GET", "/admin/stats", &[cookie]).await.status, 200);
+    let session = with(&world, "GET", "/admin/session", &[cookie]).await.json();
+    assert_eq!((&session["csrf"], &session["expires_at"]), (&json!(csrf), &json!("2027-01-15T20:00:00Z")));
+    let own = ("x-csrf-token", &*csrf);
+    let enable = "/admin/keys/enable";
+    assert_eq!(with(&world, "POST", enable, &[cookie, own]).await.status, 200);
+    for headers in [
+        &[cookie][..],
+        &[cookie, ("x-csrf-token", "")],
+        &[cookie, ("x-csrf-token", "guessed")],
+        &[cookie, own, ("origin", "https://elsewhere.example"), ("host", "here.example")],
+        &[cookie, own, ("sec-fetch-site", "cross-site")],
+    ] {
+        assert_eq!(
+            with(&world, "POST", enable, headers).await.error(),
+            (403, "csrf".to_owned()),
+            "{headers:?}"
+        );
+    }
+    let ended = with(&world, "DELETE", "/admin/session", &[cookie, own]).await;
+    assert_eq!(ended.status, 204);
+    assert!(ended.headers["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+    assert_eq!(
+        with(&world, "GET", "/admin/stats", &[cookie]).await.error(),
+        (401, "session_ended".to_owned())
+    );
+    assert_eq!(world.get("/admin/session").await.error(), (404, "no_session".to_owned()));
+}
+
+#[tokio::test]
+async fn another_admin_token_ends_every_session_and_the_same_one_none() {
+    let world = World::new();
+    let (cookie, _) = sign_in(&world).await;
+    world.state.set_admin_token(TOKEN);
+    assert_eq!(with(&world, "GET", "/admin/stats", &[("cookie", &cookie)]).await.status, 200);
+    world.state.set_admin_token("another-admin-token");
+    assert_eq!(with(&world, "GET", "/admin/stats", &[("cookie", &cookie)]).await.status, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_tokens_are_slowed_down_here_too() {
+    let world = World::new();
+    let start = tokio::time::Instant::now();
+    for _ in 0..7 {
+        let body = json!({"token": "wrong"}).to_string();
+        let reply = world.send(Request::post("/admin/session").body(body.into()).unwrap()).await;
+        assert_eq!(reply.error(), (401, "invalid_admin_token".to_owned()));
+        assert!(!reply.headers.contains_key("set-cookie"));
+    }
+    assert_eq!(start.elapsed().as_secs(), 3);
+}
+
+#[tokio::test]
+async fn cookies_are_for_https_alone_where_that_is_what_the_caller_uses() {
+    let world = World::new();
+    for is_https in [true, false] {
+        let body = json!({"token": TOKEN}).to_string();
+        let mut request = Request::post("/admin/session").body(Body::from(body)).unwrap();
+        let origin = crate::guard::Origin { address: "192.0.2.7".parse().unwrap(), is_https };
+        request.extensions_mut().insert(origin);
+        let reply = world.send(request).await;
+        assert_eq!(reply.headers["set-cookie"].to_str().unwrap().ends_with("; Secure"), is_https);
+    }
+}

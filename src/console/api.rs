@@ -1,0 +1,112 @@
+//! The control API, asked within the process as this visitor.
+
+use axum::{Router, body::Body, response::Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
+use http_body_util::BodyExt;
+use serde::{Serialize, de::DeserializeOwned};
+use tower::ServiceExt;
+
+use crate::{admin::view, guard::Origin};
+
+/// What of a visitor's request tells the API who asks, and from where.
+const PASSED_ON: [HeaderName; 4] =
+    [header::COOKIE, header::ORIGIN, header::HOST, HeaderName::from_static("x-forwarded-host")];
+const ALSO_PASSED_ON: [&str; 2] = ["sec-fetch-site", "x-by-itself"];
+
+#[derive(Clone)]
+pub(super) struct Api {
+    router: Router,
+    headers: HeaderMap,
+    origin: Option<Origin>,
+}
+
+/// An answer that is no success.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+impl Refused {
+    fn unreadable(status: StatusCode) -> Self {
+        let message = "The control API gave an answer that this page cannot read.".to_owned();
+        Self { status, code: "unreadable".to_owned(), message }
+    }
+}
+
+impl Api {
+    pub(super) fn of(router: &Router, parts: &Parts) -> Self {
+        let mut headers = HeaderMap::new();
+        for name in PASSED_ON.into_iter().chain(ALSO_PASSED_ON.map(HeaderName::from_static)) {
+            for value in parts.headers.get_all(&name) {
+                headers.append(&name, value.clone());
+            }
+        }
+        Self { router: router.clone(), headers, origin: parts.extensions.get().copied() }
+    }
+
+    /// What goes with every change from now on.
+    pub(super) fn repeat(&mut self, csrf: &str) {
+        if let Ok(value) = HeaderValue::from_str(csrf) {
+            self.headers.insert("x-csrf-token", value);
+        }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refused> {
+        self.read(self.raw(Method::GET, path, Body::empty()).await?).await
+    }
+
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Refused> {
+        let body = serde_json::to_vec(body).map_err(|_| Refused::unreadable(StatusCode::BAD_REQUEST))?;
+        self.read(self.raw(method, path, Body::from(body)).await?).await
+    }
+
+    /// A list of keys in one of the forms that an import takes.
+    pub(super) async fn import<T: DeserializeOwned>(&self, path: &str, list: String) -> Result<T, Refused> {
+        self.read(self.raw(Method::POST, path, Body::from(list)).await?).await
+    }
+
+    /// The answer as it comes, if it is a success.
+    pub(super) async fn raw(&self, method: Method, path: &str, body: Body) -> Result<Response, Refused> {
+        let mut request = Request::builder().method(method).uri(path).body(body).map_err(|_| Refused {
+            status: StatusCode::BAD_REQUEST,
+            code: "invalid_query".to_owned(),
+            message: "The address of this page cannot be read.".to_owned(),
+        })?;
+        request.headers_mut().extend(self.headers.clone());
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Alone: the others belong to the router that the page was found by.
+        if let Some(origin) = self.origin {
+            request.extensions_mut().insert(origin);
+        }
+        let Ok(answer) = self.router.clone().oneshot(request).await;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let body = collected(answer).await.ok_or_else(|| Refused::unreadable(status))?;
+        let error: view::ErrorBody =
+            serde_json::from_slice(&body).map_err(|_| Refused::unreadable(status))?;
+        Err(Refused { status, code: error.error.code, message: error.error.message })
+    }
+
+    async fn read<T: DeserializeOwned>(&self, answer: Response) -> Result<T, Refused> {
+        let status = answer.status();
+        let body = collected(answer).await.ok_or_else(|| Refused::unreadable(status))?;
+        serde_json::from_slice(&body).map_err(|error| {
+            tracing::error!("a page cannot read what the control API says: {error}");
+            Refused::unreadable(StatusCode::INTERNAL_SERVER_ERROR)
+        })
+    }
+}
+
+async fn collected(answer: Response) -> Option<Bytes> {
+    Some(answer.into_body().collect().await.ok()?.to_bytes())
+}

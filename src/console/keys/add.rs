@@ -1,0 +1,206 @@
+//! Keys that come in, one or many, and go out as a file.
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, Method, header};
+use maud::{Markup, html};
+
+use crate::{
+    admin::view,
+    console::{
+        assets,
+        layout::{self, Here},
+        signed::{Answer, Posted, Signed},
+        visitor::{Lang, Params, Visitor, link},
+    },
+};
+
+pub(super) async fn show(signed: Signed, params: Params) -> Answer {
+    let providers: Vec<view::Provider> = signed.get("/admin/providers").await?;
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let is_chosen = |one: &&view::Provider| match params.get("provider") {
+        "" => one.default,
+        name => one.name == name,
+    };
+    let chosen = providers.iter().find(is_chosen).map_or("", |one| one.name.as_str());
+    let body = html! {
+        div.head {
+            h1 { (t("Add keys", "添加密钥")) }
+            (layout::choose_provider(visitor, &providers, chosen, "/keys/add"))
+        }
+        div.pair { (one(&signed, chosen)) (many(&signed, chosen)) }
+        script type="module" src=(assets::path("import.js")) {}
+    };
+    Ok(signed.page(Here::Keys, t("Add keys", "添加密钥"), &body))
+}
+
+fn one(signed: &Signed, provider: &str) -> Markup {
+    let t = |en, zh| signed.visitor.t(en, zh);
+    html! {
+        section.card {
+            h2 { (t("One key", "单个密钥")) }
+            form.wide method="post" action="/keys/add" autocomplete="off" {
+                (layout::csrf(&signed.session))
+                input type="hidden" name="provider" value=(provider);
+                div {
+                    label for="key" { (t("Key", "密钥")) }
+                    input #key.mono name="key" required spellcheck="false" autocapitalize="off" autocomplete="off";
+                }
+                div.fields {
+                    div {
+                        label for="username" { (t("Account", "账号")) }
+                        input #username name="username" maxlength="256" autocomplete="off";
+                        span.hint { (t("Keys of one account share its limits.", "同一账号的密钥共享限额。")) }
+                    }
+                    div {
+                        label for="weight" { (t("Weight", "权重")) }
+                        input #weight name="weight" type="number" min="1" max="1000" placeholder="1";
+                    }
+                    div {
+                        label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
+                        input #expires name="expires_at" type="date";
+                    }
+                    div {
+                        label for="note" { (t("Note", "备注")) }
+                        input #note name="note" maxlength="256";
+                    }
+                }
+                div.row { button.primary type="submit" { (t("Add the key", "添加")) } }
+            }
+        }
+    }
+}
+
+fn many(signed: &Signed, provider: &str) -> Markup {
+    let t = |en, zh| signed.visitor.t(en, zh);
+    html! {
+        section.card {
+            h2 { (t("Many keys", "批量导入")) }
+            form.wide #import method="post" action="/keys/import" autocomplete="off"
+                data-progress=(t("Imported", "已导入")) data-added=(t("new", "新增")) data-existing=(t("there already", "已存在"))
+                data-invalid=(t("not understood", "无法识别")) data-line=(t("Line", "行")) data-why=(t("Why", "原因"))
+                data-key=(t("Key", "密钥")) data-failed=(t("The import stopped; what was imported stays. Send the same again.", "导入中断；已导入的保留，可重新提交。"))
+                data-done=(t("The import is done.", "导入完成。")) {
+                (layout::csrf(&signed.session))
+                input type="hidden" name="provider" value=(provider);
+                div #choose-file hidden {
+                    label for="file" { (t("A file: text, CSV, NDJSON or JSON", "文件：文本、CSV、NDJSON 或 JSON")) }
+                    input #file type="file" accept=".txt,.csv,.json,.ndjson,.jsonl,text/plain,text/csv,application/json";
+                    span.hint { (t("Sent in pieces, so it may be large.", "分段发送，可以很大。")) }
+                }
+                div {
+                    label for="list" { (t("Or paste them, one a line", "或直接粘贴，每行一个")) }
+                    textarea #list.mono name="list" spellcheck="false" autocapitalize="off" {}
+                    span.hint { (t(
+                        "A first line with the columns key, username, expires_at, note, weight makes it CSV.",
+                        "首行写列名 key, username, expires_at, note, weight 即按 CSV 读取。",
+                    )) }
+                }
+                div.row { button.primary type="submit" { (t("Import", "导入")) } }
+            }
+            div #progress aria-live="polite" hidden {}
+        }
+    }
+}
+
+pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
+    let (visitor, provider) = (&signed.visitor, form.get("provider"));
+    let page = link("/keys/add", &[("provider", provider)]);
+    let wished = || {
+        Ok(view::AddKey {
+            key: form.get("key").to_owned(),
+            username: form.given("username"),
+            note: form.given("note"),
+            expires_at: form.parsed(visitor, "expires_at")?,
+            weight: form.parsed(visitor, "weight")?,
+            ..view::AddKey::default()
+        })
+    };
+    let body = match wished() {
+        Ok(body) => body,
+        Err(refused) => return Ok(signed.went(&page, Err(refused))),
+    };
+    let to = link("/admin/api-keys", &[("provider", provider)]);
+    match signed.send::<view::Key>(Method::POST, &to, &body).await {
+        Ok(key) => {
+            let own = link(&format!("/keys/{}", key.id), &[("provider", provider)]);
+            Ok(signed.went(&own, Ok(visitor.t("The key is in the pool.", "密钥已加入池中。").to_owned())))
+        }
+        Err(refused) => Ok(signed.went(&page, Err(refused))),
+    }
+}
+
+/// What was pasted; files go to the API in pieces.
+pub(super) async fn import(Posted { signed, form }: Posted) -> Answer {
+    let (visitor, provider, list) = (&signed.visitor, form.get("provider"), form.get("list"));
+    let t = |en, zh| visitor.t(en, zh);
+    let first = list.lines().next().unwrap_or_default();
+    let is_csv = first.split(',').any(|column| column.trim().eq_ignore_ascii_case("key"));
+    let to = link(
+        "/admin/api-keys/import",
+        &[("provider", provider), ("format", if is_csv { "csv" } else { "text" })],
+    );
+    let answer = signed.api.import(&to, list.to_owned()).await;
+    let report: view::ImportReport = match answer {
+        Ok(report) => report,
+        Err(refused) => {
+            return Ok(signed.went(&link("/keys/add", &[("provider", provider)]), Err(refused)));
+        }
+    };
+    let title = t("The import is done", "导入完成");
+    let body = html! {
+        h1 { (title) }
+        section.card {
+            p { (summary(visitor, &report)) }
+            @if !report.invalid_lines.is_empty() {
+                div.scroll tabindex="0" role="region" aria-label=(t("Lines that were not understood", "无法识别的行")) {
+                    table {
+                        thead { tr {
+                            th.number scope="col" { (t("Line", "行")) }
+                            th scope="col" { (t("Key", "密钥")) }
+                            th scope="col" { (t("Why", "原因")) }
+                        } }
+                        tbody { @for line in &report.invalid_lines {
+                            tr { td.number { (line.line) } td.mono { bdi { (line.key) } } td { (line.reason) } }
+                        } }
+                    }
+                }
+            }
+            @if !report.existing_lines.is_empty() {
+                details {
+                    summary { (t("Those that were there already", "已存在的密钥")) }
+                    table { tbody { @for line in &report.existing_lines {
+                        tr { td.number { (line.line) } td.mono { bdi { (line.key) } } }
+                    } } }
+                }
+            }
+        }
+        p { a.button.primary href=(link("/keys", &[("provider", provider)])) { (t("To the keys", "查看密钥")) } }
+    };
+    Ok(signed.page(Here::Keys, title, &body))
+}
+
+fn summary(visitor: &Visitor, report: &view::ImportReport) -> String {
+    let count = |count: usize| visitor.number(count as u64);
+    let (added, existing, invalid) = (count(report.added), count(report.existing), count(report.invalid));
+    match visitor.lang {
+        Lang::En => format!("{added} new, {existing} there already, {invalid} not understood."),
+        Lang::Zh => format!("新增 {added} 个，已存在 {existing} 个，无法识别 {invalid} 行。"),
+    }
+}
+
+pub(super) async fn export(Posted { signed, form }: Posted) -> Answer {
+    let (provider, format) = (form.get("provider"), form.get("format"));
+    let to = link("/admin/api-keys/export", &[("provider", provider), ("format", format)]);
+    let answer = signed.api.raw(Method::POST, &to, Body::empty()).await;
+    let answer = answer.map_err(|refused| signed.refused(&refused))?;
+    let name = format!("keytide-keys.{}", if format == "text" { "txt" } else { format });
+    let mut response: Response = answer.into_response();
+    if let Ok(value) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
+    }
+    Ok(response)
+}

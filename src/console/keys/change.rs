@@ -1,0 +1,208 @@
+//! Keys changed from the list or from their own page: those chosen, or all of a list.
+
+use std::time::Duration;
+
+use http::Method;
+use maud::html;
+
+use super::state;
+use crate::{
+    admin::view,
+    console::{
+        api::Refused,
+        layout::{self, Here},
+        sign_in::own_path,
+        signed::{Answer, Posted, Signed},
+        visitor::{Lang, link},
+    },
+    model::KeyId,
+};
+
+/// What is tested while a page waits for it.
+const MOST_TESTS: usize = 200;
+/// As many as fit into one request to the API.
+const AT_ONCE: usize = 20_000;
+
+pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
+    let visitor = &signed.visitor;
+    let (provider, back) = (form.get("provider"), own_path(form.get("back")));
+    let mut ids: Vec<KeyId> = form.all("id").iter().filter_map(|id| id.parse().ok()).collect();
+    if !form.get("all").is_empty() {
+        let filter = [("provider", provider), ("status", form.get("status")), ("search", form.get("search"))];
+        ids = all(&signed, &filter).await.map_err(|refused| signed.refused(&refused))?;
+    }
+    if ids.is_empty() {
+        let nothing = Refused {
+            status: http::StatusCode::BAD_REQUEST,
+            code: "invalid_selection".to_owned(),
+            message: "Choose the keys first.".to_owned(),
+        };
+        return Ok(signed.went(back, Err(nothing)));
+    }
+    let to = |path| link(path, &[("provider", provider)]);
+    match form.get("do") {
+        "delete" if form.get("sure").is_empty() => Ok(ask(&signed, provider, back, &ids)),
+        "delete" => {
+            let mut deleted = 0;
+            for ids in ids.chunks(AT_ONCE) {
+                let body = view::DeleteKeys { ids: ids.to_vec(), keys: Vec::new() };
+                let done = signed.send::<view::Deleted>(Method::DELETE, &to("/admin/api-keys"), &body).await;
+                deleted += done.map_err(|refused| signed.refused(&refused))?.deleted;
+            }
+            let count = visitor.number(deleted as u64);
+            Ok(signed.went(
+                back,
+                Ok(match visitor.lang {
+                    Lang::En => format!("Deleted: {count}. Their statistics stay."),
+                    Lang::Zh => format!("已删除 {count} 个密钥，统计数据保留。"),
+                }),
+            ))
+        }
+        "test" => test(&signed, &to("/admin/keys/health-check"), back, ids).await,
+        "disable" => {
+            let hours: u64 = form.get("hours").parse().unwrap_or(0);
+            let until = (hours > 0)
+                .then(|| visitor.now.saturating_add(Duration::from_secs(hours.min(87_600) * 3600)));
+            let body = |ids| view::DisableKeys { ids: Some(ids), until, ..view::DisableKeys::default() };
+            let outcome = switch(&signed, &to("/admin/keys/disable"), &ids, body).await;
+            Ok(signed.went(
+                back,
+                outcome
+                    .map(|(changed, missing)| counted(&signed, ("Switched off", "已停用"), changed, missing)),
+            ))
+        }
+        _ => {
+            let body = |ids| view::EnableKeys { ids: Some(ids), ..view::EnableKeys::default() };
+            let outcome = switch(&signed, &to("/admin/keys/enable"), &ids, body).await;
+            Ok(signed.went(
+                back,
+                outcome.map(|(changed, missing)| counted(&signed, ("Enabled", "已启用"), changed, missing)),
+            ))
+        }
+    }
+}
+
+async fn switch<B: serde::Serialize>(
+    signed: &Signed,
+    path: &str,
+    ids: &[KeyId],
+    body: impl Fn(Vec<KeyId>) -> B,
+) -> Result<(usize, usize), Refused> {
+    let (mut changed, mut missing) = (0, 0);
+    for ids in ids.chunks(AT_ONCE) {
+        let done: view::Changed = signed.send(Method::POST, path, &body(ids.to_vec())).await?;
+        changed += done.changed;
+        missing += done.missing.len();
+    }
+    Ok((changed, missing))
+}
+
+fn counted(signed: &Signed, (en, zh): (&str, &str), changed: usize, missing: usize) -> String {
+    let visitor = &signed.visitor;
+    let count = visitor.number(changed as u64);
+    let gone = match (missing, visitor.lang) {
+        (0, _) => String::new(),
+        (_, Lang::En) => format!(" {missing} had been deleted meanwhile."),
+        (_, Lang::Zh) => format!("其中 {missing} 个已被删除。"),
+    };
+    match visitor.lang {
+        Lang::En => format!("{en}: {count}.{gone}"),
+        Lang::Zh => format!("{zh} {count} 个密钥。{gone}"),
+    }
+}
+
+/// The ids of a whole list, read page by page.
+async fn all(signed: &Signed, filter: &[(&str, &str)]) -> Result<Vec<KeyId>, Refused> {
+    let mut ids = Vec::new();
+    for page in 1.. {
+        let number = page.to_string();
+        let mut parameters = filter.to_vec();
+        parameters.extend([("page", number.as_str()), ("pageSize", "1000")]);
+        let found: view::KeyPage = signed.api.get(&link("/admin/api-keys", &parameters)).await?;
+        ids.extend(found.keys.iter().map(|key| key.id));
+        if page >= found.pages {
+            break;
+        }
+    }
+    Ok(ids)
+}
+
+/// Deleting is asked about once more.
+fn ask(signed: &Signed, provider: &str, back: &str, ids: &[KeyId]) -> axum::response::Response {
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let count = visitor.number(ids.len() as u64);
+    let title = match visitor.lang {
+        Lang::En if ids.len() == 1 => "Delete this key?".to_owned(),
+        Lang::En => format!("Delete {count} keys?"),
+        Lang::Zh => format!("删除 {count} 个密钥？"),
+    };
+    let body = html! {
+        h1 { (title) }
+        p { (t(
+            "They leave the pool of every instance. Their statistics stay, and go on if a key is added again.",
+            "它们将从所有实例的池中移除。统计数据保留，重新添加后继续累计。",
+        )) }
+        form method="post" action="/keys/change" {
+            (layout::csrf(&signed.session))
+            input type="hidden" name="provider" value=(provider);
+            input type="hidden" name="back" value=(if back.starts_with("/keys/") { "/keys" } else { back });
+            input type="hidden" name="sure" value="1";
+            @for id in ids { input type="hidden" name="id" value=(id); }
+            div.row {
+                button.danger name="do" value="delete" { (t("Delete", "删除")) }
+                a.button href=(back) { (t("Keep them", "取消")) }
+            }
+        }
+    };
+    signed.page(Here::Keys, &title, &body)
+}
+
+async fn test(signed: &Signed, path: &str, back: &str, ids: Vec<KeyId>) -> Answer {
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    if ids.len() > MOST_TESTS {
+        let too_many = Refused {
+            status: http::StatusCode::BAD_REQUEST,
+            code: "too_many_tests".to_owned(),
+            message: t(
+                "At most 200 keys are tested here at a time; `keytide keys test --all` tests more.",
+                "这里一次最多测试 200 个密钥；更多请使用 keytide keys test --all。",
+            )
+            .to_owned(),
+        };
+        return Ok(signed.went(back, Err(too_many)));
+    }
+    let body = view::CheckKeys { ids: Some(ids), ..view::CheckKeys::default() };
+    let report: view::CheckReport =
+        signed.send(Method::POST, path, &body).await.map_err(|refused| signed.refused(&refused))?;
+    let title = match visitor.lang {
+        Lang::En => format!("Tested: {} well, {} not", report.summary.ok, report.summary.failed),
+        Lang::Zh => format!("测试结果：{} 个正常，{} 个异常", report.summary.ok, report.summary.failed),
+    };
+    let body = html! {
+        h1 { (title) }
+        section.card {
+            div.scroll tabindex="0" role="region" aria-label=(title) {
+                table {
+                    thead { tr {
+                        th scope="col" { (t("Key", "密钥")) }
+                        th scope="col" { (t("Result", "结果")) }
+                        th scope="col" { (t("State now", "当前状态")) }
+                        th scope="col" { (t("What the provider said", "服务商的回应")) }
+                    } }
+                    tbody { @for result in &report.results {
+                        tr {
+                            th scope="row" { a.mono href={ "/keys/" (result.id) } { (result.id.short()) } }
+                            td { span.state.good[result.ok].bad[!result.ok] { (if result.ok { t("well", "正常") } else { t("not well", "异常") }) } }
+                            td { @if let Some(status) = result.status { (state(visitor, status)) } }
+                            td { (result.detail) }
+                        }
+                    } }
+                }
+            }
+        }
+        p { a.button href=(back) { (t("Back to the keys", "返回密钥列表")) } }
+    };
+    Ok(signed.page(Here::Keys, &title, &body))
+}

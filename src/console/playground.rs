@@ -1,0 +1,207 @@
+//! Asking a model as a caller would, and the same call for one's own program.
+
+use axum::{Router, body::Body, routing::get};
+use http::Method;
+use http_body_util::BodyExt;
+use maud::{Markup, html};
+use serde_json::{Value, json};
+
+use super::{
+    Console, assets,
+    form::Form,
+    layout::{self, Here},
+    signed::{Answer, Posted, Signed},
+    visitor::{Params, Visitor, link},
+    words,
+};
+use crate::admin::view;
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new().route("/playground", get(show).post(ask))
+}
+
+/// What stands in the fields.
+#[derive(Default)]
+struct Filled {
+    token: String,
+    model: String,
+    system: String,
+    message: String,
+    temperature: String,
+}
+
+async fn show(signed: Signed, params: Params) -> Answer {
+    let templates: view::Templates = signed.get("/api/test-templates").await?;
+    let chosen = templates.templates.iter().find(|one| one.id == params.get("template"));
+    let filled = chosen.or(templates.templates.first()).map(|one| Filled {
+        token: params.get("token").to_owned(),
+        model: params.get("model").to_owned(),
+        system: one.system_prompt.clone(),
+        message: one.user_message.clone(),
+        temperature: one.temperature.to_string(),
+    });
+    page(&signed, params.get("provider"), filled.unwrap_or_default(), None).await
+}
+
+async fn ask(Posted { signed, form }: Posted) -> Answer {
+    let answer = answer(&signed, &form).await;
+    let text = |name| form.get(name).to_owned();
+    let filled = Filled {
+        token: text("token"),
+        model: text("model"),
+        system: text("system"),
+        message: text("message"),
+        temperature: text("temperature"),
+    };
+    page(&signed, form.get("provider"), filled, Some(answer)).await
+}
+
+/// What the model said, or why it did not.
+async fn answer(signed: &Signed, form: &Form) -> Result<String, String> {
+    let trial = json!({
+        "token": form.get("token"), "model": form.get("model"), "message": form.get("message"),
+        "system": form.given("system"), "temperature": form.get("temperature").parse::<f32>().ok(),
+    });
+    let to = link("/admin/playground", &[("provider", form.get("provider"))]);
+    let answer = signed.api.raw(Method::POST, &to, Body::from(trial.to_string())).await;
+    let answer = answer.map_err(|refused| words::of(&signed.visitor, &refused))?;
+    let broken = || signed.visitor.t("The answer broke off.", "回答中断。").to_owned();
+    let body = answer.into_body().collect().await.map_err(|_| broken())?.to_bytes();
+    let value: Value = serde_json::from_slice(&body).map_err(|_| broken())?;
+    Ok(value["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn page(
+    signed: &Signed,
+    provider: &str,
+    filled: Filled,
+    answer: Option<Result<String, String>>,
+) -> Answer {
+    let path = |path| link(path, &[("provider", provider)]);
+    let (tokens, stats) = (path("/admin/tokens"), path("/admin/stats"));
+    let (tokens, stats, providers, templates) = tokio::join!(
+        signed.get::<view::TokenList>(&tokens),
+        signed.get::<view::Stats>(&stats),
+        signed.get::<Vec<view::Provider>>("/admin/providers"),
+        signed.get::<view::Templates>("/api/test-templates"),
+    );
+    let (tokens, stats, providers, templates) = (tokens?, stats?, providers?, templates?);
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let usable: Vec<_> = tokens.tokens.iter().filter(|token| !token.expired).collect();
+    let model = match filled.model.as_str() {
+        "" => stats.models.first().map(|model| model.model.clone()).unwrap_or_default(),
+        model => model.to_owned(),
+    };
+    let body = html! {
+        div.head {
+            h1 { (t("Playground", "试用")) }
+            (layout::choose_provider(visitor, &providers, &tokens.provider, "/playground"))
+        }
+        @if usable.is_empty() {
+            section.card { p.empty {
+                (t("A call needs a token, and there is none.", "调用需要令牌，目前还没有。")) " "
+                a href=(path("/tokens")) { (t("Create a token", "创建令牌")) }
+            } }
+        } @else {
+            div.pair {
+                section.card {
+                    h2 { (t("The question", "提问")) }
+                    (prompts(visitor, &templates, provider))
+                    form.wide #ask method="post" action="/playground"
+                        data-no-answer=(t("There was no answer.", "没有收到回答。")) data-took=(t("Answered in", "用时")) {
+                        (layout::csrf(&signed.session))
+                        input type="hidden" name="provider" value=(tokens.provider);
+                        div.fields {
+                            div {
+                                label for="token" { (t("Token", "令牌")) }
+                                select #token name="token" { @for token in usable {
+                                    option value=(token.id) selected[token.id.to_string() == filled.token] { (token.name) }
+                                } }
+                            }
+                            div {
+                                label for="model" { (t("Model", "模型")) }
+                                input #model name="model" required list="models" value=(model) autocomplete="off" spellcheck="false";
+                                datalist #models { @for one in &stats.models { option value=(one.model) {} } }
+                            }
+                            div {
+                                label for="temperature" { (t("Temperature", "温度")) }
+                                input #temperature name="temperature" type="number" min="0" max="2" step="0.1" value=(filled.temperature);
+                            }
+                        }
+                        div { label for="system" { (t("System prompt", "系统提示")) } input #system name="system" value=(filled.system); }
+                        div { label for="message" { (t("Message", "消息")) } textarea #message name="message" required { (filled.message) } }
+                        div.row {
+                            button.primary type="submit" { (t("Ask", "发送")) }
+                            button #stop type="button" hidden { (t("Stop", "停止")) }
+                        }
+                    }
+                }
+                section.card {
+                    h2 { (t("The answer", "回答")) }
+                    output #answer.answer for="message" aria-live="polite" {
+                        @match &answer {
+                            Some(Ok(text)) => (text),
+                            Some(Err(why)) => span.news.bad { (why) },
+                            None => span.faint { (t("It appears here as it is written.", "回答会在此逐字显示。")) },
+                        }
+                    }
+                    p #took.faint {}
+                }
+            }
+            section.card {
+                h2 { (t("The same from a program", "在程序中调用")) }
+                (samples(visitor, &tokens.provider, &model, &filled))
+            }
+            script type="module" src=(assets::path("playground.js")) {}
+        }
+    };
+    Ok(signed.page(Here::Playground, t("Playground", "试用"), &body))
+}
+
+fn prompts(visitor: &Visitor, templates: &view::Templates, provider: &str) -> Markup {
+    html! {
+        nav.choice aria-label=(visitor.t("Prompts to begin with", "提示模板")) {
+            @for one in &templates.templates {
+                a href=(link("/playground", &[("template", &one.id), ("provider", provider)])) title=(one.description) { (one.label) }
+            }
+        }
+    }
+}
+
+/// The module fills in what is typed: `%BODY%` as JSON within single quotes of a shell, `%MODEL%` and `%MESSAGES%`
+/// as JSON, which Python and Node read as their own.
+const SAMPLES: [(&str, &str); 3] = [
+    (
+        "curl",
+        "curl -N %URL%/chat/completions \\\n  -H 'Authorization: Bearer YOUR_TOKEN' \\\n  -H 'Content-Type: application/json' \\\n  -d '%BODY%'",
+    ),
+    (
+        "Python",
+        "from openai import OpenAI\n\nclient = OpenAI(base_url=\"%URL%\", api_key=\"YOUR_TOKEN\")\nstream = client.chat.completions.create(\n    model=%MODEL%,\n    messages=%MESSAGES%,\n    stream=True,\n)\nfor part in stream:\n    print(part.choices[0].delta.content or \"\", end=\"\", flush=True)",
+    ),
+    (
+        "Node",
+        "import OpenAI from \"openai\";\n\nconst client = new OpenAI({ baseURL: \"%URL%\", apiKey: \"YOUR_TOKEN\" });\nconst stream = await client.chat.completions.create({\n  model: %MODEL%,\n  messages: %MESSAGES%,\n  stream: true,\n});\nfor await (const part of stream) process.stdout.write(part.choices[0]?.delta?.content ?? \"\");",
+    ),
+];
+
+fn samples(visitor: &Visitor, provider: &str, model: &str, filled: &Filled) -> Markup {
+    let system = (!filled.system.is_empty()).then(|| json!({"role": "system", "content": filled.system}));
+    let messages: Vec<_> =
+        system.into_iter().chain([json!({"role": "user", "content": filled.message})]).collect();
+    let body =
+        json!({"model": model, "messages": messages, "stream": true}).to_string().replace('\'', "'\\''");
+    let url = format!("http://localhost:8787/{provider}/v1");
+    html! {
+        @for (at, (name, template)) in SAMPLES.into_iter().enumerate() {
+            @let text = template
+                .replace("%URL%", &url)
+                .replace("%BODY%", &body)
+                .replace("%MODEL%", &json!(model).to_string())
+                .replace("%MESSAGES%", &json!(messages).to_string());
+            div.head { h3 { (name) } button.small type="button" data-copy={ "sample-" (at) } { (visitor.t("Copy", "复制")) } }
+            pre id={ "sample-" (at) } data-template=(template) data-path={ "/" (provider) "/v1" } tabindex="0" { (text) }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The configuration in force: what each setting is, and who said so.
+
+use axum::{Router, routing::get};
+use maud::{Markup, html};
+
+use super::{
+    Console,
+    layout::Here,
+    signed::{Answer, Signed},
+    visitor::{Params, Visitor},
+};
+use crate::admin::view;
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new().route("/settings", get(show))
+}
+
+async fn show(signed: Signed, params: Params) -> Answer {
+    let configuration: view::Configuration = signed.get("/admin/config").await?;
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let search = params.get("search").trim().to_lowercase();
+    let wanted = |setting: &&view::Setting| {
+        setting.name.contains(&search) || setting.value.to_lowercase().contains(&search)
+    };
+    let (defaults, set): (Vec<_>, Vec<_>) =
+        configuration.settings.iter().filter(wanted).partition(|setting| setting.source == "default");
+    let body = html! {
+        div.head {
+            h1 { (t("Settings", "设置")) }
+            form.line method="get" action="/settings" role="search" {
+                div {
+                    label.hidden for="search" { (t("Search", "搜索")) }
+                    input #search type="search" name="search" value=(search) placeholder=(t("Name or value", "名称或取值"));
+                }
+                button type="submit" { (t("Search", "搜索")) }
+            }
+        }
+        p.faint {
+            @match &configuration.file {
+                Some(file) => { (t("Read from", "读取自")) " " code { (file) } ". " }
+                None => { (t("No file was read.", "没有读取配置文件。")) " " }
+            }
+            (t(
+                "To change something, edit the file or the environment, and reload (SIGHUP) or restart.",
+                "修改请编辑文件或环境变量，然后重新加载（SIGHUP）或重启。",
+            ))
+        }
+        section.card aria-label=(t("Settings", "设置")) {
+            @if defaults.is_empty() && set.is_empty() {
+                p.empty { (t("No setting is like that.", "没有符合条件的设置。")) " " a href="/settings" { (t("Show all", "显示全部")) } }
+            } @else {
+                @if !set.is_empty() { h2 { (t("Set here", "已设置")) } (table(visitor, &set)) }
+                @if !defaults.is_empty() {
+                    details open[set.is_empty() || !search.is_empty()] {
+                        summary { (t("At their defaults", "默认值")) " (" (defaults.len()) ")" }
+                        (table(visitor, &defaults))
+                    }
+                }
+            }
+        }
+    };
+    Ok(signed.page(Here::Settings, t("Settings", "设置"), &body))
+}
+
+fn table(visitor: &Visitor, settings: &[&view::Setting]) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    html! {
+        table.cards {
+            thead { tr {
+                th scope="col" { (t("Setting", "设置项")) }
+                th scope="col" { (t("Value", "取值")) }
+                th scope="col" { (t("From", "来源")) }
+            } }
+            tbody { @for setting in settings {
+                tr {
+                    th.name scope="row" { code { (setting.name) } }
+                    td.name data-label=(t("Value", "取值")) {
+                        @if setting.value.is_empty() { span.faint { "–" } } @else { code { bdi { (setting.value) } } }
+                    }
+                    td.name data-label=(t("From", "来源")) { span.faint { (setting.source) } }
+                }
+            } }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! A visitor who may see and change things: what every page but the public ones begins with.
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Request},
+    response::{IntoResponse, Redirect, Response},
+};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use maud::Markup;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Console,
+    api::{Api, Refused},
+    form::Form,
+    layout::{self, Here},
+    visitor::{SAID, Visitor, link},
+    words,
+};
+use crate::admin::view;
+
+/// Longer news would not fit into a cookie.
+const LONGEST_NEWS: usize = 400;
+
+pub(super) struct Signed {
+    pub(super) visitor: Visitor,
+    pub(super) api: Api,
+    pub(super) session: view::Session,
+}
+
+/// The page to answer with instead.
+pub(super) struct Failure(Box<Response>);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
+
+impl From<Response> for Failure {
+    fn from(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
+pub(super) type Answer = Result<Response, Failure>;
+
+impl Signed {
+    pub(super) async fn of(parts: &mut Parts, console: &Console) -> Result<Self, Failure> {
+        let visitor = Visitor::of(&parts.headers, &parts.uri, console.clock.now());
+        let api = Api::of(&console.api, parts);
+        match api.get::<view::Session>("/admin/session").await {
+            Ok(session) => Ok(Self { visitor, api, session }),
+            Err(refused) if refused.status == StatusCode::UNAUTHORIZED => {
+                let ended = if refused.code == "session_ended" { "1" } else { "" };
+                // A form is not sent a second time by itself.
+                let next = if parts.method == Method::GET { visitor.here.as_str() } else { "" };
+                let next = if next == "/" { "" } else { next };
+                let to = link("/login", &[("next", next), ("ended", ended)]);
+                Err(Redirect::to(&to).into_response().into())
+            }
+            Err(refused) => Err(layout::refused(&visitor, None, &refused).into()),
+        }
+    }
+
+    /// What the API says there; where it refuses, the page that explains it.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.api.get(path).await.map_err(|refused| self.refused(&refused))
+    }
+
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Refused> {
+        self.api.send(method, path, body).await
+    }
+
+    pub(super) fn refused(&self, refused: &Refused) -> Failure {
+        layout::refused(&self.visitor, Some(&self.session), refused).into()
+    }
+
+    pub(super) fn page(&self, here: Here, title: &str, body: &Markup) -> Response {
+        layout::page(&self.visitor, Some(&self.session), here, title, body)
+    }
+
+    /// Goes on to a page that says how it went.
+    pub(super) fn went(&self, to: &str, outcome: Result<String, Refused>) -> Response {
+        let (kind, text) = match outcome {
+            Ok(text) => ("good", text),
+            Err(refused) => ("bad", words::of(&self.visitor, &refused)),
+        };
+        let text: String = text.chars().take(LONGEST_NEWS).collect();
+        let text = utf8_percent_encode(&format!("{kind}|{text}"), NON_ALPHANUMERIC).to_string();
+        let mut response = Redirect::to(to).into_response();
+        let cookie = format!("{SAID}={text}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict");
+        if let Ok(cookie) = HeaderValue::try_from(cookie) {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        response
+    }
+}
+
+impl FromRequestParts<Console> for Signed {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, console: &Console) -> Result<Self, Failure> {
+        Self::of(parts, console).await
+    }
+}
+
+/// A form from somebody who is signed in; whether it is from a page of ours is for the API to check.
+pub(super) struct Posted {
+    pub(super) signed: Signed,
+    pub(super) form: Form,
+}
+
+impl FromRequest<Console> for Posted {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, console: &Console) -> Result<Self, Failure> {
+        let (mut parts, body) = request.into_parts();
+        let mut signed = Signed::of(&mut parts, console).await?;
+        let form = Form::from_request(Request::from_parts(parts, body), console).await?;
+        signed.api.repeat(form.get("csrf"));
+        Ok(Self { signed, form })
+    }
+}

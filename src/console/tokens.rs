@@ -1,0 +1,290 @@
+//! Client tokens: made, shown once, limited, revoked.
+
+use std::collections::HashMap;
+
+use axum::{
+    Router,
+    extract::Path,
+    routing::{get, post},
+};
+use http::{Method, StatusCode};
+use maud::{Markup, html};
+
+use super::{
+    Console,
+    api::Refused,
+    layout::{self, Here},
+    limits::{self, Limits},
+    signed::{Answer, Failure, Posted, Signed},
+    visitor::{Params, Visitor, link},
+};
+use crate::{
+    admin::view,
+    model::{TokenId, UserId},
+};
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new()
+        .route("/tokens", get(list).post(create))
+        .route("/tokens/revoke", post(revoke))
+        .route("/tokens/{id}", get(one).post(edit))
+}
+
+impl<'a> From<&'a view::Token> for Limits<'a> {
+    fn from(token: &'a view::Token) -> Self {
+        Self {
+            requests_per_minute: token.requests_per_minute,
+            requests_per_day: token.requests_per_day,
+            tokens_per_day: token.tokens_per_day,
+            allowed_models: &token.allowed_models,
+            allowed_addresses: &token.allowed_addresses,
+        }
+    }
+}
+
+/// The names of users, by their ids.
+async fn users(signed: &Signed) -> Result<Vec<(UserId, String)>, Failure> {
+    let page: view::UserPage = signed.get("/admin/users?pageSize=1000&sort=name").await?;
+    Ok(page.users.into_iter().map(|user| (user.id, user.name)).collect())
+}
+
+async fn list(signed: Signed, params: Params) -> Answer {
+    let provider = params.get("provider");
+    let path = link("/admin/tokens", &[("provider", provider)]);
+    let (list, providers, users) = tokio::join!(
+        signed.get::<view::TokenList>(&path),
+        signed.get::<Vec<view::Provider>>("/admin/providers"),
+        users(&signed)
+    );
+    let (list, providers, users) = (list?, providers?, users?);
+    let names: HashMap<UserId, &str> = users.iter().map(|(id, name)| (*id, name.as_str())).collect();
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let body = html! {
+        div.head {
+            h1 { (t("Tokens", "令牌")) }
+            (layout::choose_provider(visitor, &providers, &list.provider, "/tokens"))
+        }
+        section.card aria-label=(t("Tokens", "令牌")) {
+            div #tokens data-live {
+                @if list.tokens.is_empty() {
+                    p.empty { (t("There is no token yet. Callers need one: create it below.", "还没有令牌。调用方需要令牌，请在下方创建。")) }
+                } @else {
+                    table.cards {
+                        caption.hidden { (t("Tokens", "令牌")) }
+                        thead { tr {
+                            th scope="col" { (t("Name", "名称")) }
+                            th scope="col" { (t("User", "用户")) }
+                            th scope="col" { (t("Limits", "限额")) }
+                            th.number scope="col" { (t("Today", "今日")) }
+                            th.number scope="col" { (t("Requests", "请求")) }
+                            th.number scope="col" { (t("Tokens used", "Token 用量")) }
+                            th scope="col" { (t("Last used", "最近使用")) }
+                        } }
+                        tbody { @for token in &list.tokens { (row(visitor, provider, token, &names)) } }
+                    }
+                }
+            }
+        }
+        section.card {
+            h2 { (t("Create a token", "创建令牌")) }
+            form.wide method="post" action="/tokens" {
+                (layout::csrf(&signed.session))
+                input type="hidden" name="provider" value=(list.provider);
+                (fields(visitor, None, &users))
+                div.row { button.primary type="submit" { (t("Create the token", "创建")) } }
+            }
+        }
+    };
+    Ok(signed.page(Here::Tokens, t("Tokens", "令牌"), &body))
+}
+
+fn row(visitor: &Visitor, provider: &str, token: &view::Token, users: &HashMap<UserId, &str>) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    let own = link(&format!("/tokens/{}", token.id), &[("provider", provider)]);
+    html! {
+        tr {
+            th.name scope="row" {
+                span {
+                    a.clip href=(own) { bdi { (token.name) } }
+                    small.mono.faint { bdi { (token.token) } }
+                    @if token.expired { " " span.state.expired { (t("Expired", "过期")) } }
+                    @else if let Some(at) = token.expires_at { small.faint { " " (t("ends", "到期")) " " (visitor.ago(at)) } }
+                }
+            }
+            td.name.blank[token.user.is_none()] data-label=(t("User", "用户")) {
+                @match token.user {
+                    Some(user) => a href={ "/users/" (user) } { bdi.clip { (users.get(&user).copied().unwrap_or("–")) } },
+                    None => span.faint { "–" },
+                }
+            }
+            td.name data-label=(t("Limits", "限额")) { (limits::shown(visitor, &token.into())) }
+            td.number data-label=(t("Today", "今日")) { (visitor.number(token.requests_today)) }
+            td.number data-label=(t("Requests", "请求")) { (visitor.number(token.request_count)) }
+            td.number data-label=(t("Tokens used", "Token 用量")) { (visitor.short(token.prompt_tokens + token.completion_tokens)) }
+            td.nowrap data-label=(t("Last used", "最近使用")) { (visitor.ago_or_never(token.last_used)) }
+        }
+    }
+}
+
+fn fields(visitor: &Visitor, token: Option<&view::Token>, users: &[(UserId, String)]) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    let owner = token.and_then(|token| token.user);
+    let expires = token.and_then(|token| token.expires_at).map(|at| at.to_string());
+    let day = expires.as_deref().and_then(|text| text.get(..10));
+    html! {
+        div.fields {
+            div {
+                label for="name" { (t("Name", "名称")) }
+                input #name name="name" required maxlength="128" autocomplete="off" value=[token.map(|token| &token.name)];
+            }
+            div {
+                label for="user" { (t("User", "用户")) }
+                select #user name="user" {
+                    option value="" { (t("nobody in particular", "不指定")) }
+                    @for (id, name) in users { option value=(id) selected[owner == Some(*id)] { (name) } }
+                }
+                span.hint { (t("Their limits hold as well.", "同时受该用户的限额约束。")) }
+            }
+            div {
+                label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
+                input #expires name="expires_at" type="date" value=[day];
+                input type="hidden" name="expires_at_was" value=[day];
+            }
+        }
+        (limits::fields(visitor, &token.map(Limits::from).unwrap_or_default()))
+    }
+}
+
+async fn create(Posted { signed, form }: Posted) -> Answer {
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let provider = form.get("provider");
+    let list = link("/tokens", &[("provider", provider)]);
+    let wished = || {
+        let limits = limits::read(visitor, &form)?;
+        Ok(view::AddToken {
+            name: form.get("name").to_owned(),
+            expires_at: form.parsed(visitor, "expires_at")?,
+            user: form.parsed(visitor, "user")?,
+            allowed_models: Some(limits.allowed_models),
+            allowed_addresses: Some(limits.allowed_addresses),
+            requests_per_minute: limits.requests_per_minute,
+            requests_per_day: limits.requests_per_day,
+            tokens_per_day: limits.tokens_per_day,
+            token: None,
+        })
+    };
+    let body = match wished() {
+        Ok(body) => body,
+        Err(refused) => return Ok(signed.went(&list, Err(refused))),
+    };
+    let to = link("/admin/tokens", &[("provider", provider)]);
+    let made: view::Token = match signed.send(Method::POST, &to, &body).await {
+        Ok(made) => made,
+        Err(refused) => return Ok(signed.went(&list, Err(refused))),
+    };
+    // The one page that shows it: it goes into no cookie, no address and no log.
+    let title = t("The token is made", "令牌已创建");
+    let page = html! {
+        h1 { (title) }
+        section.card {
+            p { (t("Copy it now: it is not shown again.", "请立即复制，之后不会再显示。")) }
+            label for="made" { bdi { (made.name) } }
+            div.row {
+                input #made.mono readonly value=(made.token) spellcheck="false";
+                button.primary type="button" data-copy="made" { (t("Copy", "复制")) }
+            }
+        }
+        p { a.button href=(list) { (t("Back to the tokens", "返回令牌列表")) } }
+    };
+    Ok(signed.page(Here::Tokens, title, &page))
+}
+
+/// The API lists tokens; one alone is looked for there.
+async fn find(signed: &Signed, provider: &str, id: &str) -> Result<view::Token, Failure> {
+    let list: view::TokenList = signed.get(&link("/admin/tokens", &[("provider", provider)])).await?;
+    let id = id.parse::<TokenId>().ok();
+    list.tokens.into_iter().find(|token| Some(token.id) == id).ok_or_else(|| {
+        signed.refused(&Refused {
+            status: StatusCode::NOT_FOUND,
+            code: "unknown_token".to_owned(),
+            message: "There is no token at this address: it may just have been revoked.".to_owned(),
+        })
+    })
+}
+
+async fn one(signed: Signed, Path(id): Path<String>, params: Params) -> Answer {
+    let provider = params.get("provider");
+    let token = find(&signed, provider, &id).await?;
+    let users = users(&signed).await?;
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let body = html! {
+        p { a href=(link("/tokens", &[("provider", provider)])) { "← " (t("All tokens", "全部令牌")) } }
+        h1 { bdi { (token.name) } }
+        dl.tiles {
+            div { dt { (t("Requests", "请求数")) } dd { (visitor.number(token.request_count)) } dd.note { (visitor.number(token.failure_count)) " " (t("failed", "次失败")) } }
+            div { dt { (t("Today", "今日")) } dd { (visitor.number(token.requests_today)) } dd.note { (visitor.short(token.tokens_today)) " " (t("tokens", "Token")) } }
+            div { dt { (t("Tokens used", "Token 用量")) } dd { (visitor.short(token.prompt_tokens + token.completion_tokens)) } dd.note { (visitor.short(token.prompt_tokens)) " " (t("in", "输入")) " · " (visitor.short(token.completion_tokens)) " " (t("out", "输出")) } }
+            div { dt { (t("Last used", "最近使用")) } dd { (visitor.ago_or_never(token.last_used)) } dd.note { (t("made", "创建于")) " " (visitor.time(token.created_at)) } }
+        }
+        section.card {
+            h2 { (t("Change it", "编辑")) }
+            form.wide method="post" action={ "/tokens/" (token.id) } {
+                (layout::csrf(&signed.session))
+                input type="hidden" name="provider" value=(provider);
+                (fields(visitor, Some(&token), &users))
+                div.row { button.primary type="submit" { (t("Save", "保存")) } }
+            }
+        }
+        section.card {
+            h2 { (t("Revoke it", "吊销")) }
+            p.faint { (t("Callers that use it are refused from now on. Its figures stay.", "使用它的调用会立即被拒绝，统计数据保留。")) }
+            form method="post" action="/tokens/revoke" {
+                (layout::csrf(&signed.session))
+                input type="hidden" name="provider" value=(provider);
+                input type="hidden" name="id" value=(token.id);
+                label.check { input type="checkbox" name="sure" value="1" required; (t("Yes, revoke this token", "确认吊销该令牌")) }
+                div.row { button.danger type="submit" { (t("Revoke", "吊销")) } }
+            }
+        }
+    };
+    Ok(signed.page(Here::Tokens, &token.name, &body))
+}
+
+async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer {
+    let provider = form.get("provider");
+    let token = find(&signed, provider, &id).await?;
+    let page = link(&format!("/tokens/{}", token.id), &[("provider", provider)]);
+    let visitor = &signed.visitor;
+    let wished = || {
+        let limits = limits::read(visitor, &form)?;
+        Ok(view::EditToken {
+            name: form.given("name"),
+            expires_at: form.new_day(visitor, "expires_at")?,
+            user: Some(form.parsed(visitor, "user")?),
+            requests_per_minute: Some(limits.requests_per_minute),
+            requests_per_day: Some(limits.requests_per_day),
+            tokens_per_day: Some(limits.tokens_per_day),
+            allowed_models: Some(Some(limits.allowed_models)),
+            allowed_addresses: Some(Some(limits.allowed_addresses)),
+        })
+    };
+    let body = match wished() {
+        Ok(body) => body,
+        Err(refused) => return Ok(signed.went(&page, Err(refused))),
+    };
+    let to = link(&format!("/admin/tokens/{}", token.id), &[("provider", provider)]);
+    let saved = signed.send::<view::Token>(Method::PATCH, &to, &body).await;
+    Ok(signed.went(&page, saved.map(|_| signed.visitor.t("Saved.", "已保存。").to_owned())))
+}
+
+async fn revoke(Posted { signed, form }: Posted) -> Answer {
+    let provider = form.get("provider");
+    let token = find(&signed, provider, form.get("id")).await?;
+    let to = link(&format!("/admin/tokens/{}", token.id), &[("provider", provider)]);
+    let done = signed.send::<view::Deleted>(Method::DELETE, &to, &()).await;
+    let done = done.map(|_| signed.visitor.t("The token is revoked.", "令牌已吊销。").to_owned());
+    Ok(signed.went(&link("/tokens", &[("provider", provider)]), done))
+}

@@ -1,0 +1,342 @@
+//! Users: their limits, their days, whether they may come in.
+
+use std::collections::HashMap;
+
+use axum::{
+    Router,
+    extract::Path,
+    routing::{get, post},
+};
+use http::{Method, StatusCode};
+use maud::{Markup, html};
+
+use super::{
+    Console,
+    api::Refused,
+    chart::{self, Bar},
+    layout::{self, Here},
+    limits::{self, Limits},
+    signed::{Answer, Failure, Posted, Signed},
+    visitor::{Params, Visitor, link},
+};
+use crate::{
+    admin::view,
+    model::{Day, Timestamp, UserId},
+};
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new()
+        .route("/users", get(list).post(create))
+        .route("/users/{id}", get(one).post(edit))
+        .route("/users/{id}/delete", post(delete))
+}
+
+impl<'a> From<&'a view::User> for Limits<'a> {
+    fn from(user: &'a view::User) -> Self {
+        Self {
+            requests_per_minute: user.requests_per_minute,
+            requests_per_day: user.requests_per_day,
+            tokens_per_day: user.tokens_per_day,
+            allowed_models: &user.allowed_models,
+            allowed_addresses: &user.allowed_addresses,
+        }
+    }
+}
+
+async fn list(signed: Signed, params: Params) -> Answer {
+    let search = params.get("search");
+    let query = [("search", search), ("page", params.get("page")), ("sort", "name")];
+    let page: view::UserPage = signed.get(&link("/admin/users", &query)).await?;
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let body = html! {
+        div.head {
+            h1 { (t("Users", "用户")) }
+            form.line method="get" action="/users" role="search" {
+                div {
+                    label.hidden for="search" { (t("Search", "搜索")) }
+                    input #search type="search" name="search" value=(search) placeholder=(t("Name or id", "名称或编号"));
+                }
+                button type="submit" { (t("Search", "搜索")) }
+            }
+        }
+        section.card aria-label=(t("Users", "用户")) {
+            div #users data-live {
+                @if page.users.is_empty() {
+                    p.empty { @if search.is_empty() {
+                        (t("There is no user yet. Users are people whose tokens share limits and daily logs.", "还没有用户。用户的多个令牌共享限额与每日记录。"))
+                    } @else { (t("No user is like that.", "没有符合条件的用户。")) " " a href="/users" { (t("Show all", "显示全部")) } } }
+                } @else {
+                    table.cards {
+                        caption.hidden { (t("Users", "用户")) }
+                        thead { tr {
+                            th scope="col" { (t("Name", "名称")) }
+                            th scope="col" { (t("State", "状态")) }
+                            th scope="col" { (t("Limits", "限额")) }
+                            th.number scope="col" { (t("Requests today", "今日请求")) }
+                            th.number scope="col" { (t("Tokens today", "今日 Token")) }
+                            th.number scope="col" { (t("Own tokens", "令牌数")) }
+                        } }
+                        tbody { @for user in &page.users {
+                            tr {
+                                th.name scope="row" { span {
+                                    a.clip href={ "/users/" (user.id) } { bdi { (user.name) } }
+                                    @if let Some(note) = &user.note { small.faint.clip { bdi { (note) } } }
+                                } }
+                                td data-label=(t("State", "状态")) { (state(visitor, user.enabled)) }
+                                td.name data-label=(t("Limits", "限额")) { (limits::shown(visitor, &user.into())) }
+                                td.number data-label=(t("Requests today", "今日请求")) { (visitor.number(user.requests_today)) }
+                                td.number data-label=(t("Tokens today", "今日 Token")) { (visitor.short(user.tokens_today)) }
+                                td.number data-label=(t("Own tokens", "令牌数")) { (user.tokens.len()) }
+                            }
+                        } }
+                    }
+                    (layout::pager(visitor, page.page, page.pages, |to| link("/users", &[("search", search), ("page", &to.to_string())])))
+                }
+            }
+        }
+        section.card {
+            h2 { (t("Add a user", "添加用户")) }
+            form.wide method="post" action="/users" {
+                (layout::csrf(&signed.session))
+                (fields(visitor, None))
+                div.row { button.primary type="submit" { (t("Add the user", "添加")) } }
+            }
+        }
+    };
+    Ok(signed.page(Here::Users, t("Users", "用户"), &body))
+}
+
+fn state(visitor: &Visitor, enabled: bool) -> Markup {
+    html! {
+        @if enabled { span.state.good { (visitor.t("May call", "可用")) } }
+        @else { span.state.bad { (visitor.t("Switched off", "停用")) } }
+    }
+}
+
+fn fields(visitor: &Visitor, user: Option<&view::User>) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    html! {
+        div.fields {
+            div {
+                label for="name" { (t("Name", "名称")) }
+                input #name name="name" required maxlength="128" autocomplete="off" value=[user.map(|user| &user.name)];
+            }
+            div {
+                label for="note" { (t("Note", "备注")) }
+                input #note name="note" maxlength="256" value=[user.and_then(|user| user.note.as_deref())];
+            }
+        }
+        (limits::fields(visitor, &user.map(Limits::from).unwrap_or_default()))
+    }
+}
+
+async fn create(Posted { signed, form }: Posted) -> Answer {
+    let visitor = &signed.visitor;
+    let wished = match limits::read(visitor, &form) {
+        Ok(wished) => wished,
+        Err(refused) => return Ok(signed.went("/users", Err(refused))),
+    };
+    let body = view::AddUser {
+        name: form.get("name").to_owned(),
+        note: form.given("note"),
+        enabled: None,
+        requests_per_minute: wished.requests_per_minute,
+        requests_per_day: wished.requests_per_day,
+        tokens_per_day: wished.tokens_per_day,
+        allowed_models: Some(wished.allowed_models),
+        allowed_addresses: Some(wished.allowed_addresses),
+    };
+    match signed.send::<view::User>(Method::POST, "/admin/users", &body).await {
+        Ok(user) => Ok(signed.went(
+            &format!("/users/{}", user.id),
+            Ok(visitor
+                .t(
+                    "The user is added. Tokens name their user when they are made.",
+                    "用户已添加。创建令牌时可指定用户。",
+                )
+                .to_owned()),
+        )),
+        Err(refused) => Ok(signed.went("/users", Err(refused))),
+    }
+}
+
+fn checked(signed: &Signed, id: &str) -> Result<UserId, Failure> {
+    id.parse().map_err(|_| {
+        signed.refused(&Refused {
+            status: StatusCode::NOT_FOUND,
+            code: "unknown_user".to_owned(),
+            message: "There is no user at this address.".to_owned(),
+        })
+    })
+}
+
+async fn one(signed: Signed, Path(id): Path<String>) -> Answer {
+    let id = checked(&signed, &id)?;
+    let (user, days) = (format!("/admin/users/{id}"), format!("/admin/users/{id}/days"));
+    let (user, days) = tokio::join!(signed.get::<view::User>(&user), signed.get::<view::UserDays>(&days));
+    let (user, days) = (user?, days?);
+    let visitor = &signed.visitor;
+    let t = |en, zh| visitor.t(en, zh);
+    let body = html! {
+        p { a href="/users" { "← " (t("All users", "全部用户")) } }
+        div.head {
+            div.row { h1 { bdi { (user.name) } } (state(visitor, user.enabled)) }
+            form method="post" action={ "/users/" (user.id) } {
+                (layout::csrf(&signed.session))
+                @if user.enabled { button.danger name="enabled" value="no" { (t("Switch off", "停用")) } }
+                @else { button.primary name="enabled" value="yes" { (t("Let in again", "重新启用")) } }
+            }
+        }
+        div #user data-live {
+            dl.tiles {
+                div {
+                    dt { (t("Requests today", "今日请求")) } dd { (visitor.number(user.requests_today)) }
+                    dd.note { (of_limit(visitor, user.requests_today, user.requests_per_day)) }
+                }
+                div {
+                    dt { (t("Tokens today", "今日 Token")) } dd { (visitor.short(user.tokens_today)) }
+                    dd.note { (of_limit(visitor, user.tokens_today, user.tokens_per_day)) }
+                }
+                div {
+                    dt { (t("Day ends", "当日结束")) } dd { (visitor.ago(user.day_ends_at)) }
+                    dd.note { (days.time_zone) }
+                }
+                div {
+                    dt { (t("Tokens", "令牌")) } dd { (user.tokens.len()) }
+                    dd.note { @for token in &user.tokens { a href=(link(&format!("/tokens/{}", token.id), &[("provider", &token.provider)])) { bdi { (token.name) } } " " } }
+                }
+            }
+            (chart::requests(visitor, t("The last 30 days", "最近 30 天"), t("Day", "日期"), &bars(visitor, &days)))
+            (log(visitor, &days))
+        }
+        section.card {
+            h2 { (t("Name and limits", "名称与限额")) }
+            form.wide method="post" action={ "/users/" (user.id) } {
+                (layout::csrf(&signed.session))
+                (fields(visitor, Some(&user)))
+                div.row { button.primary type="submit" { (t("Save", "保存")) } }
+            }
+        }
+        section.card {
+            h2 { (t("Delete this user", "删除用户")) }
+            p.faint { (t("Tokens that name them are refused from then on; daily logs stay.", "其令牌将被拒绝，每日记录保留。")) }
+            form method="post" action={ "/users/" (user.id) "/delete" } {
+                (layout::csrf(&signed.session))
+                label.check { input type="checkbox" name="sure" value="1" required; (t("Yes, delete this user", "确认删除该用户")) }
+                div.row { button.danger type="submit" { (t("Delete", "删除")) } }
+            }
+        }
+    };
+    Ok(signed.page(Here::Users, &user.name, &body))
+}
+
+fn of_limit(visitor: &Visitor, used: u64, limit: Option<u64>) -> Markup {
+    html! {
+        @match limit {
+            Some(limit) => {
+                (visitor.t("of", "上限")) " " (visitor.short(limit))
+                progress max=(limit) value=(used.min(limit)) aria-label=(visitor.t("Used of the limit", "已用限额")) {}
+            }
+            None => (visitor.t("no limit", "不限")),
+        }
+    }
+}
+
+const FULL: (&str, &str) = ("%-d %b %Y", "%Y年%-m月%-d日");
+
+fn date(visitor: &Visitor, day: Day, (en, zh): (&str, &str)) -> String {
+    let text = day.to_string();
+    match text.parse::<Timestamp>() {
+        Ok(at) => visitor.date(at, en, zh),
+        Err(_) => text,
+    }
+}
+
+/// Every day has its place, also those on which nothing was asked.
+fn bars(visitor: &Visitor, days: &view::UserDays) -> Vec<Bar> {
+    let known: HashMap<Day, &view::LogData> = days.days.iter().map(|day| (day.date, &day.log_data)).collect();
+    let of = |day: u32| {
+        let day = Day(day);
+        let uses = known.get(&day).map(|data| &data.shared_key_usage);
+        Bar {
+            label: date(visitor, day, ("%-d %b", "%-m/%-d")),
+            name: date(visitor, day, FULL),
+            good: uses.map_or(0, |uses| uses.successful_calls),
+            bad: uses.map_or(0, |uses| uses.failed_calls),
+            other: uses.map_or(0, |uses| uses.other_calls),
+        }
+    };
+    (days.from.0..=days.to.0).map(of).collect()
+}
+
+fn log(visitor: &Visitor, days: &view::UserDays) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    html! {
+        @if !days.days.is_empty() {
+            section.card {
+                h2 { (t("Daily log", "每日记录")) }
+                div.scroll tabindex="0" role="region" aria-label=(t("Daily log", "每日记录")) {
+                    table {
+                        thead { tr {
+                            th scope="col" { (t("Day", "日期")) }
+                            th.number scope="col" { (t("Conversations", "对话")) }
+                            th.number scope="col" { (t("API calls", "API 调用")) }
+                            th.number scope="col" { (t("Uploads", "上传")) }
+                            th.number scope="col" { (t("Tokens", "Token")) }
+                            th.number scope="col" { (t("Keys used", "使用密钥")) }
+                            th.number scope="col" { (t("Limits hit", "触发限额")) }
+                            th.number scope="col" { (t("Refused", "被拒")) }
+                            th.number scope="col" { (t("Server errors", "服务错误")) }
+                        } }
+                        tbody { @for day in days.days.iter().rev() {
+                            @let data = &day.log_data;
+                            @let uses = &data.shared_key_usage;
+                            tr {
+                                th.nowrap scope="row" { (date(visitor, day.date, FULL)) }
+                                td.number { (visitor.number(data.conversation_count)) }
+                                td.number { (visitor.number(data.api_call_count)) }
+                                td.number { (visitor.number(data.upload_count)) }
+                                td.number { (visitor.short(uses.prompt_tokens + uses.completion_tokens)) }
+                                td.number { (uses.keys_used.len()) @if uses.keys_used_more { "+" } }
+                                td.number { (visitor.number(data.error_stats.rate_limit_hits)) }
+                                td.number { (visitor.number(data.error_stats.auth_failures)) }
+                                td.number { (visitor.number(data.error_stats.server_errors)) }
+                            }
+                        } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer {
+    let id = checked(&signed, &id)?;
+    let page = format!("/users/{id}");
+    let body = match form.get("enabled") {
+        "" => match limits::read(&signed.visitor, &form) {
+            Ok(wished) => view::EditUser {
+                name: form.given("name"),
+                note: Some(form.given("note")),
+                enabled: None,
+                requests_per_minute: Some(wished.requests_per_minute),
+                requests_per_day: Some(wished.requests_per_day),
+                tokens_per_day: Some(wished.tokens_per_day),
+                allowed_models: Some(Some(wished.allowed_models)),
+                allowed_addresses: Some(Some(wished.allowed_addresses)),
+            },
+            Err(refused) => return Ok(signed.went(&page, Err(refused))),
+        },
+        enabled => view::EditUser { enabled: Some(enabled == "yes"), ..view::EditUser::default() },
+    };
+    let saved = signed.send::<view::User>(Method::PATCH, &format!("/admin/users/{id}"), &body).await;
+    Ok(signed.went(&page, saved.map(|_| signed.visitor.t("Saved.", "已保存。").to_owned())))
+}
+
+async fn delete(Path(id): Path<String>, Posted { signed, .. }: Posted) -> Answer {
+    let id = checked(&signed, &id)?;
+    let done = signed.send::<view::Deleted>(Method::DELETE, &format!("/admin/users/{id}"), &()).await;
+    let done = done.map(|_| signed.visitor.t("The user is deleted.", "用户已删除。").to_owned());
+    Ok(signed.went("/users", done))
+}

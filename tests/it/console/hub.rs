@@ -1,0 +1,63 @@
+//! What is shown of a hub, in step and out of reach.
+
+use keytide::model::Delta;
+
+use super::{
+    Visitor, World,
+    browser::{Browser, skipped},
+};
+use crate::{
+    pg::{Cluster, Options},
+    replication::node,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_is_shown_in_step_and_out_of_reach() {
+    if skipped(&["HUB_TESTS"]) {
+        return;
+    }
+    let mut cluster = Cluster::start(Options::default());
+    let url = cluster.url("postgres", "postgres");
+    node::keytide(&["schema", "apply"], &url);
+    let hub = format!("[sync]\ndatabase_url = \"{url}\"\ninterval = \"1s\"\ninstance = \"east\"\n");
+    let world = World::configured(&hub, &["sk-one-0123456789"], Delta::default()).await;
+    let visitor = Visitor::sign_in(&world).await;
+    assert!(visitor.post_on("/storage/sync", &[]).await.contains("are in step."));
+    let page = visitor.page("/storage").await;
+    for says in ["Replication: default", "in step", "east", "this one", "ollama_api_keys", "Full in"] {
+        assert!(page.contains(says), "{says}: {page}");
+    }
+    assert!(visitor.page("/").await.contains("What needs attention"));
+    cluster.stop();
+    let refused = visitor.post_on("/storage/sync", &[]).await;
+    assert!(refused.contains("news bad"), "{refused}");
+    let page = visitor.page("/storage").await;
+    assert!(page.contains("failing, tried again"), "{page}");
+    assert!(visitor.page("/").await.contains("is not in step. Serving and counting go on."));
+    if skipped(&["BROWSER_TESTS"]) {
+        return;
+    }
+    let browser = Browser::start(&world, (1280, 900)).await;
+    browser.sign_in(&world).await;
+    browser.sees(".attention", "is not in step").await;
+    browser.go("/storage").await;
+    browser.sees(".state", "failing, tried again").await;
+    browser.is_accessible().await;
+    browser.fits().await;
+    browser.ends_well().await;
+}
+
+#[tokio::test]
+async fn statistics_that_are_not_public_are_shown_to_nobody_outside() {
+    let world = World::configured("", &["sk-one-0123456789"], Delta::default()).await;
+    let client = super::plain_client();
+    assert_eq!(client.get(world.url("/stats")).send().await.unwrap().status(), 200);
+    let mut config = world.keytide.config.clone();
+    config.server.public_stats = false;
+    let mut loaded = super::loaded(&world.keytide);
+    loaded.config = config;
+    world.keytide.app.reload(&loaded).await.unwrap();
+    let closed = client.get(world.url("/stats")).send().await.unwrap();
+    assert_eq!(closed.status(), 404);
+    assert!(closed.text().await.unwrap().contains("Public statistics are switched off here."));
+}

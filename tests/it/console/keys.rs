@@ -1,0 +1,149 @@
+//! Keys come in, are looked at, switched and deleted.
+
+use std::fmt::Write;
+
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::{
+    Visitor, World,
+    browser::{Browser, skipped},
+};
+
+#[tokio::test]
+async fn keys_come_and_go_by_forms_alone() {
+    let world = World::new(&[]).await;
+    let visitor = Visitor::sign_in(&world).await;
+    assert!(visitor.page("/keys").await.contains("There is no key yet."));
+    let hostile = "<script>alert(1)</script>";
+    let added =
+        [("key", "sk-one-0123456789"), ("username", hostile), ("weight", "7"), ("provider", "ollama")];
+    let page = visitor.post_on("/keys/add", &added).await;
+    assert!(page.contains("The key is in the pool.") && page.contains("&lt;script&gt;alert(1)"), "{page}");
+    assert!(!page.contains(hostile) && !page.contains("sk-one-0123456789"), "{page}");
+    assert!(visitor.post_on("/keys/add", &added).await.contains("This key is there already"));
+    let list = "sk-two-0123456789\nsk-two-0123456789\nshort\nsk-three-0123456789";
+    let report = visitor.post("/keys/import", &[("list", list), ("provider", "ollama")]).await;
+    let report = report.text().await.unwrap();
+    assert!(report.contains("2 new, 1 there already, 1 not understood."), "{report}");
+    assert!(report.contains("the key is shorter than 8 characters"), "{report}");
+
+    let page = visitor.page("/keys?search=alert").await;
+    let id = page.split_once("name=\"id\" value=\"").unwrap().1.split('"').next().unwrap().to_owned();
+    let own = visitor.page(&format!("/keys/{id}")).await;
+    assert!(own.contains("&lt;script&gt;") && own.contains("value=\"7\""), "{own}");
+    let edited = visitor.post_on(&format!("/keys/{id}"), &[("note", "ours"), ("weight", "2")]).await;
+    assert!(
+        edited.contains("Saved.") && edited.contains("ours") && !edited.contains("&lt;script&gt;"),
+        "{edited}"
+    );
+
+    // What is not a day ends nothing, and a time within a day outlives the saving of something else.
+    let path = format!("/admin/api-keys/{id}");
+    world.keytide.admin("PATCH", &path, &json!({"expires_at": "2099-12-31T23:59:00Z"})).await;
+    let own = format!("/keys/{id}");
+    for (day, was, says, expires_at) in [
+        ("soon", "2099-12-31", "cannot be read", json!("2099-12-31T23:59:00Z")),
+        ("2099-12-31", "2099-12-31", "Saved.", json!("2099-12-31T23:59:00Z")),
+        ("2098-01-01", "2099-12-31", "Saved.", json!("2098-01-01T00:00:00Z")),
+        ("", "2098-01-01", "Saved.", json!(null)),
+    ] {
+        let form = [("expires_at", day), ("expires_at_was", was), ("weight", "2")];
+        assert!(visitor.post_on(&own, &form).await.contains(says), "{day}");
+        assert_eq!(world.keytide.admin("PATCH", &path, &json!({})).await["expires_at"], expires_at, "{day}");
+    }
+
+    // All of a list, whatever is chosen.
+    let all = [("do", "disable"), ("all", "1"), ("search", ""), ("hours", "24"), ("back", "/keys")];
+    assert!(visitor.post_on("/keys/change", &all).await.contains("Switched off: 3."));
+    assert!(visitor.page("/keys?status=disabled").await.contains("back <time"));
+    let tested = visitor.post("/keys/change", &[("do", "test"), ("id", &id), ("back", "/keys")]).await;
+    assert!(tested.text().await.unwrap().contains("Tested: 1 well, 0 not"));
+    let ask = visitor.post("/keys/change", &[("do", "delete"), ("id", &id), ("back", "/keys")]).await;
+    assert!(ask.text().await.unwrap().contains("Delete this key?"));
+    assert_eq!(visitor.get(&format!("/keys/{id}")).await.status(), StatusCode::OK, "it was only asked");
+    let sure = [("do", "delete"), ("id", &*id), ("back", "/keys"), ("sure", "1")];
+    assert!(visitor.post_on("/keys/change", &sure).await.contains("Deleted: 1."));
+    // Somebody else's page still shows it.
+    let gone = visitor.get(&format!("/keys/{id}")).await;
+    assert_eq!(gone.status(), StatusCode::NOT_FOUND);
+    assert!(gone.text().await.unwrap().contains("has no key of this id"));
+    let late = visitor.post_on("/keys/change", &[("do", "enable"), ("id", &id), ("back", "/keys")]).await;
+    assert!(late.contains("1 had been deleted meanwhile."), "{late}");
+    let export = visitor.post("/keys/export", &[("format", "text"), ("provider", "ollama")]).await;
+    assert!(export.headers()["content-disposition"].to_str().unwrap().contains("keytide-keys.txt"));
+    let export = export.text().await.unwrap();
+    assert!(export.contains("sk-two-0123456789") && !export.contains("sk-one"), "{export}");
+}
+
+#[tokio::test]
+async fn strange_addresses_are_answered_in_words() {
+    let world = World::new(&["sk-one-0123456789"]).await;
+    let visitor = Visitor::sign_in(&world).await;
+    for (path, status, says) in [
+        ("/keys/no-id-at-all", 404, "There is no key at this address."),
+        ("/keys?provider=%3Cscript%3E", 404, "There is no provider"),
+        ("/keys?page=0", 400, "Pages are counted from 1."),
+        ("/keys?page=x", 400, "page"),
+        ("/keys?sort=colour", 400, "The query cannot be read"),
+        ("/?provider=nobody", 404, "There is no provider"),
+    ] {
+        let answer = visitor.get(path).await;
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        let page = answer.text().await.unwrap();
+        assert!(page.contains(says) && page.contains("To the overview"), "{path}: {page}");
+        assert!(!page.contains("<script>"), "{path}");
+    }
+    let long = "x".repeat(20_000);
+    assert!(visitor.page(&format!("/keys?search={long}")).await.contains("No key is like that."));
+    let nothing = visitor.post_on("/keys/change", &[("do", "enable"), ("back", "//evil.example")]).await;
+    assert!(nothing.contains("Choose the keys first."), "{nothing}");
+}
+
+#[tokio::test]
+async fn somebody_imports_a_file_and_switches_a_key_off() {
+    if skipped(&["BROWSER_TESTS"]) {
+        return;
+    }
+    let world = World::new(&[]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.csv");
+    let mut text = "key,username,note\n".to_owned();
+    // More than one piece.
+    for n in 0..40_000 {
+        writeln!(text, "sk-file-{n:08},person-{n}@example.org,{}", "a long note ".repeat(6)).unwrap();
+    }
+    text += "bad,,\n";
+    std::fs::write(&file, text).unwrap();
+    let browser = Browser::start(&world, (1280, 900)).await;
+    browser.sign_in(&world).await;
+    browser.sees(".attention", "There is no key in the pool yet").await;
+    browser.press(".attention a").await;
+    browser.sees("h1", "Add keys").await;
+    browser.is_accessible().await;
+    browser.write("#file", file.to_str().unwrap()).await;
+    browser.press("#import button").await;
+    browser.sees("#progress", "The import is done. 40,000 new, 0 there already, 1 not understood").await;
+    browser.sees("#progress td.number", "40002").await;
+    browser.is_accessible().await;
+
+    browser.go("/keys?sort=username").await;
+    browser.sees(".choice small", "40,000").await;
+    browser.is_accessible().await;
+    browser.press("tbody tr:nth-child(1) input").await;
+    browser.press("button[value=disable]").await;
+    browser.sees(".news.good", "Switched off: 1.").await;
+    browser.sees("tbody tr:nth-child(1)", "switched off by a person").await;
+    browser.press("tbody tr:nth-child(1) th a").await;
+    browser.sees(".facts", "switched off by a person").await;
+    browser.is_accessible().await;
+    browser.press("button[value=enable]").await;
+    browser.sees(".facts .state", "Active").await;
+    // Deleted from elsewhere while the page is open.
+    let id = browser.run("return document.querySelector('[name=id]').value").await;
+    world.keytide.admin("DELETE", &format!("/admin/api-keys/{}", id.as_str().unwrap()), &json!({})).await;
+    browser.press("button[value=test]").await;
+    browser.sees("td", "there is no key of this id").await;
+    browser.fits().await;
+    browser.ends_well().await;
+}

@@ -1,0 +1,136 @@
+//! The little of the WebDriver protocol that the tests need: JSON over HTTP, to Debian's chromedriver.
+//!
+//! No crate for it fits: one brings another kind of licence, another changes how texts are added up in every test.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How an answer names an element.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// A session of one browser, which ends with it.
+pub struct Driver {
+    client: Client,
+    session: String,
+    process: Child,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// What the driver said instead of doing it.
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Driver {
+    pub async fn start(flags: &[String]) -> Self {
+        let port = free_port();
+        let program = std::env::var("CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
+        let process = Command::new(&program)
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program} cannot be started ({error}): install chromium-driver"));
+        let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let base = format!("http://127.0.0.1:{port}");
+        let mut driver = Self { client, session: base.clone(), process };
+        let wishes = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": {"args": flags},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }}});
+        let deadline = Instant::now() + PATIENCE;
+        let made = loop {
+            match driver.call(Method::POST, "/session", &wishes).await {
+                Ok(made) => break made,
+                Err(Refused(why)) => assert!(Instant::now() < deadline, "no browser: {why}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        driver.session = format!("{base}/session/{}", made["sessionId"].as_str().unwrap());
+        driver
+    }
+
+    async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value, Refused> {
+        let mut request = self.client.request(method.clone(), format!("{}{path}", self.session));
+        if method == Method::POST {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| Refused(error.to_string()))?;
+        let is_good = answer.status().is_success();
+        let mut answer: Value = answer.json().await.map_err(|error| Refused(error.to_string()))?;
+        let value = answer["value"].take();
+        if is_good {
+            Ok(value)
+        } else {
+            Err(Refused(value["message"].as_str().unwrap_or_default().to_owned()))
+        }
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Result<Value, Refused> {
+        self.call(Method::POST, path, &body).await
+    }
+
+    pub async fn go(&self, url: &str) {
+        self.post("/url", json!({"url": url})).await.unwrap();
+    }
+
+    pub async fn address(&self) -> String {
+        self.call(Method::GET, "/url", &Value::Null).await.unwrap().as_str().unwrap().to_owned()
+    }
+
+    pub async fn find(&self, css: &str) -> Result<String, Refused> {
+        let found = self.post("/element", json!({"using": "css selector", "value": css})).await?;
+        Ok(found[ELEMENT].as_str().unwrap().to_owned())
+    }
+
+    pub async fn click(&self, element: &str) -> Result<(), Refused> {
+        self.post(&format!("/element/{element}/click"), json!({})).await.map(drop)
+    }
+
+    pub async fn write(&self, element: &str, text: &str) -> Result<(), Refused> {
+        self.post(&format!("/element/{element}/value"), json!({"text": text})).await.map(drop)
+    }
+
+    pub async fn run(&self, script: &str) -> Value {
+        self.post("/execute/sync", json!({"script": script, "args": []})).await.unwrap()
+    }
+
+    /// The script calls its last argument with the result.
+    pub async fn run_to_end(&self, script: &str) -> Value {
+        self.post("/execute/async", json!({"script": script, "args": []})).await.unwrap()
+    }
+
+    /// A command of the browser's own protocol.
+    pub async fn command(&self, name: &str, parameters: Value) -> Value {
+        self.post("/goog/cdp/execute", json!({"cmd": name, "params": parameters})).await.unwrap()
+    }
+
+    /// What was written into a log since it was last asked for.
+    pub async fn log(&self, kind: &str) -> Vec<String> {
+        let entries = self.post("/se/log", json!({"type": kind})).await.unwrap();
+        let entries = entries.as_array().unwrap().iter();
+        entries.map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub async fn quit(&self) {
+        self.call(Method::DELETE, "", &Value::Null).await.unwrap();
+    }
+}
