@@ -210,9 +210,9 @@ pub(super) fn pager(visitor: &Visitor, page: usize, pages: usize, to: impl Fn(us
     html! {
         @if pages > 1 {
             nav.pager aria-label=(t("Pages of the list", "列表分页")) {
-                @if page > 1 { a.button rel="prev" href=(to(page - 1)) { (t("Back", "上一页")) } }
+                @if page > 1 { a.button rel="prev" href=(to(page - 1)) { (t("Previous", "上一页")) } }
                 span { (place) }
-                @if page < pages { a.button rel="next" href=(to(page + 1)) { (t("On", "下一页")) } }
+                @if page < pages { a.button rel="next" href=(to(page + 1)) { (t("Next", "下一页")) } }
             }
         }
     }

@@ -5,8 +5,15 @@ use std::{fs, path::Path, time::Duration};
 use keytide::model::{Clock, Counts, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Usage};
 use serde_json::json;
 
-use super::{World, browser::Browser};
-use crate::harness::{chat, chat_with};
+use super::{
+    World,
+    browser::{Browser, skipped},
+};
+use crate::{
+    harness::{chat, chat_with},
+    pg::{Cluster, Options},
+    replication::node,
+};
 
 const PAGES: [(&str, &str); 13] = [
     ("overview", "/"),
@@ -24,7 +31,7 @@ const PAGES: [(&str, &str); 13] = [
     ("not-there", "/keys/nothing"),
 ];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "makes pictures for people: scripts/screenshots"]
 async fn pictures_of_every_page() {
     let folder = std::env::var("SCREENSHOTS").expect("scripts/screenshots sets SCREENSHOTS");
@@ -32,7 +39,14 @@ async fn pictures_of_every_page() {
     let kinds = ["good", "good", "dead", "good", "quota", "flaky", "good", "limited", "good"];
     let keys: Vec<String> = (0..60).map(|n| format!("{}-{n:024x}", kinds[n % kinds.len()])).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let world = World::with(&keys, history(&keys)).await;
+    // With a hub, where Postgres is installed: the page of storage and sync has most to show then.
+    let cluster = (!skipped(&["HUB_TESTS"])).then(|| Cluster::start(Options::default()));
+    let hub = cluster.as_ref().map(|cluster| {
+        let url = cluster.url("postgres", "postgres");
+        node::keytide(&["schema", "apply"], &url);
+        format!("[sync]\ndatabase_url = \"{url}\"\ninterval = \"1s\"\ninstance = \"east\"\n")
+    });
+    let world = World::configured(&hub.unwrap_or_default(), &keys, history(&keys)).await;
     let (key, user, token) = fill(&world).await;
     let own = [
         ("key", format!("/keys/{key}")),
