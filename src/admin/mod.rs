@@ -46,10 +46,11 @@ use std::{
 use arc_swap::ArcSwap;
 use axum::{
     Router, middleware,
-    response::Json,
+    response::{IntoResponse, Json, Redirect, Response},
     routing::{delete, get, patch, post},
 };
 use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use serde_json::{Value, json};
 
 pub use error::ApiError;
@@ -347,7 +348,27 @@ pub fn operator_router(admin: Arc<State>, observers: Router, pages: Router) -> R
     paths(admin)
         .merge(observers)
         .merge(pages)
-        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::map_response(guarded))
+}
+
+/// Whoever types the address of a form, or loads its answer anew, gets to the pages.
+async fn not_allowed(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if method == Method::GET && accepts.contains("text/html") && !uri.path().starts_with("/admin/") {
+        return Redirect::to("/").into_response();
+    }
+    ApiError::method_not_allowed().into_response()
+}
+
+/// What is said in JSON is never read as a page.
+async fn guarded(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    response
 }
 
 async fn index() -> Json<Value> {

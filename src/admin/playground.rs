@@ -8,7 +8,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::{
@@ -124,6 +124,14 @@ fn secret(provider: &ProviderEntry, id: TokenId) -> Result<Secret, ApiError> {
 }
 
 fn answered(answer: Result<Response, String>) -> Result<Response, ApiError> {
+    let answer = answer.map(|mut answer| {
+        // A provider's answer is never a page of this origin.
+        let is = answer.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        if !is.starts_with(b"text/event-stream") {
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        answer
+    });
     answer.map(IntoResponse::into_response).map_err(|why| {
         ApiError::new(StatusCode::BAD_GATEWAY, "no_answer", format!("There was no answer: {why}."))
     })

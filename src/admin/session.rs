@@ -155,8 +155,8 @@ fn shown(state: &State, found: &Found) -> view::Session {
     view::Session { csrf: found.csrf.to_string(), expires_at }
 }
 
-fn set_cookie(value: &str, seconds: u64, origin: Option<Origin>) -> Result<HeaderValue, ApiError> {
-    let secure = if origin.is_some_and(|origin| origin.is_https) { "; Secure" } else { "" };
+fn set_cookie(value: &str, seconds: u64, is_https: bool) -> Result<HeaderValue, ApiError> {
+    let secure = if is_https { "; Secure" } else { "" };
     let text = format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     HeaderValue::try_from(text).map_err(|_| ApiError::internal())
 }
@@ -171,6 +171,11 @@ pub(super) async fn begin(Extract(state): Extract<Shared>, request: Request) -> 
         let why = "Only a page of keytide's own begins a session.";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "csrf", why));
     }
+    // A browser's own word is enough here: it can only make the cookie stricter.
+    let says_https =
+        request.headers().get("origin").is_some_and(|value| value.as_bytes().starts_with(b"https://"));
+    let is_https = says_https || origin.is_some_and(|origin| origin.is_https);
+    let before = cookie(request.headers()).map(auth::digest);
     let body = read(request.into_body(), MAX_BODY).await?;
     let sign_in: view::SignIn = parse_json(&body)?;
     if !auth::is_right(&state, sign_in.token.trim()) {
@@ -180,8 +185,16 @@ pub(super) async fn begin(Extract(state): Extract<Shared>, request: Request) -> 
         tracing::error!("a session cannot be begun: the system gives no random numbers: {error}");
         ApiError::internal()
     })?;
+    // The token may have been changed in this very moment, which ends all sessions.
+    if !auth::is_right(&state, sign_in.token.trim()) {
+        state.sessions.end(&found.id);
+        return Ok(auth::wrong(&state, origin).await);
+    }
+    if let Some(before) = before {
+        state.sessions.end(&before);
+    }
     info!("somebody has signed in");
-    let cookie = set_cookie(&id, LONGEST.as_secs(), origin)?;
+    let cookie = set_cookie(&id, LONGEST.as_secs(), is_https)?;
     let headers =
         [(header::SET_COOKIE, cookie), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Ok((headers, Answer(shown(&state, &found))).into_response())
@@ -207,7 +220,7 @@ pub(super) async fn end(
 ) -> Result<Response, ApiError> {
     let Extension(found) = found.ok_or_else(no_session)?;
     state.sessions.end(&found.id);
-    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie("", 0, None)?)]).into_response())
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie("", 0, false)?)]).into_response())
 }
 
 fn no_session() -> ApiError {

@@ -255,7 +255,8 @@ impl App {
 
     /// Shows the operator what was configured, and where.
     pub fn show_settings(&self, loaded: &Loaded) {
-        self.shared.operator.show_settings(loaded);
+        let waiting = self.shared.started.restart_needed(&loaded.config);
+        self.shared.operator.show_settings(loaded, &waiting);
     }
 
     /// The books and, through them, everything counted so far.
@@ -284,7 +285,7 @@ impl App {
         let admin_token = AdminToken::load(&config)?;
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);
-        self.shared.operator.show_settings(loaded);
+        self.show_settings(loaded);
         self.shared.ledger.keep_logs(config.usage_log);
         self.shared.hubs.keep_logs(config.usage_log);
         self.shared.gateway.replace(live);

@@ -102,9 +102,18 @@ impl Operator {
         admin::operator_router(self.admin.clone(), observe::router(self.observe.clone()), pages)
     }
 
-    pub(super) fn show_settings(&self, loaded: &Loaded) {
+    /// `waiting` are names of settings, or of their groups, that take effect at the next start.
+    pub(super) fn show_settings(&self, loaded: &Loaded, waiting: &[&str]) {
         let settings = config::describe(loaded).into_iter();
-        let settings = settings.map(|Setting { name, value, source }| view::Setting { name, value, source });
+        let waits = |name: &str| {
+            waiting
+                .iter()
+                .any(|of| name.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+        };
+        let settings = settings.map(|Setting { name, value, source }| {
+            let at_next_start = waits(&name);
+            view::Setting { name, value, source, at_next_start }
+        });
         let file = loaded.file.as_ref().map(|file| file.display().to_string());
         self.admin.set_configuration(view::Configuration { file, settings: settings.collect() });
     }

@@ -4,12 +4,14 @@ use std::str::FromStr;
 
 use axum::{
     extract::{FromRequest, Request},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use http::StatusCode;
 
 use super::{
+    Console,
     api::Refused,
+    layout,
     visitor::{Lang, Visitor},
 };
 use crate::model::Timestamp;
@@ -66,13 +68,20 @@ impl Form {
     }
 }
 
-impl<S: Sync> FromRequest<S> for Form {
+impl FromRequest<Console> for Form {
     type Rejection = Response;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+    async fn from_request(request: Request, console: &Console) -> Result<Self, Response> {
+        let visitor = Visitor::of(request.headers(), request.uri(), console.clock.now());
         let body = axum::body::to_bytes(request.into_body(), MOST).await.map_err(|_| {
-            let text = "The form is larger than 2 MB, or did not arrive whole: use a file for long lists.";
-            (StatusCode::PAYLOAD_TOO_LARGE, text).into_response()
+            let message = visitor
+                .t(
+                    "The form is larger than 2 MB, or did not arrive whole: use a file for long lists.",
+                    "表单超过 2 MB 或未完整送达：较长的列表请使用文件。",
+                )
+                .to_owned();
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            layout::refused(&visitor, None, &Refused { status, code: "form_too_large".to_owned(), message })
         })?;
         Ok(Self(form_urlencoded::parse(&body).into_owned().collect()))
     }

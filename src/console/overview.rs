@@ -19,6 +19,8 @@ use crate::{
 
 /// A page waits no longer for a hub that does not answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What is older than the last round by so much is held back by a budget, or by a batch that is refused.
+const LONG_LAG_MS: u64 = 15 * 60_000;
 const DAY_MS: i64 = 24 * 3_600_000;
 const ROWS: usize = 8;
 
@@ -129,7 +131,26 @@ fn needs(
         };
         need(text, "/storage".to_owned(), t("Storage", "存储"), space.rung == Rung::Bare);
     }
+    if storage.is_none() || sync.is_none() || events.is_none() {
+        let text = t(
+            "Not everything could be asked in time: storage, hubs or events may need somebody.",
+            "部分信息未能及时获取：存储、中心库或事件可能需要处理。",
+        );
+        need(text, "/storage".to_owned(), t("Storage and sync", "存储与同步"), false);
+    }
     for hub in sync.iter().flat_map(|sync| &sync.hubs) {
+        let quiet = hub.last_success.map_or(0, |at| visitor.now.since(at).as_millis() as u64);
+        if hub.state == HubState::Ok && hub.lag_ms > quiet + LONG_LAG_MS {
+            let minutes = visitor.number(hub.lag_ms / 60_000);
+            let text = match visitor.lang {
+                Lang::En => format!(
+                    "What was counted here has been waiting for the hub \"{}\" for {minutes} minutes.",
+                    hub.name
+                ),
+                Lang::Zh => format!("本机的统计已等待同步到中心库「{}」{minutes} 分钟。", hub.name),
+            };
+            need(text, "/storage".to_owned(), t("See what to do", "查看处理办法"), false);
+        }
         if matches!(hub.state, HubState::Failing | HubState::Stopped) {
             let text = match visitor.lang {
                 Lang::En => format!("The hub \"{}\" is not in step. Serving and counting go on.", hub.name),

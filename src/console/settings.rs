@@ -77,6 +77,7 @@ fn table(visitor: &Visitor, settings: &[&view::Setting]) -> Markup {
                     th.name scope="row" { code { (setting.name) } }
                     td.name data-label=(t("Value", "取值")) {
                         @if setting.value.is_empty() { span.faint { "–" } } @else { code { bdi { (setting.value) } } }
+                        @if setting.at_next_start { " " span.state.warn { (t("at the next start", "下次启动时生效")) } }
                     }
                     td.name data-label=(t("From", "来源")) { span.faint { (setting.source) } }
                 }

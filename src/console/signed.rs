@@ -14,13 +14,14 @@ use super::{
     api::{Api, Refused},
     form::Form,
     layout::{self, Here},
+    sign_in::own_path,
     visitor::{SAID, Visitor, link},
     words,
 };
 use crate::admin::view;
 
 /// Longer news would not fit into a cookie.
-const LONGEST_NEWS: usize = 400;
+const LONGEST_NEWS: usize = 3_000;
 
 pub(super) struct Signed {
     pub(super) visitor: Visitor,
@@ -91,10 +92,16 @@ impl Signed {
             Ok(text) => ("good", text),
             Err(refused) => ("bad", words::of(&self.visitor, &refused)),
         };
-        let text: String = text.chars().take(LONGEST_NEWS).collect();
-        let text = utf8_percent_encode(&format!("{kind}|{text}"), NON_ALPHANUMERIC).to_string();
+        let mut news = utf8_percent_encode(&format!("{kind}|"), NON_ALPHANUMERIC).to_string();
+        for letter in text.chars() {
+            let letter = utf8_percent_encode(letter.encode_utf8(&mut [0; 4]), NON_ALPHANUMERIC).to_string();
+            if news.len() + letter.len() > LONGEST_NEWS {
+                break;
+            }
+            news += &letter;
+        }
         let mut response = Redirect::to(to).into_response();
-        let cookie = format!("{SAID}={text}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict");
+        let cookie = format!("{SAID}={news}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict");
         if let Ok(cookie) = HeaderValue::try_from(cookie) {
             response.headers_mut().append(header::SET_COOKIE, cookie);
         }
@@ -124,6 +131,8 @@ impl FromRequest<Console> for Posted {
         let mut signed = Signed::of(&mut parts, console).await?;
         let form = Form::from_request(Request::from_parts(parts, body), console).await?;
         signed.api.repeat(form.get("csrf"));
+        // From a page that answers a form there is no way back to it: whoever changes the language goes to the one before.
+        signed.visitor.here = own_path(form.get("back")).to_owned();
         Ok(Self { signed, form })
     }
 }

@@ -142,6 +142,10 @@ fn fields(visitor: &Visitor, token: Option<&view::Token>, users: &[(UserId, Stri
                 label for="user" { (t("User", "用户")) }
                 select #user name="user" {
                     option value="" { (t("nobody in particular", "不指定")) }
+                    // Whoever is not among the names stays: saving something else must not set a token free of its user.
+                    @if let Some(owner) = owner.filter(|owner| users.iter().all(|(id, _)| id != owner)) {
+                        option value=(owner) selected { (t("the user", "用户")) " " (owner.short()) }
+                    }
                     @for (id, name) in users { option value=(id) selected[owner == Some(*id)] { (name) } }
                 }
                 span.hint { (t("Their limits hold as well.", "同时受该用户的限额约束。")) }

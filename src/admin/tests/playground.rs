@@ -27,8 +27,12 @@ async fn templates_are_for_everybody_and_the_configuration_is_not() {
         assert!(!first[field].is_null(), "{field}");
     }
     assert_eq!(world.send(bare("/admin/config")).await.status, 401);
-    let setting =
-        |name: &str| view::Setting { name: name.into(), value: "x".into(), source: "default".into() };
+    let setting = |name: &str| view::Setting {
+        name: name.into(),
+        value: "x".into(),
+        source: "default".into(),
+        at_next_start: false,
+    };
     world
         .state
         .set_configuration(view::Configuration { file: None, settings: vec![setting("server.listen")] });

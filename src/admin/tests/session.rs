@@ -84,12 +84,28 @@ async fn wrong_tokens_are_slowed_down_here_too() {
 #[tokio::test]
 async fn cookies_are_for_https_alone_where_that_is_what_the_caller_uses() {
     let world = World::new();
-    for is_https in [true, false] {
+    for (is_https, says, secure) in [(true, "", true), (false, "", false), (false, "https://k.example", true)]
+    {
         let body = json!({"token": TOKEN}).to_string();
-        let mut request = Request::post("/admin/session").body(Body::from(body)).unwrap();
+        let mut request = Request::post("/admin/session").header("host", "k.example");
+        if !says.is_empty() {
+            request = request.header("origin", says);
+        }
+        let mut request = request.body(Body::from(body)).unwrap();
         let origin = crate::guard::Origin { address: "192.0.2.7".parse().unwrap(), is_https };
         request.extensions_mut().insert(origin);
         let reply = world.send(request).await;
-        assert_eq!(reply.headers["set-cookie"].to_str().unwrap().ends_with("; Secure"), is_https);
+        assert_eq!(reply.headers["set-cookie"].to_str().unwrap().ends_with("; Secure"), secure);
     }
+}
+
+#[tokio::test]
+async fn whoever_signs_in_again_leaves_no_session_behind() {
+    let world = World::new();
+    let (before, _) = sign_in(&world).await;
+    let body = json!({"token": TOKEN}).to_string();
+    let request = Request::post("/admin/session").header("cookie", &before).body(Body::from(body)).unwrap();
+    let after = cookie_of(&world.send(request).await);
+    assert_eq!(with(&world, "GET", "/admin/stats", &[("cookie", &before)]).await.status, 401);
+    assert_eq!(with(&world, "GET", "/admin/stats", &[("cookie", &after)]).await.status, 200);
 }

@@ -20,6 +20,9 @@ pub struct Setting {
     pub value: String,
     /// Where the value comes from: a file and line, a variable, a flag, or the default.
     pub source: String,
+    /// Another value is in force until the next start.
+    #[serde(default)]
+    pub at_next_start: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -20,15 +20,18 @@ use crate::{
 
 /// What is tested while a page waits for it.
 const MOST_TESTS: usize = 200;
+/// Ten years.
+const MOST_HOURS: u64 = 87_600;
 /// As many as fit into one request to the API.
 const AT_ONCE: usize = 20_000;
 
 pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
     let visitor = &signed.visitor;
     let (provider, back) = (form.get("provider"), own_path(form.get("back")));
+    let is_all = !form.get("all").is_empty();
+    let filter = [("provider", provider), ("status", form.get("status")), ("search", form.get("search"))];
     let mut ids: Vec<KeyId> = form.all("id").iter().filter_map(|id| id.parse().ok()).collect();
-    if !form.get("all").is_empty() {
-        let filter = [("provider", provider), ("status", form.get("status")), ("search", form.get("search"))];
+    if is_all {
         ids = all(&signed, &filter).await.map_err(|refused| signed.refused(&refused))?;
     }
     if ids.is_empty() {
@@ -41,7 +44,10 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
     }
     let to = |path| link(path, &[("provider", provider)]);
     match form.get("do") {
-        "delete" if form.get("sure").is_empty() => Ok(ask(&signed, provider, back, &ids)),
+        // A list that has changed meanwhile is asked about once more.
+        "delete" if form.get("sure") != ids.len().to_string() => {
+            Ok(ask(&signed, back, &ids, is_all.then_some(&filter), provider))
+        }
         "delete" => {
             let mut deleted = 0;
             for ids in ids.chunks(AT_ONCE) {
@@ -58,11 +64,14 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
                 }),
             ))
         }
-        "test" => test(&signed, &to("/admin/keys/health-check"), back, ids).await,
+        "test" => test(&signed, provider, back, ids).await,
         "disable" => {
-            let hours: u64 = form.get("hours").parse().unwrap_or(0);
-            let until = (hours > 0)
-                .then(|| visitor.now.saturating_add(Duration::from_secs(hours.min(87_600) * 3600)));
+            let hours: Option<u64> = match form.parsed(visitor, "hours") {
+                Ok(hours) => hours,
+                Err(refused) => return Ok(signed.went(back, Err(refused))),
+            };
+            let until = hours
+                .map(|hours| visitor.now.saturating_add(Duration::from_secs(hours.min(MOST_HOURS) * 3600)));
             let body = |ids| view::DisableKeys { ids: Some(ids), until, ..view::DisableKeys::default() };
             let outcome = switch(&signed, &to("/admin/keys/disable"), &ids, body).await;
             Ok(signed.went(
@@ -71,13 +80,23 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
                     .map(|(changed, missing)| counted(&signed, ("Switched off", "已停用"), changed, missing)),
             ))
         }
-        _ => {
+        "enable" => {
             let body = |ids| view::EnableKeys { ids: Some(ids), ..view::EnableKeys::default() };
             let outcome = switch(&signed, &to("/admin/keys/enable"), &ids, body).await;
             Ok(signed.went(
                 back,
                 outcome.map(|(changed, missing)| counted(&signed, ("Enabled", "已启用"), changed, missing)),
             ))
+        }
+        _ => {
+            let nothing = Refused {
+                status: http::StatusCode::BAD_REQUEST,
+                code: "invalid_action".to_owned(),
+                message: visitor
+                    .t("Say what is to be done with the keys.", "请指定要对密钥执行的操作。")
+                    .to_owned(),
+            };
+            Ok(signed.went(back, Err(nothing)))
         }
     }
 }
@@ -127,11 +146,18 @@ async fn all(signed: &Signed, filter: &[(&str, &str)]) -> Result<Vec<KeyId>, Ref
     Ok(ids)
 }
 
-/// Deleting is asked about once more.
-fn ask(signed: &Signed, provider: &str, back: &str, ids: &[KeyId]) -> axum::response::Response {
+/// Deleting is asked about once more. Of a whole list the form says which list it is: its keys may be many.
+fn ask(
+    signed: &Signed,
+    back: &str,
+    ids: &[KeyId],
+    list: Option<&[(&str, &str); 3]>,
+    provider: &str,
+) -> axum::response::Response {
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let count = visitor.number(ids.len() as u64);
+    let keys = link("/keys", &[("provider", provider)]);
     let title = match visitor.lang {
         Lang::En if ids.len() == 1 => "Delete this key?".to_owned(),
         Lang::En => format!("Delete {count} keys?"),
@@ -145,10 +171,15 @@ fn ask(signed: &Signed, provider: &str, back: &str, ids: &[KeyId]) -> axum::resp
         )) }
         form method="post" action="/keys/change" {
             (layout::csrf(&signed.session))
-            input type="hidden" name="provider" value=(provider);
-            input type="hidden" name="back" value=(if back.starts_with("/keys/") { "/keys" } else { back });
-            input type="hidden" name="sure" value="1";
-            @for id in ids { input type="hidden" name="id" value=(id); }
+            input type="hidden" name="back" value=(if back.starts_with("/keys/") { &keys } else { back });
+            input type="hidden" name="sure" value=(ids.len());
+            @if let Some(list) = list {
+                input type="hidden" name="all" value="1";
+                @for (name, value) in list { input type="hidden" name=(name) value=(value); }
+            } @else {
+                input type="hidden" name="provider" value=(provider);
+                @for id in ids { input type="hidden" name="id" value=(id); }
+            }
             div.row {
                 button.danger name="do" value="delete" { (t("Delete", "删除")) }
                 a.button href=(back) { (t("Keep them", "取消")) }
@@ -158,7 +189,7 @@ fn ask(signed: &Signed, provider: &str, back: &str, ids: &[KeyId]) -> axum::resp
     signed.page(Here::Keys, &title, &body)
 }
 
-async fn test(signed: &Signed, path: &str, back: &str, ids: Vec<KeyId>) -> Answer {
+async fn test(signed: &Signed, provider: &str, back: &str, ids: Vec<KeyId>) -> Answer {
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     if ids.len() > MOST_TESTS {
@@ -173,9 +204,10 @@ async fn test(signed: &Signed, path: &str, back: &str, ids: Vec<KeyId>) -> Answe
         };
         return Ok(signed.went(back, Err(too_many)));
     }
+    let path = link("/admin/keys/health-check", &[("provider", provider)]);
     let body = view::CheckKeys { ids: Some(ids), ..view::CheckKeys::default() };
     let report: view::CheckReport =
-        signed.send(Method::POST, path, &body).await.map_err(|refused| signed.refused(&refused))?;
+        signed.send(Method::POST, &path, &body).await.map_err(|refused| signed.refused(&refused))?;
     let title = match visitor.lang {
         Lang::En => format!("Tested: {} well, {} not", report.summary.ok, report.summary.failed),
         Lang::Zh => format!("测试结果：{} 个正常，{} 个异常", report.summary.ok, report.summary.failed),
@@ -193,7 +225,7 @@ async fn test(signed: &Signed, path: &str, back: &str, ids: Vec<KeyId>) -> Answe
                     } }
                     tbody { @for result in &report.results {
                         tr {
-                            th scope="row" { a.mono href={ "/keys/" (result.id) } { (result.id.short()) } }
+                            th scope="row" { a.mono href=(link(&format!("/keys/{}", result.id), &[("provider", provider)])) { (result.id.short()) } }
                             td { span.state.good[result.ok].bad[!result.ok] { (if result.ok { t("well", "正常") } else { t("not well", "异常") }) } }
                             td { @if let Some(status) = result.status { (state(visitor, status)) } }
                             td { (result.detail) }

@@ -132,7 +132,7 @@ fn filter(visitor: &Visitor, shown: &Shown<'_>, counts: view::KeyCounts) -> Mark
                 div {
                     label.hidden for="search" { (t("Search", "搜索")) }
                     input #search type="search" name="search" value=(shown.search)
-                        placeholder=(t("Account, note, id or a whole key", "账号、备注、编号或完整密钥"));
+                        placeholder=(t("Account, note or id", "账号、备注或编号"));
                 }
                 button type="submit" { (t("Search", "搜索")) }
             }

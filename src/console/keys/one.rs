@@ -24,8 +24,12 @@ const HOURS: i64 = 48;
 const HOUR_MS: i64 = 3_600_000;
 
 pub(super) async fn show(signed: Signed, Path(id): Path<String>, params: Params) -> Answer {
-    let provider = params.get("provider");
     let id = checked(&signed, &id)?;
+    let provider = match params.get("provider") {
+        "" => holder(&signed, id).await?,
+        named => named.to_owned(),
+    };
+    let provider = provider.as_str();
     let of = |path: String| link(&path, &[("provider", provider)]);
     let (key, hours) = (of(format!("/admin/api-keys/{id}")), of(format!("/admin/keys/{id}/hours")));
     let (key, hours) = tokio::join!(signed.get::<view::Key>(&key), signed.get::<view::KeyHours>(&hours));
@@ -44,6 +48,20 @@ pub(super) async fn show(signed: Signed, Path(id): Path<String>, params: Params)
         (edit_form(&signed, provider, &key))
     };
     Ok(signed.page(Here::Keys, &key.key, &body))
+}
+
+/// The provider that has the key, for links that know only its id; the default one where none has it.
+async fn holder(signed: &Signed, id: KeyId) -> Result<String, crate::console::signed::Failure> {
+    let path = format!("/admin/api-keys/{id}");
+    for provider in signed.get::<Vec<view::Provider>>("/admin/providers").await? {
+        let of = link(&path, &[("provider", &provider.name)]);
+        match signed.api.get::<view::Key>(&of).await {
+            Ok(_) => return Ok(provider.name),
+            Err(refused) if refused.status == http::StatusCode::NOT_FOUND => {}
+            Err(refused) => return Err(signed.refused(&refused)),
+        }
+    }
+    Ok(String::new())
 }
 
 /// Only an id goes on into a path.

@@ -54,9 +54,14 @@ async fn statistics_that_are_not_public_are_shown_to_nobody_outside() {
     assert_eq!(client.get(world.url("/stats")).send().await.unwrap().status(), 200);
     let mut config = world.keytide.config.clone();
     config.server.public_stats = false;
+    let visitor = Visitor::sign_in(&world).await;
+    let waits = visitor.page("/settings?search=server.idle_timeout").await.contains("at the next start");
+    config.server.gateway.idle_timeout += std::time::Duration::from_millis(7);
     let mut loaded = super::loaded(&world.keytide);
     loaded.config = config;
     world.keytide.app.reload(&loaded).await.unwrap();
+    let page = visitor.page("/settings?search=server.idle_timeout").await;
+    assert!(page.contains("at the next start") && !waits, "{page}");
     let closed = client.get(world.url("/stats")).send().await.unwrap();
     assert_eq!(closed.status(), 404);
     assert!(closed.text().await.unwrap().contains("Public statistics are switched off here."));

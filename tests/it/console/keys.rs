@@ -68,12 +68,69 @@ async fn keys_come_and_go_by_forms_alone() {
     let gone = visitor.get(&format!("/keys/{id}")).await;
     assert_eq!(gone.status(), StatusCode::NOT_FOUND);
     assert!(gone.text().await.unwrap().contains("has no key of this id"));
+    for (form, says) in [
+        (&[("do", "enabel"), ("all", "1"), ("back", "/keys")][..], "Say what is to be done"),
+        (&[("do", "disable"), ("all", "1"), ("hours", "soon"), ("back", "/keys")], "cannot be read"),
+    ] {
+        assert!(visitor.post_on("/keys/change", form).await.contains(says), "{form:?}");
+    }
     let late = visitor.post_on("/keys/change", &[("do", "enable"), ("id", &id), ("back", "/keys")]).await;
     assert!(late.contains("1 had been deleted meanwhile."), "{late}");
     let export = visitor.post("/keys/export", &[("format", "text"), ("provider", "ollama")]).await;
     assert!(export.headers()["content-disposition"].to_str().unwrap().contains("keytide-keys.txt"));
     let export = export.text().await.unwrap();
     assert!(export.contains("sk-two-0123456789") && !export.contains("sk-one"), "{export}");
+
+    // A whole list goes as a list, not as the names of its keys; what has changed meanwhile is asked about again.
+    let wish = [("do", "delete"), ("all", "1"), ("back", "/keys")];
+    let ask = visitor.post("/keys/change", &wish).await.text().await.unwrap();
+    assert!(
+        ask.contains("Delete 2 keys?") && ask.contains("name=\"all\"") && !ask.contains("name=\"id\""),
+        "{ask}"
+    );
+    world.keytide.admin("POST", "/admin/api-keys", &json!({"key": "sk-later-0123456789"})).await;
+    let sure = [wish[0], wish[1], wish[2], ("sure", "2")];
+    assert!(visitor.post("/keys/change", &sure).await.text().await.unwrap().contains("Delete 3 keys?"));
+    let sure = [wish[0], wish[1], wish[2], ("sure", "3")];
+    assert!(visitor.post_on("/keys/change", &sure).await.contains("Deleted: 3."));
+}
+
+#[tokio::test]
+async fn a_key_is_found_whichever_provider_has_it() {
+    let world = World::new(&["sk-one-0123456789"]).await;
+    let key = format!("sk-or-v1-{:064x}", 7);
+    let made = world.keytide.admin("POST", "/admin/api-keys?provider=openrouter", &json!({"key": key})).await;
+    let id = made["id"].as_str().unwrap();
+    let visitor = Visitor::sign_in(&world).await;
+    let page = visitor.page(&format!("/keys/{id}")).await;
+    assert!(page.contains("/keys?provider=openrouter"), "{page}");
+    let form =
+        [("do", "test"), ("id", id), ("provider", "openrouter"), ("back", "/keys?provider=openrouter")];
+    let tested = visitor.post("/keys/change", &form).await.text().await.unwrap();
+    assert!(tested.contains(&format!("/keys/{id}?provider=openrouter")), "{tested}");
+}
+
+#[tokio::test]
+async fn the_address_of_a_form_leads_to_the_pages() {
+    let world = World::new(&[]).await;
+    let client = super::plain_client();
+    for path in ["/keys/change", "/keys/import", "/logout", "/storage/sync"] {
+        let program = client.get(world.url(path)).send().await.unwrap();
+        assert_eq!(program.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        let browser = client.get(world.url(path)).header("accept", "text/html").send().await.unwrap();
+        assert_eq!(
+            (browser.status(), &browser.headers()["location"]),
+            (StatusCode::SEE_OTHER, &"/".parse().unwrap())
+        );
+    }
+    let stats = client.get(world.url("/admin/stats")).send().await.unwrap();
+    assert_eq!(stats.headers()["x-content-type-options"], "nosniff");
+    assert!(stats.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    let visitor = Visitor::sign_in(&world).await;
+    let long = "x".repeat(2_100_000);
+    let large = visitor.post("/keys/change", &[("id", &long)]).await;
+    assert_eq!(large.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(large.text().await.unwrap().contains("larger than 2 MB"));
 }
 
 #[tokio::test]

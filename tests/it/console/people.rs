@@ -1,5 +1,7 @@
 //! Tokens and users, and what is tried out with them.
 
+use serde_json::json;
+
 use super::{
     Visitor, World,
     browser::{Browser, skipped},
@@ -50,6 +52,15 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
         edited.contains("Saved.") && edited.contains("desk") && edited.contains("value=\"5\""),
         "{edited}"
     );
+    // A user who is gone, or not among so many, is still the token's.
+    let other = [("name", "Cleo")];
+    let page = visitor.post_on("/users", &other).await;
+    let cleo = page.split_once("action=\"/users/").unwrap().1.split('"').next().unwrap().to_owned();
+    let token = world.keytide.admin("POST", "/admin/tokens", &json!({"name": "hers", "user": cleo})).await;
+    let hers = token["id"].as_str().unwrap();
+    assert!(visitor.post_on(&format!("/users/{cleo}/delete"), &[]).await.contains("The user is deleted."));
+    let page = visitor.page(&format!("/tokens/{hers}")).await;
+    assert!(page.contains(&format!("<option value=\"{cleo}\" selected>")), "{page}");
     let revoked = visitor.post_on("/tokens/revoke", &[("id", &made), ("sure", "1")]).await;
     assert!(revoked.contains("The token is revoked.") && !revoked.contains("desk"), "{revoked}");
     assert_eq!(error_code(ask().await).await, (401, "invalid_api_key".to_owned()));
