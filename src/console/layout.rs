@@ -69,6 +69,8 @@ pub(super) fn page(
                 script type="module" src=(assets::path("base.js")) {}
             }
             body data-lost=(t("The connection is lost. Trying again…", "连接已断开，正在重试…"))
+                data-ended=(t("The session has ended. Copy what you have written and sign in again.", "会话已结束。请先复制已填写的内容，再重新登录。"))
+                data-gone=(t("This is no longer there, or no longer yours to see: load the page again.", "此内容已不存在或无权查看，请重新加载页面。"))
                 data-copied=(t("Copied", "已复制")) {
                 a.skip href="#main" { (t("Skip to the content", "跳到正文")) }
                 header.side {

@@ -186,6 +186,12 @@ const SAMPLES: [(&str, &str); 3] = [
     ),
 ];
 
+/// In one pass: what a visitor writes may look like a place itself.
+fn filled_in(template: &str, values: &[(&str, String)]) -> String {
+    let value = |part: &str| values.iter().find(|(name, _)| *name == part).map(|(_, value)| value.as_str());
+    template.split('%').map(|part| value(part).unwrap_or(part)).collect()
+}
+
 fn samples(visitor: &Visitor, provider: &str, model: &str, filled: &Filled) -> Markup {
     let system = (!filled.system.is_empty()).then(|| json!({"role": "system", "content": filled.system}));
     let messages: Vec<_> =
@@ -193,15 +199,28 @@ fn samples(visitor: &Visitor, provider: &str, model: &str, filled: &Filled) -> M
     let body =
         json!({"model": model, "messages": messages, "stream": true}).to_string().replace('\'', "'\\''");
     let url = format!("http://localhost:8787/{provider}/v1");
+    let values = [
+        ("URL", url),
+        ("BODY", body),
+        ("MODEL", json!(model).to_string()),
+        ("MESSAGES", json!(messages).to_string()),
+    ];
     html! {
         @for (at, (name, template)) in SAMPLES.into_iter().enumerate() {
-            @let text = template
-                .replace("%URL%", &url)
-                .replace("%BODY%", &body)
-                .replace("%MODEL%", &json!(model).to_string())
-                .replace("%MESSAGES%", &json!(messages).to_string());
+            @let text = filled_in(template, &values);
             div.head { h3 { (name) } button.small type="button" data-copy={ "sample-" (at) } { (visitor.t("Copy", "复制")) } }
             pre id={ "sample-" (at) } data-template=(template) data-path={ "/" (provider) "/v1" } tabindex="0" { (text) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_place_stays_what_it_is() {
+        let values = [("BODY", "%MESSAGES% 'x'".to_owned()), ("MESSAGES", "m".to_owned())];
+        assert_eq!(filled_in("-d '%BODY%' %MESSAGES%;", &values), "-d '%MESSAGES% 'x'' m;");
     }
 }

@@ -51,9 +51,16 @@ document.addEventListener("submit", (event) => {
     if (form.dataset.busy) event.preventDefault();
     return;
   }
+  // What is downloaded leaves the page as it is: it may be asked for again.
+  if ("download" in form.dataset) return;
   form.dataset.busy = "yes";
   addEventListener("pageshow", () => delete form.dataset.busy, { once: true });
 });
+
+// Whether the visitor has begun something that a new load would take away.
+const isDirty = (field) =>
+  field.type === "checkbox" || field.type === "radio" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue;
+const hasWork = () => [...document.querySelectorAll("input:not([type=hidden]), textarea")].some(isDirty);
 
 // Parts that are kept fresh: the same page is asked for again, and what has changed takes the old part's place.
 const EVERY = 5000;
@@ -108,9 +115,10 @@ async function ask() {
     return;
   }
   say(null);
-  // The session has ended: the page itself shows the way in.
-  if (answer.redirected) return location.reload();
-  if (!answer.ok) return;
+  // The session has ended: the page itself shows the way in, unless something would be lost by it.
+  if (answer.redirected) return hasWork() ? say(body.dataset.ended) : location.reload();
+  // What is shown may have been deleted meanwhile.
+  if (!answer.ok) return say(body.dataset.gone);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of parts()) {
     const fresh = page.getElementById(part.id);

@@ -83,6 +83,9 @@ fn many(signed: &Signed, provider: &str) -> Markup {
                 data-progress=(t("Imported", "已导入")) data-added=(t("new", "新增")) data-existing=(t("there already", "已存在"))
                 data-invalid=(t("not understood", "无法识别")) data-line=(t("Line", "行")) data-why=(t("Why", "原因"))
                 data-key=(t("Key", "密钥")) data-failed=(t("The import stopped; what was imported stays. Send the same again.", "导入中断；已导入的保留，可重新提交。"))
+                data-bad-json=(t("This is not a JSON list of keys, nor an object with \"keys\".", "这不是 JSON 密钥列表，也不是含有 \"keys\" 的对象。"))
+                data-long-line=(t("A line is longer than 1 MB; put each key on a line of its own. It is line", "有一行超过 1 MB；请每行一个密钥。所在行："))
+                data-no-answer=(t("There was no answer that can be read.", "没有收到可识别的回答。"))
                 data-done=(t("The import is done.", "导入完成。")) {
                 (layout::csrf(&signed.session))
                 input type="hidden" name="provider" value=(provider);

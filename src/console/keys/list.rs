@@ -51,7 +51,7 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
                 (filter(visitor, &shown, counts))
                 div #keys data-live { (table(&signed, &shown, &page)) }
             }
-            form method="post" action="/keys/export" .line {
+            form method="post" action="/keys/export" .line data-download {
                 (layout::csrf(&signed.session))
                 input type="hidden" name="provider" value=(shown.provider);
                 div {
