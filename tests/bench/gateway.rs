@@ -156,7 +156,7 @@ async fn compare(arguments: Arguments) {
         let client = cluster.database("hub").await;
         let keys = keytide::replica::schema::Target { prefix: "ollama_api", provider: "ollama" };
         keytide::replica::schema::apply(&client, &[keys], false).await.unwrap();
-        let more = format!("[sync]\nurl = \"{}\"\ninterval = \"1s\"", cluster.url("hub", "postgres"));
+        let more = format!("[sync]\ndatabase_url = \"{}\"\ninterval = \"1s\"", cluster.url("hub", "postgres"));
         let setup = Setup { keys: 1_000, limited: false, more: &more };
         others.push(("replicating", Keytide::start(provider, setup).await));
         Some(cluster)
