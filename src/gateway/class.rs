@@ -33,9 +33,7 @@ static IMAGES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"imag
 pub fn of(api: Api, [messages, input, images]: [&str; 3]) -> Class {
     let carries = match api {
         Api::OllamaGenerate => has_elements(images),
-        api if api.is_native() => {
-            values_of(messages, &IMAGES).any(has_elements) || has_elements(images)
-        }
+        api if api.is_native() => values_of(messages, &IMAGES).any(has_elements) || has_elements(images),
         _ => [messages, input].into_iter().any(|part| values_of(part, &TYPE).any(is_carried)),
     };
     match (carries, api.converses()) {

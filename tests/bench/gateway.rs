@@ -156,7 +156,8 @@ async fn compare(arguments: Arguments) {
         let client = cluster.database("hub").await;
         let keys = keytide::replica::schema::Target { prefix: "ollama_api", provider: "ollama" };
         keytide::replica::schema::apply(&client, &[keys], false).await.unwrap();
-        let more = format!("[sync]\ndatabase_url = \"{}\"\ninterval = \"1s\"", cluster.url("hub", "postgres"));
+        let more =
+            format!("[sync]\ndatabase_url = \"{}\"\ninterval = \"1s\"", cluster.url("hub", "postgres"));
         let setup = Setup { keys: 1_000, limited: false, more: &more };
         others.push(("replicating", Keytide::start(provider, setup).await));
         Some(cluster)
@@ -244,8 +245,10 @@ fn plain_of(
     let used = who.pid.map(processor);
     let found =
         load::plain(dir, &format!("http://{}", who.plain), &who.token, large, connections, arguments.seconds);
+    // Whoever meets three keys in a row that are just being refused is refused as well.
+    let most = if case.ends_with("a third failing") { found.requests / 100.0 } else { 0.0 };
     assert!(
-        found.failed == 0.0 && found.requests > 0.0,
+        found.failed <= most && found.requests > 0.0,
         "{case}, {}: {} of {} requests failed",
         who.name,
         found.failed,

@@ -114,35 +114,80 @@ pub async fn streams(address: &str, token: &str, clients: usize, paced: bool, ti
     all
 }
 
+/// The bytes of a body out of its chunks, whose bounds each proxy draws anew.
+#[derive(Default)]
+struct Chunks {
+    /// Of the chunk that is being read; with the line's end behind it.
+    left: usize,
+    ended: bool,
+}
+
+impl Chunks {
+    /// Takes what is whole from the beginning of `read`.
+    fn take(&mut self, read: &mut Vec<u8>, body: &mut Vec<u8>) {
+        let mut at = 0;
+        while !self.ended && at < read.len() {
+            if self.left == 0 {
+                let Some(end) = memmem::find(&read[at..], b"\r\n") else { break };
+                let digits = std::str::from_utf8(&read[at..at + end]).unwrap();
+                let size =
+                    usize::from_str_radix(digits, 16).unwrap_or_else(|_| panic!("a chunk of {digits:?}"));
+                if size == 0 {
+                    // And the line's end that ends the body.
+                    self.ended = read.len() >= at + end + 4;
+                    if !self.ended {
+                        break;
+                    }
+                }
+                at += end + 2;
+                self.left = size + 2;
+            }
+            let taken = self.left.min(read.len() - at);
+            let data = taken.min(self.left.saturating_sub(2));
+            body.extend_from_slice(&read[at..at + data]);
+            at += taken;
+            self.left -= taken;
+        }
+        read.drain(..at);
+    }
+}
+
 async fn client(address: &str, request: &str, until: Instant) -> Streams {
     let mut seen = Streams::default();
     let mut connection = TcpStream::connect(address).await.unwrap();
     connection.set_nodelay(true).unwrap();
-    let mut read: Vec<u8> = Vec::with_capacity(64 * 1024);
-    let marks = [memmem::Finder::new(b"\"at\":"), memmem::Finder::new(b"data: [DONE]")];
+    let (mut read, mut body) = (Vec::with_capacity(64 * 1024), Vec::with_capacity(64 * 1024));
+    let mark = memmem::Finder::new(b"\"at\":");
     loop {
         let asked = now();
         connection.write_all(request.as_bytes()).await.unwrap();
         read.clear();
-        let (mut at, mut is_first, mut is_done) = (0, true, false);
-        while !is_done || !read.ends_with(b"0\r\n\r\n") {
+        body.clear();
+        let (mut chunks, mut at, mut head, mut is_first) = (Chunks::default(), 0, true, true);
+        while !chunks.ended {
             let n = connection.read_buf(&mut read).await.unwrap();
             assert!(n > 0, "an answer was cut off: {}", String::from_utf8_lossy(&read));
             let arrived = now();
-            while let Some(found) = marks[0].find(&read[at..]) {
-                let digits = &read[at + found + 5..];
+            if head {
+                let Some(end) = memmem::find(&read, b"\r\n\r\n") else { continue };
+                assert!(read.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&read));
+                read.drain(..end + 4);
+                head = false;
+            }
+            chunks.take(&mut read, &mut body);
+            while let Some(found) = mark.find(&body[at..]) {
+                let digits = &body[at + found + 5..];
                 let Some(end) = digits.iter().position(|byte| !byte.is_ascii_digit()) else { break };
                 let written: u64 = std::str::from_utf8(&digits[..end]).unwrap().parse().unwrap();
                 seen.pieces += 1;
                 seen.relayed.push(arrived.saturating_sub(written));
                 if std::mem::take(&mut is_first) {
-                    seen.first.push(arrived - asked);
+                    seen.first.push(arrived.saturating_sub(asked));
                 }
                 at += found + 5 + end;
             }
-            is_done = is_done || marks[1].find(&read[at..]).is_some();
         }
-        assert!(read.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&read));
+        assert!(body.ends_with(b"data: [DONE]\n\n"), "a stream without its end");
         seen.answers += 1;
         if Instant::now() >= until {
             return seen;
