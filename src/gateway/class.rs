@@ -4,7 +4,9 @@
 //! places are looked at where the word stands that announces them. Within a text of JSON every quotation mark follows a
 //! backslash, so what is written in a prompt is never taken for one.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use super::route::Api;
 use crate::ledger::Class;
@@ -22,15 +24,17 @@ const CARRIED: [&str; 9] = [
     "container_upload",
 ];
 
+/// Made once: that takes longer than to look through a short question.
+static TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"type\""));
+static IMAGES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"images\""));
+
 /// `content` is what may carry more than text, as valid JSON: `messages`, `input` and Ollama's `images`; empty where
 /// there is no such field.
 pub fn of(api: Api, [messages, input, images]: [&str; 3]) -> Class {
     let carries = match api {
         Api::OllamaGenerate => has_elements(images),
-        api if api.is_native() => {
-            values_of(messages, b"\"images\"").any(has_elements) || has_elements(images)
-        }
-        _ => [messages, input].into_iter().any(|part| values_of(part, b"\"type\"").any(is_carried)),
+        api if api.is_native() => values_of(messages, &IMAGES).any(has_elements) || has_elements(images),
+        _ => [messages, input].into_iter().any(|part| values_of(part, &TYPE).any(is_carried)),
     };
     match (carries, api.converses()) {
         (true, _) => Class::Upload,
@@ -40,11 +44,11 @@ pub fn of(api: Api, [messages, input, images]: [&str; 3]) -> Class {
 }
 
 /// What stands behind the colon wherever an object of `json` has this key, which is given with its quotation marks.
-fn values_of<'a>(json: &'a str, key: &'static [u8]) -> impl Iterator<Item = &'a str> {
-    memmem::find_iter(json.as_bytes(), key).filter_map(move |at| {
+fn values_of<'a>(json: &'a str, key: &'static Finder<'static>) -> impl Iterator<Item = &'a str> {
+    key.find_iter(json.as_bytes()).filter_map(move |at| {
         // Behind a backslash it is a part of a text.
         let is_text = at > 0 && json.as_bytes()[at - 1] == b'\\';
-        let behind = json[at + key.len()..].trim_ascii_start();
+        let behind = json[at + key.needle().len()..].trim_ascii_start();
         behind.strip_prefix(':').filter(|_| !is_text).map(str::trim_ascii_start)
     })
 }

@@ -112,6 +112,10 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let command = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
