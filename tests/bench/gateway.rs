@@ -21,7 +21,7 @@ mod servers;
 #[path = "gateway/upstream.rs"]
 mod upstream;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
 use load::percentile;
 use serde_json::{Value, json};
@@ -61,30 +61,31 @@ impl Arguments {
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let mut given = std::env::args().skip(1).filter(|argument| argument != "--bench");
     match given.next().as_deref() {
-        Some("--upstream") => return upstream::serve(given.next().unwrap().parse().unwrap()),
-        Some("--instructions") => return run(instructions::count()),
+        Some("--upstream") => {
+            upstream::serve(given.next().unwrap().parse().unwrap());
+            return ExitCode::SUCCESS;
+        }
+        Some("--instructions") => return ExitCode::from(u8::from(run(instructions::count()))),
         _ => {}
     }
     match Arguments::read() {
-        Ok(arguments) => run(compare(arguments)),
+        Ok(arguments) => {
+            run(compare(arguments));
+            ExitCode::SUCCESS
+        }
         Err(why) => {
             eprintln!("scripts/bench: {why}");
-            std::process::exit(2);
+            ExitCode::from(2)
         }
     }
 }
 
-fn run(work: impl Future<Output = ()>) {
+fn run<T>(work: impl Future<Output = T>) -> T {
     rustls::crypto::ring::default_provider().install_default().unwrap();
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
 }
 
 /// What was seen, of a case and of who was asked: one figure for each round.
