@@ -1,10 +1,9 @@
 //! From an admitted request to its answer: keys are tried in a bounded loop until one serves it.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, pin::pin, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, uri::PathAndQuery};
 use http_body::Body as HttpBody;
-use hyper::body::Incoming;
 use tracing::{debug, warn};
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
     cache::AnswerCache,
     call::{Call, Closing},
     door::Seen,
+    patience::Patience,
     peek::{End, Peeked, concat, peek, read_error_body, read_some},
     provider::Provider,
     redact::Redactor,
@@ -31,7 +31,8 @@ use crate::{
     model::{Effect, KeyId, Timestamp},
     pool::Ask,
     upstream::{
-        client::{self, request_headers, response_headers},
+        client::{self, Answer, Client},
+        headers::{keep_for_caller, request_headers},
         inspect::Inspector,
         outcome::Treat,
         scan::Framing,
@@ -53,6 +54,7 @@ pub struct Forward<'a> {
     pub asked: Asked,
     /// Set where an answer ends only after the commit that counts it.
     pub strict: Option<CommitWatch>,
+    pub patience: &'a Patience,
     pub now: Timestamp,
 }
 
@@ -78,18 +80,18 @@ impl Forward<'_> {
             response.headers_mut().insert("x-keytide-cache", HeaderValue::from_static("hit"));
             return response;
         }
-        let (Some(client), Some(uri)) = (provider.client(self.core), provider.uri(self.api, self.query))
+        let (Some(client), Some(path)) = (provider.client(self.core), provider.path(self.api, self.query))
         else {
             return self.refuse(&mut call, unreachable_provider()).await;
         };
-        self.attempts(call, client, uri, cache_key).await
+        self.attempts(call, client, path, cache_key).await
     }
 
     async fn attempts(
         &self,
         mut call: Call,
-        client: &client::Client,
-        uri: Uri,
+        client: &Client,
+        path: PathAndQuery,
         cache_key: Option<[u8; 32]>,
     ) -> Response<Body> {
         let provider = self.provider;
@@ -114,7 +116,10 @@ impl Forward<'_> {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let redactor = Redactor::new(lease.credential());
             call.begin_attempt(lease, now);
-            let sent = client.send(Method::POST, uri.clone(), headers, self.asked.body.clone()).await;
+            let request = client.request(Method::POST, path.clone(), headers, self.asked.body.clone());
+            let limit = provider.upstream.first_byte_timeout;
+            let sent = self.patience.within(limit, pin!(request)).await;
+            let sent = sent.unwrap_or(Err(client::Error::Timeout(limit)));
             let tries_left = attempt + 1 < attempts;
             match sent {
                 Err(error) => {
@@ -172,7 +177,7 @@ impl Forward<'_> {
     async fn serve(
         &self,
         mut call: Call,
-        response: Response<Incoming>,
+        response: Response<Answer>,
         cache_key: Option<[u8; 32]>,
         redactor: &Redactor,
     ) -> Served {
@@ -228,10 +233,10 @@ impl Forward<'_> {
                 if self.asked.hides_usage && framing == Some(Framing::Sse) && !gzip {
                     body = usage::without(body);
                 }
-                let mut answer = answer_head(&parts);
+                let mut answer = answer_head(parts);
                 if let (Some(answers), Some(key)) = (&provider.answers, cache_key)
                     && closing == Closing::SUCCESS
-                    && parts.status == StatusCode::OK
+                    && answer.status() == StatusCode::OK
                     && framing == Some(Framing::Json)
                 {
                     answers.put(key, answer.headers().clone(), body.clone(), provider.clock.now());
@@ -243,7 +248,7 @@ impl Forward<'_> {
                 let streams = matches!(framing, Some(Framing::Sse | Framing::Ndjson));
                 // A stream may end with an event of ours, so its length is not the provider's to say.
                 let length = length.filter(|_| !streams);
-                let mut answer = answer_head(&parts);
+                let mut answer = answer_head(parts);
                 *answer.body_mut() = Body::relay(Relay::new(Start {
                     upstream: body,
                     head: peeked.head,
@@ -268,7 +273,7 @@ impl Forward<'_> {
     async fn pass_on(
         &self,
         mut call: Call,
-        response: Response<Incoming>,
+        response: Response<Answer>,
         redactor: &Redactor,
     ) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
@@ -279,7 +284,7 @@ impl Forward<'_> {
                 let ticket = call.close(Closing::REQUEST_FAULT, None);
                 self.commit(ticket).await;
                 let body = redactor.clean_error(&mut parts.headers, concat(head));
-                answer_head(&parts).map(|_| Body::full(body))
+                answer_head(parts).map(|_| Body::full(body))
             }
             End::Broken(why) => {
                 warn!(provider = self.provider.name(), "an error's text broke off: {why}");
@@ -291,7 +296,7 @@ impl Forward<'_> {
             // Longer, or slower, than anything that is about a key.
             End::More(body) => {
                 redactor.clean_headers(&mut parts.headers);
-                answer_head(&parts).map(|_| {
+                answer_head(parts).map(|_| {
                     Body::relay(Relay::new(Start {
                         upstream: body,
                         head,
@@ -321,10 +326,11 @@ impl Forward<'_> {
         self.commit(ticket).await;
         match error {
             LastError::Ours(error) => error.response(),
-            LastError::Answer { status, headers, body } => {
+            LastError::Answer { status, mut headers, body } => {
+                keep_for_caller(&mut headers);
                 let mut response = Response::new(Body::full(body));
                 *response.status_mut() = status;
-                response_headers(&headers, response.headers_mut());
+                *response.headers_mut() = headers;
                 response
             }
         }
@@ -359,9 +365,10 @@ enum Served {
 }
 
 /// The provider's status and headers, as far as they are the caller's business.
-fn answer_head(parts: &http::response::Parts) -> Response<Body> {
+fn answer_head(parts: http::response::Parts) -> Response<Body> {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = parts.status;
-    response_headers(&parts.headers, answer.headers_mut());
+    *answer.headers_mut() = parts.headers;
+    keep_for_caller(answer.headers_mut());
     answer
 }

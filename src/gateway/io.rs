@@ -1,8 +1,8 @@
 //! A caller's connection, with limits on how long it may keep us waiting.
 //!
-//! hyper bounds the time between requests of HTTP/1; this adds what it does not: a connection on which nothing is
-//! ever sent, a request head that trickles in, a caller that stops taking its answer, and HTTP/2 connections on
-//! which nothing is asked any more.
+//! A connection on which nothing is ever sent, or nothing more is asked, a request head that trickles in, and a caller
+//! that stops taking its answer. hyper bounds some of it, by timers that are set with each request: here a timer exists
+//! only while something is overdue, or for as long as the connection.
 
 use std::{
     future::Future,
@@ -21,7 +21,6 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    sync::Notify,
     time::{Instant, Sleep},
 };
 
@@ -38,7 +37,7 @@ pub struct Activity {
     handed: AtomicUsize,
     parts: AtomicUsize,
     /// HTTP/2 only: nothing was asked for `idle_timeout`.
-    retired: Notify,
+    retired: AtomicBool,
 }
 
 impl Activity {
@@ -69,9 +68,9 @@ impl Activity {
         self.multiplexed.load(Ordering::Relaxed)
     }
 
-    /// Waits until the connection has idled for too long; HTTP/1 is hyper's to watch.
-    pub async fn retired(&self) {
-        self.retired.notified().await;
+    /// Whether the connection has idled for too long, which shows when it is polled; those of HTTP/1 just end.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     fn is_idle(&self) -> bool {
@@ -97,12 +96,22 @@ pub struct TimedIo {
     /// For the first byte; `None` once it is there.
     first: Option<Deadline>,
     head: Deadline,
+    /// The first bytes of a head are there.
+    is_in_head: bool,
     write: Deadline,
     /// For HTTP/2, whose pings and their answers pass all the time.
     idle: Deadline,
+    /// For HTTP/1, between requests: goes off several times before it is over, and counts how often nothing was asked
+    /// since.
+    quiet: Deadline,
+    quiet_rounds: u32,
+    quiet_since: usize,
     stall: Deadline,
     parts_seen: usize,
 }
+
+/// Of an idle HTTP/1 connection's time.
+const QUIET_ROUNDS: u32 = 4;
 
 /// A timer that exists only while something is overdue, which is almost never.
 struct Deadline {
@@ -138,8 +147,12 @@ impl TimedIo {
             heads_seen: 0,
             first: Some(Deadline::new(options.idle_timeout)),
             head: Deadline::new(options.header_timeout),
+            is_in_head: false,
             write: Deadline::new(options.write_timeout),
             idle: Deadline::new(options.idle_timeout),
+            quiet: Deadline::new(options.idle_timeout / QUIET_ROUNDS),
+            quiet_rounds: 0,
+            quiet_since: 0,
             stall: Deadline::new(options.write_timeout),
             parts_seen: 0,
         }
@@ -164,8 +177,28 @@ impl TimedIo {
             self.idle.start();
             if self.idle.passed(cx) {
                 // What is asked at this very moment is still answered.
-                self.activity.retired.notify_one();
+                self.activity.retired.store(true, Ordering::Relaxed);
             }
+        }
+        Ok(())
+    }
+
+    /// Ends an HTTP/1 connection on which nothing was asked for `idle_timeout`, and up to a quarter more.
+    fn watch_quiet(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        // The last bytes of an answer may still be on their way out when the answer itself is gone.
+        let is_busy = !self.activity.awaits_head() || self.write.sleep.is_some();
+        if self.quiet_since != self.heads_seen {
+            self.quiet_since = self.heads_seen;
+            self.quiet_rounds = 0;
+        }
+        self.quiet.start();
+        while self.quiet.passed(cx) {
+            self.quiet_rounds = if is_busy { 0 } else { self.quiet_rounds + 1 };
+            if self.quiet_rounds > QUIET_ROUNDS {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.quiet.clear();
+            self.quiet.start();
         }
         Ok(())
     }
@@ -174,6 +207,7 @@ impl TimedIo {
         match poll {
             Poll::Ready(done) => {
                 self.write.clear();
+                self.quiet_rounds = 0;
                 Poll::Ready(done)
             }
             Poll::Pending => {
@@ -198,7 +232,7 @@ impl Read for TimedIo {
             if poll.is_ready() {
                 self.first = None;
             } else {
-                // hyper's own timer starts only when it knows the version, which the first bytes tell.
+                // Whatever the version will be, which the first bytes tell.
                 first.start();
                 if first.passed(cx) {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -212,22 +246,40 @@ impl Read for TimedIo {
             }
             self.heads_seen = started;
             self.head.clear();
+            self.is_in_head = false;
         }
         if !self.activity.awaits_head() {
             if poll.is_pending() {
-                self.watch_multiplexed(cx)?;
+                if self.activity.is_multiplexed() {
+                    self.watch_multiplexed(cx)?;
+                } else {
+                    // Once the answer is over, nobody may come to read before the time is up.
+                    self.watch_quiet(cx)?;
+                }
             }
             return poll;
         }
         match poll {
             Poll::Ready(Ok(())) => {
-                // The first bytes of a head, or more of it: it has until the deadline to become whole.
-                self.head.start();
+                // The first bytes of a head, or more of it.
+                self.is_in_head = true;
                 poll
             }
             Poll::Ready(Err(_)) => poll,
-            Poll::Pending if self.head.passed(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending if self.is_in_head => {
+                // It came in parts, of which this was not the last: it has until the deadline to become whole.
+                self.head.start();
+                if self.head.passed(cx) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                Poll::Pending
+            }
+            Poll::Pending => {
+                if self.first.is_none() {
+                    self.watch_quiet(cx)?;
+                }
+                Poll::Pending
+            }
         }
     }
 }
@@ -257,5 +309,80 @@ impl Write for TimedIo {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use hyper::rt::ReadBuf;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        time::timeout,
+    };
+
+    use super::*;
+
+    async fn read(io: &mut TimedIo) -> io::Result<usize> {
+        let mut bytes = [0; 16];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, buffer.unfilled())).await?;
+        Ok(buffer.filled().len())
+    }
+
+    async fn write_at_once(io: &mut TimedIo) -> bool {
+        let poll = poll_fn(|cx| Poll::Ready(Pin::new(&mut *io).poll_write(cx, &[0; 1 << 16]))).await;
+        poll.map(|written| assert!(written.unwrap() > 0)).is_ready()
+    }
+
+    const IDLE: Duration = Duration::from_secs(4);
+
+    /// A connection on which one request was asked and answered, as far as hyper knows.
+    async fn connection() -> (TimedIo, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        socket2::SockRef::from(&ours).set_send_buffer_size(4096).unwrap();
+        let activity = Arc::new(Activity::default());
+        // No answer is cut here, however far the clock goes on by itself.
+        let write_timeout = Duration::from_secs(86_400);
+        let options = Options { idle_timeout: IDLE, write_timeout, ..Options::default() };
+        let mut io = TimedIo::new(ours, activity.clone(), &options);
+        caller.write_all(b"x").await.unwrap();
+        assert_eq!(read(&mut io).await.unwrap(), 1);
+        activity.request_started(Version::HTTP_11);
+        assert!(timeout(2 * IDLE, read(&mut io)).await.is_err(), "closed in the midst of a request");
+        activity.request_ended();
+        (io, caller)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_when_nothing_is_asked_on_it() {
+        let (mut io, mut caller) = connection().await;
+        for _ in 0..3 {
+            assert!(timeout(IDLE * 3 / 4, read(&mut io)).await.is_err(), "closed too early");
+            caller.write_all(b"x").await.unwrap();
+            assert_eq!(read(&mut io).await.unwrap(), 1);
+            io.activity.request_started(Version::HTTP_11);
+            assert!(timeout(Duration::from_millis(1), read(&mut io)).await.is_err());
+            io.activity.request_ended();
+        }
+        let ended = timeout(2 * IDLE, read(&mut io)).await.expect("it ends");
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_on_its_way_is_not_idle() {
+        let (mut io, mut caller) = connection().await;
+        while write_at_once(&mut io).await {}
+        assert!(timeout(3 * IDLE, read(&mut io)).await.is_err(), "cut while the caller takes its time");
+        let mut all = [0; 1 << 16];
+        while !write_at_once(&mut io).await {
+            assert!(caller.read(&mut all).await.unwrap() > 0);
+        }
+        let ended = timeout(2 * IDLE, read(&mut io)).await.expect("it ends");
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

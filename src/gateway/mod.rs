@@ -11,12 +11,14 @@ mod class;
 mod cors;
 mod door;
 mod error;
+mod fields;
 mod forward;
 mod io;
 pub mod metrics;
 pub mod models;
 pub mod options;
 mod origin;
+mod patience;
 mod peek;
 mod provider;
 mod rates;
@@ -31,7 +33,10 @@ mod verdict;
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    request::Parts,
+};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use tower::ServiceExt;
@@ -47,6 +52,7 @@ use cors::Cors;
 use door::Door;
 use forward::Forward;
 use models::List;
+use patience::Patience;
 use request::{Asked, check_head, discard_body, read_body, token_of};
 pub use route::RESERVED;
 use route::{Endpoint, Route};
@@ -125,7 +131,7 @@ impl Gateway {
                 self.serve_browser(core, peer, (provider, None), &parts, body).await
             }
         };
-        response.headers_mut().insert("x-request-id", request_id());
+        response.headers_mut().insert(REQUEST_ID, request_id());
         if is_bare_head {
             // hyper leaves the body out of HTTP/1 alone.
             response = without_body(response);
@@ -249,6 +255,7 @@ impl Gateway {
         }
         // From here on the request is in the books, however it ends.
         let gauges = permit.keep();
+        let patience = Patience::default();
         let forward = Forward {
             core,
             provider,
@@ -259,9 +266,10 @@ impl Gateway {
             headers: &parts.headers,
             asked,
             strict: self.strict.clone(),
+            patience: &patience,
             now,
         };
-        let mut answer = while_welcome(&caller, forward.run()).await?;
+        let mut answer = patience.while_welcome(&caller, pin!(forward.run())).await?;
         self.note_status(core, provider, user, answer.status());
         rates::tell(&gauges, now, answer.headers_mut());
         Ok(answer)
@@ -316,17 +324,6 @@ impl Gateway {
 /// How often whoever waits for an answer, or gets one, is looked up: the answers of those who are revoked end as soon.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Waits for the answer as long as its caller may have it. What is given up counts as if the caller had left.
-async fn while_welcome<T>(caller: &Caller, answer: impl Future<Output = T>) -> Result<T, ApiError> {
-    let mut answer = pin!(answer);
-    loop {
-        match tokio::time::timeout(LOOK_EVERY, answer.as_mut()).await {
-            Ok(answer) => return Ok(answer),
-            Err(_) => caller.revoked().map_or(Ok(()), |refusal| Err(ApiError::refused(refusal)))?,
-        }
-    }
-}
-
 /// The models that a caller may use; without a caller, all.
 async fn list(
     provider: &Provider,
@@ -350,6 +347,8 @@ fn without_body(response: Response<Body>) -> Response<Body> {
     }
     Response::from_parts(parts, Body::empty())
 }
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Names a request in answers. Only has to be unique, so it need not be unguessable.
 fn request_id() -> HeaderValue {

@@ -14,7 +14,7 @@ use crate::{
     guard::Caller,
     model::{Effect, KeyId, Timestamp},
     pool::{Ask, Lease},
-    upstream::{client::request_headers, outcome::Treat},
+    upstream::{headers::request_headers, outcome::Treat},
 };
 
 /// Far above the longest list that any provider has.
@@ -300,11 +300,11 @@ pub async fn once(
     if !body.is_empty() {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
-    let (Some(client), Some(uri)) = (provider.client(core), provider.uri_of(path, None)) else {
+    let (Some(client), Ok(path)) = (provider.client(core), provider.upstream.path(path)) else {
         return Outcome::Failed("the connection to the provider cannot be set up".to_owned());
     };
     let broken = Effect::Server { cooldown: None };
-    let response = match client.send(method, uri, headers, body).await {
+    let response = match client.send(method, path, headers, body).await {
         Ok(response) => response,
         Err(error) => {
             lease.finish(broken, provider.clock.now());

@@ -3,12 +3,16 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::upstream::{client, inspect::Inspector, scan::Framing};
+use crate::upstream::{
+    client::{self, Answer},
+    inspect::Inspector,
+    scan::Framing,
+};
 
 /// How much of an answer may be looked at before the first byte goes out: enough for any error object.
 const MAX_PEEK: usize = 64 * 1024;
@@ -30,22 +34,21 @@ pub(super) struct Peeked {
 pub(super) enum End {
     /// The whole body is in `head`.
     Complete,
-    More(Incoming),
+    More(Answer),
     Broken(String),
 }
 
 /// Reads until the body shows whether it is an error: the whole of a small document, the first event of a
 /// stream.
 pub(super) async fn peek(
-    mut body: Incoming,
+    mut body: Answer,
     inspector: &mut Inspector,
     framing: Option<Framing>,
     timeout: Duration,
 ) -> Peeked {
     let mut head = VecDeque::new();
     let mut size = 0;
-    let begun = Instant::now();
-    let mut patience = begun + timeout;
+    let mut begun = None;
     loop {
         if body.is_end_stream() {
             inspector.finish();
@@ -58,12 +61,22 @@ pub(super) async fn peek(
         }
         let comments_only = size > 0 && framing == Some(Framing::Sse);
         let whole = framing == Some(Framing::Json) && inspector.is_done();
-        let until = match () {
-            () if comments_only => patience.min(begun + MAX_COMMENTS),
-            () if whole => patience.min(Instant::now() + MAX_SILENT_END),
-            () => patience,
+        // Mostly the next part is there, and no clock is looked at.
+        let frame = match poll_immediate(body.frame()).await {
+            Some(frame) => Ok(frame),
+            None => {
+                // Some providers keep a slow answer alive with white space: each part begins the wait anew.
+                let now = Instant::now();
+                let begun = *begun.get_or_insert(now);
+                let until = match () {
+                    () if comments_only => (now + timeout).min(begun + MAX_COMMENTS),
+                    () if whole => now + timeout.min(MAX_SILENT_END),
+                    () => now + timeout,
+                };
+                tokio::time::timeout_at(until, body.frame()).await
+            }
         };
-        match tokio::time::timeout_at(until, body.frame()).await {
+        match frame {
             Err(_) if comments_only || whole => return Peeked { head, end: End::More(body) },
             // Every byte of the answer is here, only the transfer's end is not clean.
             Ok(Some(Err(_))) if whole => return Peeked { head, end: End::Complete },
@@ -82,8 +95,6 @@ pub(super) async fn peek(
                     inspector.feed(&data);
                     size += data.len();
                     head.push_back(data);
-                    // Some providers keep a slow answer alive with white space.
-                    patience = Instant::now() + timeout;
                 }
             }
         }
@@ -105,7 +116,7 @@ pub(super) fn concat(mut head: VecDeque<Bytes>) -> Bytes {
 }
 
 /// What can be had of an error's body in short time: it only adds to what the status says.
-pub(super) async fn read_error_body(body: Incoming) -> Bytes {
+pub(super) async fn read_error_body(body: Answer) -> Bytes {
     match read_some(body).await {
         Peeked { head, end: End::Complete } => concat(head),
         _ => Bytes::new(),
@@ -113,7 +124,7 @@ pub(super) async fn read_error_body(body: Incoming) -> Bytes {
 }
 
 /// Reads a body to its end unless it is long or slow.
-pub(super) async fn read_some(mut body: Incoming) -> Peeked {
+pub(super) async fn read_some(mut body: Answer) -> Peeked {
     let mut head = VecDeque::new();
     let mut size = 0;
     let until = Instant::now() + ERROR_BODY_TIMEOUT;

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use http::Uri;
+use http::uri::PathAndQuery;
 use tracing::error;
 
 use super::{cache::AnswerCache, metrics::Metrics, models::Lists, options::ProviderOptions, route::Api};
@@ -42,8 +42,8 @@ pub struct Provider {
     pub clock: Clock,
     pub answers: Option<AnswerCache>,
     clients: Arc<Clients>,
-    uris: HashMap<Api, Uri>,
-    base: String,
+    /// By the places of [`Api::ALL`].
+    paths: [PathAndQuery; Api::ALL.len()],
 }
 
 /// One connection pool per core, made on the core that uses it.
@@ -67,11 +67,9 @@ impl Provider {
         cores: usize,
         before: Option<&Self>,
     ) -> Result<Self, BadBase> {
-        let base = upstream.base();
-        let mut uris = HashMap::new();
+        let mut paths = Api::ALL.map(|_| PathAndQuery::from_static("/"));
         for api in Api::ALL {
-            let uri = format!("{base}{}", api.path()).parse().map_err(|_| BadBase(options.name.clone()))?;
-            uris.insert(api, uri);
+            paths[api as usize] = upstream.path(api.path()).map_err(|_| BadBase(options.name.clone()))?;
         }
         // What was fetched belongs to the address it came from.
         let (clients, lists) = match before {
@@ -95,8 +93,7 @@ impl Provider {
             clock,
             answers,
             clients,
-            uris,
-            base,
+            paths,
         })
     }
 
@@ -117,17 +114,11 @@ impl Provider {
             .as_ref()
     }
 
-    pub fn uri(&self, api: Api, query: Option<&str>) -> Option<Uri> {
+    /// What is asked for at the provider's host.
+    pub fn path(&self, api: Api, query: Option<&str>) -> Option<PathAndQuery> {
         match query {
-            None => self.uris.get(&api).cloned(),
-            Some(query) => self.uri_of(api.path(), Some(query)),
-        }
-    }
-
-    pub fn uri_of(&self, path: &str, query: Option<&str>) -> Option<Uri> {
-        match query {
-            None => format!("{}{path}", self.base).parse().ok(),
-            Some(query) => format!("{}{path}?{query}", self.base).parse().ok(),
+            None => Some(self.paths[api as usize].clone()),
+            Some(query) => self.upstream.path(&format!("{}?{query}", api.path())).ok(),
         }
     }
 

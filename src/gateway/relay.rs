@@ -16,7 +16,6 @@ use std::{
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tracing::warn;
 
@@ -32,14 +31,14 @@ use super::{
 };
 use crate::{
     ledger::{CommitWatch, Ticket},
-    upstream::{inspect::Inspector, scan::Framing},
+    upstream::{client::Answer, inspect::Inspector, scan::Framing},
 };
 
 /// Longest unfinished event that is held back.
 const MAX_HELD: usize = 64 * 1024;
 
 pub struct Relay {
-    upstream: Incoming,
+    upstream: Answer,
     inspector: Option<Inspector>,
     redactor: Redactor,
     is_error: bool,
@@ -56,7 +55,10 @@ pub struct Relay {
     held_bytes: usize,
     /// Part of an unfinished event has gone out, since it was too long to hold.
     torn: bool,
-    /// When the provider has been silent for too long.
+    /// Something has come since the last look.
+    is_heard: bool,
+    /// When the provider has been silent for too long, as of the last look: every part of an answer that read the
+    /// clock would pay for what is almost never asked.
     silent_at: Instant,
     /// Never later than `silent_at`.
     look: Pin<Box<Sleep>>,
@@ -69,7 +71,7 @@ pub struct Relay {
 
 /// What [`Relay::new`] takes.
 pub struct Start {
-    pub upstream: Incoming,
+    pub upstream: Answer,
     /// What was read of the body already.
     pub head: VecDeque<Bytes>,
     /// Has seen `head`.
@@ -122,6 +124,7 @@ impl Relay {
             held: Vec::new(),
             held_bytes: 0,
             torn: false,
+            is_heard: false,
             silent_at: now + idle_timeout,
             look: Box::pin(tokio::time::sleep_until(now + idle_timeout.min(LOOK_EVERY))),
             idle_timeout,
@@ -168,7 +171,7 @@ impl Relay {
             match Pin::new(&mut self.upstream).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(bytes) = frame.into_data() else { continue };
-                    self.silent_at = Instant::now() + self.idle_timeout;
+                    self.is_heard = true;
                     if let Some(inspector) = &mut self.inspector {
                         inspector.feed(&bytes);
                     }
@@ -188,6 +191,9 @@ impl Relay {
                 Poll::Pending => {
                     ready!(self.look.as_mut().poll(cx));
                     let now = Instant::now();
+                    if std::mem::take(&mut self.is_heard) {
+                        self.silent_at = now + self.idle_timeout;
+                    }
                     if now < self.silent_at {
                         self.look.as_mut().reset(self.silent_at.min(now + LOOK_EVERY));
                         continue;

@@ -3,18 +3,19 @@
 use std::{borrow::Cow, fmt, ops::Range, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
 use http::{HeaderMap, Version, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, Visitor},
+    de::{self, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, class, route::Api, usage};
+use super::{ApiError, class, fields::each_field, route::Api, usage};
 use crate::ledger::Class;
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
@@ -27,8 +28,13 @@ pub async fn read_body(body: &mut Incoming, limit: u64, pace: Duration) -> Resul
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    loop {
-        let frame = match tokio::time::timeout(pace, body.frame()).await {
+    while !body.is_end_stream() {
+        // Mostly it came with the head, and no timer is needed.
+        let frame = match poll_immediate(body.frame()).await {
+            Some(frame) => Ok(frame),
+            None => tokio::time::timeout(pace, body.frame()).await,
+        };
+        let frame = match frame {
             Err(_) => return Err(ApiError::body_timeout()),
             Ok(None) => break,
             Ok(Some(Err(_))) => return Err(ApiError::body_broken()),
@@ -93,62 +99,68 @@ pub struct Asked {
     pub body: Bytes,
 }
 
-/// The fields that keytide looks at.
+/// The fields that keytide looks at, each as it stands in the body.
 #[derive(Default)]
 struct Peek<'a> {
-    model: Option<&'a RawValue>,
+    model: Option<&'a str>,
     /// Ollama's older name for `model`.
-    name: Option<&'a RawValue>,
-    stream: Option<&'a RawValue>,
-    stream_options: Option<&'a RawValue>,
+    name: Option<&'a str>,
+    stream: Option<&'a str>,
+    stream_options: Option<&'a str>,
     /// They are there more than once, in whatever letters.
     repeats_options: bool,
     /// What may carry images and files: messages, input, images.
-    content: [Option<&'a RawValue>; 3],
+    content: [Option<&'a str>; 3],
+    /// There in other letters than small ones.
+    like_model: bool,
+    like_name: bool,
+    /// What may not be there twice, and is.
+    twice: Option<&'static str>,
 }
 
-#[derive(Clone, Copy)]
-enum Field {
-    Model,
-    Name,
-    Stream,
-    StreamOptions,
-    LikeStreamOptions,
-    /// With its place in [`Peek::content`].
-    Content(usize),
-    /// The same in other letters than small ones.
-    LikeModel,
-    LikeName,
-    Other,
-}
-
-impl<'de> Deserialize<'de> for Field {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl Visitor<'_> for Name {
-            type Value = Field;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Field, E> {
-                Ok(match name {
-                    "model" => Field::Model,
-                    "name" => Field::Name,
-                    "stream" => Field::Stream,
-                    "stream_options" => Field::StreamOptions,
-                    "messages" => Field::Content(0),
-                    "input" => Field::Content(1),
-                    "images" => Field::Content(2),
-                    _ if name.eq_ignore_ascii_case("model") => Field::LikeModel,
-                    _ if name.eq_ignore_ascii_case("name") => Field::LikeName,
-                    _ if name.eq_ignore_ascii_case("stream_options") => Field::LikeStreamOptions,
-                    _ => Field::Other,
-                })
-            }
+impl<'a> Peek<'a> {
+    fn of(text: &'a str) -> Result<Self, serde_json::Error> {
+        let mut peek = Self::default();
+        if each_field(text, |name, value| peek.take(name, value)).is_some()
+            && peek.twice.is_none()
+            && peek.wrong().is_none()
+        {
+            return Ok(peek);
         }
-        deserializer.deserialize_identifier(Name)
+        serde_json::from_str(text)
+    }
+
+    fn take(&mut self, name: &str, value: &'a str) {
+        let (place, known) = match name {
+            "model" => (&mut self.model, "model"),
+            "name" => (&mut self.name, "name"),
+            "stream" => (&mut self.stream, "stream"),
+            "stream_options" => {
+                // Only where it matters to us is it an error: see `Asked::read`.
+                self.repeats_options |= self.stream_options.replace(value).is_some();
+                return;
+            }
+            "messages" => return self.content[0] = Some(value),
+            "input" => return self.content[1] = Some(value),
+            "images" => return self.content[2] = Some(value),
+            other => {
+                self.like_model |= other.eq_ignore_ascii_case("model");
+                self.like_name |= other.eq_ignore_ascii_case("name");
+                self.repeats_options |= other.eq_ignore_ascii_case("stream_options");
+                return;
+            }
+        };
+        if place.replace(value).is_some() {
+            self.twice = Some(known);
+        }
+    }
+
+    fn wrong(&self) -> Option<&'static str> {
+        // Go's decoder, which Ollama uses, takes any case, and the last of them: what was allowed here must be what is
+        // served there.
+        let is_twice =
+            self.like_model && self.model.or(self.name).is_some() || self.like_name && self.name.is_some();
+        is_twice.then_some("the model is there twice, in different letters")
     }
 }
 
@@ -164,44 +176,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Peek<'de>, A::Error> {
                 let mut peek = Peek::default();
-                let (mut like_model, mut like_name) = (false, false);
-                while let Some(field) = map.next_key()? {
-                    let (place, name) = match field {
-                        Field::Model => (&mut peek.model, "model"),
-                        Field::Name => (&mut peek.name, "name"),
-                        Field::Stream => (&mut peek.stream, "stream"),
-                        Field::StreamOptions => {
-                            // Only where it matters to us is it an error: see `Asked::read`.
-                            let before = peek.stream_options.replace(map.next_value()?);
-                            peek.repeats_options |= before.is_some();
-                            continue;
-                        }
-                        Field::LikeStreamOptions => {
-                            peek.repeats_options = true;
-                            map.next_value::<IgnoredAny>()?;
-                            continue;
-                        }
-                        Field::Content(at) => {
-                            peek.content[at] = Some(map.next_value()?);
-                            continue;
-                        }
-                        Field::LikeModel | Field::LikeName | Field::Other => {
-                            like_model |= matches!(field, Field::LikeModel);
-                            like_name |= matches!(field, Field::LikeName);
-                            map.next_value::<IgnoredAny>()?;
-                            continue;
-                        }
-                    };
-                    if place.replace(map.next_value()?).is_some() {
-                        return Err(de::Error::duplicate_field(name));
+                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                    peek.take(&name, map.next_value::<&RawValue>()?.get());
+                    if let Some(twice) = peek.twice {
+                        return Err(de::Error::duplicate_field(twice));
                     }
                 }
-                // Go's decoder, which Ollama uses, takes any case, and the last of them: what was allowed here
-                // must be what is served there.
-                if like_model && peek.model.or(peek.name).is_some() || like_name && peek.name.is_some() {
-                    return Err(de::Error::custom("the model is there twice, in different letters"));
-                }
-                Ok(peek)
+                peek.wrong().map_or(Ok(peek), |wrong| Err(de::Error::custom(wrong)))
             }
         }
         deserializer.deserialize_map(Fields)
@@ -231,10 +212,10 @@ impl Asked {
         if !text.trim_start().starts_with('{') {
             return Err(ApiError::bad_request("invalid_json", "The body must be a JSON object."));
         }
-        let peek: Peek<'_> = serde_json::from_str(text).map_err(|error| {
+        let peek = Peek::of(text).map_err(|error| {
             ApiError::bad_request("invalid_json", format!("The body is not valid JSON: {error}."))
         })?;
-        let stream = match peek.stream.map(RawValue::get) {
+        let stream = match peek.stream {
             None | Some("null") => api.streams_by_default(),
             Some("true") => true,
             Some("false") => false,
@@ -251,7 +232,7 @@ impl Asked {
         if model.trim().is_empty() {
             return Err(ApiError::bad_request("missing_model", "\"model\" is empty.").param("model"));
         }
-        let class = class::of(api, peek.content.map(|raw| raw.map_or("", RawValue::get)));
+        let class = class::of(api, peek.content.map(Option::unwrap_or_default));
         let target = resolve(&model).filter(|target| *target != model);
         // Other APIs' streams tell it by themselves.
         let asks_usage = counts_tokens && stream && matches!(api, Api::ChatCompletions | Api::Completions);
@@ -289,9 +270,9 @@ fn asking_usage(peek: &Peek<'_>) -> Result<Option<String>, ApiError> {
 }
 
 /// Where in `text` a value stands that is a slice of it.
-fn place(text: &str, raw: &RawValue) -> Range<usize> {
-    let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
-    start..start + raw.get().len()
+fn place(text: &str, raw: &str) -> Range<usize> {
+    let start = raw.as_ptr() as usize - text.as_ptr() as usize;
+    start..start + raw.len()
 }
 
 fn changed(text: &str, mut changes: Vec<(Range<usize>, String)>) -> Bytes {
@@ -308,8 +289,7 @@ fn changed(text: &str, mut changes: Vec<(Range<usize>, String)>) -> Bytes {
     all.freeze()
 }
 
-fn read_string(raw: &RawValue) -> Result<Cow<'_, str>, ApiError> {
-    let text = raw.get();
+fn read_string(text: &str) -> Result<Cow<'_, str>, ApiError> {
     if text == "null" {
         return Err(ApiError::bad_request("missing_model", "\"model\" is null.").param("model"));
     }

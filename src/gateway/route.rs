@@ -142,6 +142,10 @@ impl Endpoint<'_> {
 
 impl<'a> Route<'a> {
     pub fn of(path: &'a str) -> Self {
+        // Nearly all there is to serve.
+        if let Some(api) = Api::of(path) {
+            return Self::Client { provider: None, endpoint: Endpoint::Forward(api) };
+        }
         let rest = path.strip_prefix('/').unwrap_or(path);
         let (first, behind) = rest.split_once('/').unwrap_or((rest, ""));
         if matches!(first, "v1" | "api") {

@@ -6,6 +6,7 @@
 
 use std::{
     convert::Infallible,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
     pin::pin,
@@ -13,10 +14,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     thread::JoinHandle,
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -32,7 +35,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
-    Gateway,
+    Gateway, LOOK_EVERY,
     io::{Activity, TimedIo},
     options::Options,
 };
@@ -175,12 +178,20 @@ async fn work(
     mut stop: watch::Receiver<Option<Instant>>,
 ) {
     let tracker = TaskTracker::new();
+    // A timer that comes before all others makes the runtime write to itself, in case that it sleeps. Those of requests
+    // come after this one, so that none of them does.
+    tokio::spawn(async {
+        let mut tick = tokio::time::interval(LOOK_EVERY / 2);
+        loop {
+            tick.tick().await;
+        }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        // hyper's name for it; between requests it is the time until the next one.
-        .header_read_timeout(options.idle_timeout)
+        // It would set two timers with each request: see `TimedIo`.
+        .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES);
     builder
         .http2()
@@ -231,14 +242,19 @@ async fn work(
         tracker.spawn(async move {
             let _load = Load(load);
             let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = async { tokio::select! { () = told(&mut stop) => {}, () = activity.retired() => {} } } => {
+            // Polled only when it has something to say: a connection is polled several times with each request.
+            let mut stopped = FuturesUnordered::from_iter([async move { told(&mut stop).await }]);
+            let mut is_ending = false;
+            let ended = poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                let ends = activity.is_retired() || stopped.poll_next_unpin(cx) == Poll::Ready(Some(()));
+                if polled.is_pending() && ends && !std::mem::replace(&mut is_ending, true) {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    return connection.as_mut().poll(cx);
                 }
-            };
-            if let Err(error) = ended {
+                polled
+            });
+            if let Err(error) = ended.await {
                 debug!("a connection ended: {error}");
             }
         });

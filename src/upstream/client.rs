@@ -1,46 +1,44 @@
 //! One attempt at the provider: a request out, a response back. Retries are the caller's business.
+//!
+//! The pool is our own. It belongs to one core and one provider, so that finding a connection is a pop from a list,
+//! and a connection comes back from the answer's own end; a pool for any number of hosts, with tasks that watch
+//! for connections to come back, took a fifth of all instructions of a request.
 
 use std::{
+    collections::VecDeque,
     error::Error as StdError,
     fmt,
-    future::Future,
+    future::poll_fn,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::{
-    client::legacy::{
-        self,
-        connect::{
-            HttpConnector,
-            proxy::{SocksV5, Tunnel},
-        },
-    },
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+use hyper::{body::Incoming, client::conn::http2};
+use tokio::{runtime::Handle, sync::oneshot};
+
+pub use super::dial::BuildError;
+use super::{
+    dial::{Connection, Dialer},
+    http1::Http1,
+    options::Options,
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::net::TcpStream;
-use tower_service::Service;
 
-use super::options::{Login, Options, Proxy};
-
-type BoxError = Box<dyn StdError + Send + Sync>;
-
-/// Idle upstream connections are closed before most servers would do it from their side.
-const IDLE_CONNECTION: Duration = Duration::from_secs(55);
-const MAX_IDLE_PER_HOST: usize = 512;
-/// All requests of a core may share one HTTP/2 connection. When it is lost without a word, no request on it is
-/// answered, and the system notices only after a quarter of an hour.
-const H2_PING: Duration = Duration::from_secs(20);
-const H2_PONG: Duration = Duration::from_secs(10);
+/// Idle connections are closed before most servers would do it from their side: after this many rounds of the
+/// sweeper at the latest, which are 55 seconds.
+const IDLE_ROUNDS: u32 = 5;
+const SWEEP_EVERY: Duration = Duration::from_secs(11);
+const MAX_IDLE: usize = 512;
+/// For what goes on behind an answer: a connection that is made although another one came back, or one that is not free
+/// with the answer's end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Parts of an answer that are read although nobody wants them.
+const MOST_UNWANTED: usize = 8;
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -53,18 +51,9 @@ pub enum Error {
     Broken(String),
 }
 
-/// Why a client cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    #[error("cannot read ca_file {path}: {why}; it must hold PEM certificates")]
-    CaFile { path: String, why: String },
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
-}
-
 /// A connection pool to one provider. Made per data-plane core: its connections live on that core's runtime.
 pub struct Client {
-    inner: legacy::Client<HttpsConnector<Route>, Full<Bytes>>,
+    pool: Arc<Pool>,
     first_byte_timeout: Duration,
 }
 
@@ -78,46 +67,46 @@ impl Client {
     /// # Errors
     /// When the provider's `ca_file` cannot be used.
     pub fn new(options: &Options) -> Result<Self, BuildError> {
-        let tls = tls_config(options)?;
-        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        let connector = if options.http2 {
-            connector.enable_http1().enable_http2().wrap_connector(Route::new(options))
-        } else {
-            connector.enable_http1().wrap_connector(Route::new(options))
+        let pool = Pool {
+            dialer: Dialer::new(options)?,
+            base: options.base_url.clone(),
+            host: host(&options.base_url),
+            idle: Mutex::default(),
         };
-        let inner = legacy::Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .http2_adaptive_window(true)
-            .http2_keep_alive_interval(H2_PING)
-            .http2_keep_alive_timeout(H2_PONG)
-            .build(connector);
-        Ok(Self { inner, first_byte_timeout: options.first_byte_timeout })
+        Ok(Self { pool: Arc::new(pool), first_byte_timeout: options.first_byte_timeout })
     }
 
-    /// Sends one request and waits for the response's head.
+    /// Sends one request and waits for the response's head. `path` is whole: see [`Options::path`].
     ///
     /// # Errors
     /// When there is no response: nothing of the provider's came back.
     pub async fn send(
         &self,
         method: Method,
-        uri: Uri,
+        path: PathAndQuery,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<Answer>, Error> {
+        tokio::time::timeout(self.first_byte_timeout, self.request(method, path, headers, body))
+            .await
+            .unwrap_or(Err(Error::Timeout(self.first_byte_timeout)))
+    }
+
+    /// As [`Client::send`], for those who watch the time themselves.
+    ///
+    /// # Errors
+    /// As [`Client::send`], but for [`Error::Timeout`].
+    pub async fn request(
+        &self,
+        method: Method,
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Answer>, Error> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        match tokio::time::timeout(self.first_byte_timeout, self.inner.request(request)).await {
-            Err(_) => Err(Error::Timeout(self.first_byte_timeout)),
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() => Err(Error::Connect(causes(&error))),
-            Ok(Err(error)) => Err(Error::Broken(causes(&error))),
-        }
+        self.pool.request(request, path).await
     }
 }
 
@@ -136,292 +125,275 @@ pub fn causes(error: &dyn StdError) -> String {
     text
 }
 
-fn tls_config(options: &Options) -> Result<rustls::ClientConfig, BuildError> {
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = &options.ca_file {
-        let fail = |why: &dyn fmt::Display| BuildError::CaFile {
-            path: path.display().to_string(),
-            why: why.to_string(),
-        };
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|why| fail(&why))?;
-        let mut found = 0;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|why| fail(&why))?;
-            roots.add(certificate).map_err(|why| fail(&why))?;
-            found += 1;
-        }
-        if found == 0 {
-            return Err(fail(&"no certificate in it"));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|why| BuildError::Tls(why.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+/// What a server is told of whom it is asked as: the port only where it is not the scheme's own.
+fn host(base: &Uri) -> Option<HeaderValue> {
+    let authority = base.authority()?;
+    let usual = if base.scheme_str() == Some("https") { 443 } else { 80 };
+    let text = match authority.port_u16().filter(|port| *port != usual) {
+        Some(port) => format!("{}:{port}", authority.host()),
+        None => authority.host().to_owned(),
+    };
+    HeaderValue::try_from(text).ok()
 }
 
-/// The way to the provider: straight, or through a proxy.
-#[derive(Clone)]
-enum Route {
-    Direct(HttpConnector),
-    Http(Tunnel<HttpConnector>),
-    Socks(SocksV5<HttpConnector>),
+struct Pool {
+    dialer: Dialer,
+    base: Uri,
+    host: Option<HeaderValue>,
+    idle: Mutex<Idle>,
 }
 
-impl Route {
-    fn new(options: &Options) -> Self {
-        let mut connector = HttpConnector::new();
-        // The TLS layer above wants to see https URIs pass through.
-        connector.enforce_http(false);
-        // Without it small writes wait for acknowledgements, and streams stall for 40 ms.
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(options.connect_timeout));
-        connector.set_keepalive(Some(Duration::from_secs(60)));
-        match &options.proxy {
-            None => Self::Direct(connector),
-            Some(Proxy::Http { uri, login }) => {
-                let tunnel = Tunnel::new(uri.clone(), connector);
-                Self::Http(match login.as_ref().and_then(basic_auth) {
-                    Some(value) => tunnel.with_auth(value),
-                    None => tunnel,
-                })
-            }
-            Some(Proxy::Socks5 { uri, login, local_dns }) => {
-                let socks = SocksV5::new(uri.clone(), connector).local_dns(*local_dns);
-                Self::Socks(match login {
-                    Some(login) => socks.with_auth(login.user.clone(), login.password.expose().to_owned()),
-                    None => socks,
-                })
-            }
-        }
-    }
+#[derive(Default)]
+struct Idle {
+    /// With the sweeper's round in which they came back; the last one goes out first.
+    http1: Vec<(Box<Http1>, u32)>,
+    /// With the round in which it was used last.
+    http2: Option<(http2::SendRequest<Full<Bytes>>, u32)>,
+    /// Requests that are waiting for a connection of their own and would take any other.
+    waiting: VecDeque<oneshot::Sender<Connection>>,
+    round: u32,
+    is_swept: bool,
 }
 
-fn basic_auth(login: &Login) -> Option<HeaderValue> {
-    let plain = format!("{}:{}", login.user, login.password.expose());
-    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(plain))).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-impl Service<Uri> for Route {
-    type Response = TokioIo<TcpStream>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        match self {
-            Self::Direct(connector) => connector.poll_ready(cx).map_err(Into::into),
-            Self::Http(connector) => connector.poll_ready(cx).map_err(Into::into),
-            Self::Socks(connector) => connector.poll_ready(cx).map_err(Into::into),
-        }
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        match self {
-            Self::Direct(connector) => {
-                let connecting = connector.call(uri);
-                Box::pin(async move { connecting.await.map_err(Into::into) })
-            }
-            Self::Http(connector) => {
-                let connecting = connector.call(uri);
-                Box::pin(async move { connecting.await.map_err(Into::into) })
-            }
-            Self::Socks(connector) => {
-                let connecting = connector.call(uri);
-                Box::pin(async move { connecting.await.map_err(Into::into) })
+impl Pool {
+    async fn request(
+        self: &Arc<Self>,
+        mut request: Request<Full<Bytes>>,
+        path: PathAndQuery,
+    ) -> Result<Response<Answer>, Error> {
+        loop {
+            let idle = self.idle().take();
+            let (connection, is_used) = match idle {
+                Some(connection) => (connection, true),
+                None => self.connect().await?,
+            };
+            let sent = match connection {
+                Connection::Http1(mut http1) => {
+                    if let Some(host) = &self.host {
+                        request.headers_mut().entry(header::HOST).or_insert_with(|| host.clone());
+                    }
+                    *request.uri_mut() = Uri::from(path.clone());
+                    let sent = http1.send(request).await;
+                    sent.map(|response| response.map(|body| Answer::new(body, self, http1)))
+                }
+                Connection::Http2(mut sender) => {
+                    *request.uri_mut() = self.absolute(&path);
+                    let sent = sender.try_send_request(request).await;
+                    sent.map(|response| response.map(|body| Answer { body, lease: None }))
+                }
+            };
+            match sent {
+                Ok(response) => return Ok(response),
+                // It was closed while it was idle, and nothing has gone out.
+                Err(mut error) => match error.take_message().filter(|_| is_used) {
+                    Some(unsent) => request = unsent,
+                    None => return Err(Error::Broken(causes(error.error()))),
+                },
             }
         }
     }
-}
 
-/// The request's headers as the provider gets them: what the caller sent, without what is between the caller
-/// and keytide, with the pooled key and the provider's configured headers.
-pub fn request_headers(caller: &HeaderMap, options: &Options, credential: HeaderValue) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(caller.len() + options.headers.len() + 3);
-    let listed = connection_listed(caller);
-    for (name, value) in caller {
-        if is_hop_by_hop(name) || is_private(name) || listed.contains(name.as_str()) {
-            continue;
-        }
-        headers.append(name.clone(), value.clone());
+    fn absolute(&self, path: &PathAndQuery) -> Uri {
+        let mut parts = self.base.clone().into_parts();
+        parts.path_and_query = Some(path.clone());
+        Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(path.clone()))
     }
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers
-        .insert(header::USER_AGENT, HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION"))));
-    for (name, value) in &options.headers {
-        headers.insert(name.clone(), value.clone());
-    }
-    headers.insert(options.auth_header.clone(), credential);
-    headers
-}
 
-/// The response's headers as the caller gets them.
-pub fn response_headers(upstream: &HeaderMap, into: &mut HeaderMap) {
-    let listed = connection_listed(upstream);
-    for (name, value) in upstream {
-        if is_hop_by_hop(name)
-            || name == header::SET_COOKIE
-            || name == header::CONTENT_LENGTH
-            || name == "x-request-id"
-            || name.as_str().starts_with("access-control-")
-            || is_about_origin(name)
-            || listed.contains(name.as_str())
+    /// Makes a connection, or takes one that comes back meanwhile; also whether it was used before.
+    async fn connect(self: &Arc<Self>) -> Result<(Connection, bool), Error> {
+        let (back, mut comes_back) = oneshot::channel();
         {
-            continue;
+            let mut idle = self.idle();
+            // Of requests that were given up while they waited.
+            idle.waiting.retain(|waiting| !waiting.is_closed());
+            idle.waiting.push_back(back);
         }
-        into.append(name.clone(), value.clone());
+        let mut dialing = Box::pin(self.dialer.clone().dial());
+        tokio::select! {
+            biased;
+            Ok(connection) = &mut comes_back => {
+                // Who is in such a hurry that one connection was not enough will need the other one as well.
+                let pool = Arc::downgrade(self);
+                tokio::spawn(async move {
+                    let dialed = tokio::time::timeout(PATIENCE, dialing).await;
+                    if let (Ok(Ok(connection)), Some(pool)) = (dialed, pool.upgrade()) {
+                        pool.put(connection);
+                    }
+                });
+                Ok((connection, true))
+            }
+            dialed = &mut dialing => {
+                let connection = dialed?;
+                if let Connection::Http2(sender) = &connection {
+                    self.put(Connection::Http2(sender.clone()));
+                }
+                Ok((connection, false))
+            }
+        }
+    }
+
+    fn put(self: &Arc<Self>, connection: Connection) {
+        let mut idle = self.idle();
+        idle.put(connection);
+        if !idle.is_empty() && !std::mem::replace(&mut idle.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Headers that `Connection` names belong to that connection too.
-struct Listed<'a>(Option<&'a HeaderMap>);
+impl Idle {
+    fn is_empty(&self) -> bool {
+        self.http1.is_empty() && self.http2.is_none()
+    }
 
-fn connection_listed(headers: &HeaderMap) -> Listed<'_> {
-    Listed(headers.contains_key(header::CONNECTION).then_some(headers))
-}
+    fn take(&mut self) -> Option<Connection> {
+        if let Some((sender, last)) = &mut self.http2 {
+            if !sender.is_closed() {
+                *last = self.round;
+                return Some(Connection::Http2(sender.clone()));
+            }
+            self.http2 = None;
+        }
+        let (http1, _) = self.http1.pop()?;
+        Some(Connection::Http1(http1))
+    }
 
-impl Listed<'_> {
-    fn contains(&self, name: &str) -> bool {
-        self.0.is_some_and(|headers| {
-            headers
-                .get_all(header::CONNECTION)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
-                .flat_map(|value| value.split(','))
-                .any(|listed| listed.trim().eq_ignore_ascii_case(name))
-        })
+    fn put(&mut self, connection: Connection) {
+        match connection {
+            Connection::Http1(mut http1) => {
+                http1.rest();
+                while let Some(waiting) = self.waiting.pop_front() {
+                    match waiting.send(Connection::Http1(http1)) {
+                        Err(Connection::Http1(unwanted)) => http1 = unwanted,
+                        _ => return,
+                    }
+                }
+                if self.http1.len() < MAX_IDLE {
+                    self.http1.push((http1, self.round));
+                }
+            }
+            Connection::Http2(sender) => {
+                for waiting in self.waiting.drain(..) {
+                    // Whoever has gone does not need it.
+                    let _gone = waiting.send(Connection::Http2(sender.clone()));
+                }
+                if self.http2.as_ref().is_none_or(|(sender, _)| sender.is_closed()) {
+                    self.http2 = Some((sender, self.round));
+                }
+            }
+        }
     }
 }
 
-fn is_hop_by_hop(name: &header::HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
+/// Closes what has been idle for long, as long as there is anything.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut idle = pool.idle();
+        idle.round = idle.round.wrapping_add(1);
+        let round = idle.round;
+        let is_fresh = |since: u32| round.wrapping_sub(since) < IDLE_ROUNDS;
+        idle.http1.retain_mut(|(http1, since)| is_fresh(*since) && http1.is_open());
+        // Requests under way on it go on: it ends with the last of them.
+        idle.http2.take_if(|(http2, last)| !is_fresh(*last) || http2.is_closed());
+        if idle.is_empty() {
+            idle.is_swept = false;
+            return;
+        }
+    }
 }
 
-/// What a provider says of its own address, which callers would take for a word on ours.
-fn is_about_origin(name: &header::HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "alt-svc"
-            | "strict-transport-security"
-            | "clear-site-data"
-            | "nel"
-            | "report-to"
-            | "reporting-endpoints"
-    )
+/// An answer's body, which gives its connection back when it has ended. When it is dropped while more is to come, the
+/// connection is closed, and the provider knows that nobody is listening any more.
+pub struct Answer {
+    body: Incoming,
+    /// Where the connection belongs, until the body has ended; `None` over HTTP/2.
+    lease: Option<(Weak<Pool>, Box<Http1>)>,
 }
 
-/// What tells the provider who the caller is, or is keytide's own business.
-fn is_private(name: &header::HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "host"
-            | "authorization"
-            | "x-api-key"
-            | "api-key"
-            | "cookie"
-            | "forwarded"
-            | "via"
-            | "x-real-ip"
-            | "true-client-ip"
-            | "x-client-ip"
-            | "origin"
-            | "referer"
-            | "content-length"
-            | "expect"
-            | "x-request-id"
-    ) || name.as_str().starts_with("x-forwarded-")
-        || name.as_str().starts_with("cf-")
-        || name.as_str().starts_with("sec-")
+impl Answer {
+    fn new(body: Incoming, pool: &Arc<Pool>, http1: Box<Http1>) -> Self {
+        let mut answer = Self { body, lease: Some((Arc::downgrade(pool), http1)) };
+        if answer.body.is_end_stream() {
+            answer.give_back();
+        }
+        answer
+    }
+
+    fn give_back(&mut self) {
+        let Some((pool, mut http1)) = self.lease.take() else { return };
+        if http1.is_ready() || http1.is_open() {
+            if let Some(pool) = pool.upgrade() {
+                pool.put(Connection::Http1(http1));
+            }
+            return;
+        }
+        if http1.has_ended() {
+            return;
+        }
+        // The answer came before all of the request was sent.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let ready = tokio::time::timeout(PATIENCE, poll_fn(|cx| http1.poll_ready(cx))).await;
+            if let (Ok(true), Some(pool)) = (ready, pool.upgrade()) {
+                pool.put(Connection::Http1(http1));
+            }
+        });
+    }
+}
+
+/// Where the rest of an answer that is not wanted any more is here already, its connection goes on.
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let mut nobody = Context::from_waker(Waker::noop());
+        for _ in 0..MOST_UNWANTED {
+            if self.lease.is_none() {
+                return;
+            }
+            match Pin::new(&mut *self).poll_frame(&mut nobody) {
+                Poll::Ready(Some(Ok(_))) => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self { body, lease } = &mut *self;
+        let poll = match lease {
+            Some((_, http1)) => http1.poll_frame(body, cx),
+            None => Pin::new(body).poll_frame(cx),
+        };
+        match &poll {
+            Poll::Ready(None) => self.give_back(),
+            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.give_back(),
+            Poll::Ready(Some(Err(_))) => self.lease = None,
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in pairs {
-            map.append(*name, HeaderValue::from_static(value));
-        }
-        map
-    }
-
-    #[test]
-    fn what_belongs_to_the_caller_stays_here() {
-        let options = Options {
-            headers: vec![(header::HeaderName::from_static("x-title"), HeaderValue::from_static("mine"))],
-            ..Options::default()
-        };
-        let caller = map(&[
-            ("authorization", "Bearer sk-caller"),
-            ("x-api-key", "sk-caller"),
-            ("cookie", "a=b"),
-            ("x-forwarded-for", "10.0.0.1"),
-            ("forwarded", "for=10.0.0.1"),
-            ("connection", "keep-alive, x-private"),
-            ("x-private", "yes"),
-            ("transfer-encoding", "chunked"),
-            ("accept-encoding", "br"),
-            ("user-agent", "OpenAI/Python"),
-            ("x-title", "theirs"),
-            ("anthropic-version", "2023-06-01"),
-            ("content-type", "application/json"),
-        ]);
-        let sent = request_headers(&caller, &options, HeaderValue::from_static("Bearer pooled"));
-        let mut names: Vec<_> = sent.keys().map(|name| name.as_str().to_owned()).collect();
-        names.sort();
-        assert_eq!(
-            names,
-            [
-                "accept-encoding",
-                "anthropic-version",
-                "authorization",
-                "content-type",
-                "user-agent",
-                "x-title"
-            ]
-        );
-        assert_eq!(sent["authorization"], "Bearer pooled");
-        assert_eq!(sent["accept-encoding"], "identity");
-        assert_eq!(sent["x-title"], "mine");
-        assert!(sent["user-agent"].to_str().unwrap().starts_with("keytide/"));
-    }
-
-    #[test]
-    fn what_belongs_to_the_provider_stays_there() {
-        let mut headers = HeaderMap::new();
-        response_headers(
-            &map(&[
-                ("content-type", "application/json"),
-                ("connection", "close, x-hop"),
-                ("x-hop", "1"),
-                ("set-cookie", "session=1"),
-                ("x-request-id", "theirs"),
-                ("access-control-allow-origin", "https://elsewhere"),
-                ("alt-svc", "h3=\":443\""),
-                ("strict-transport-security", "max-age=31536000; includeSubDomains"),
-                ("clear-site-data", "*"),
-                ("nel", "{}"),
-                ("report-to", "{}"),
-                ("x-ratelimit-remaining", "3"),
-            ]),
-            &mut headers,
-        );
-        assert_eq!(headers, map(&[("content-type", "application/json"), ("x-ratelimit-remaining", "3")]));
-    }
-}
+#[path = "client_tests.rs"]
+mod tests;

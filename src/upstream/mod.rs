@@ -1,6 +1,9 @@
 //! One attempt at a provider: a request out, an outcome back.
 
 pub mod client;
+mod dial;
+pub mod headers;
+mod http1;
 pub mod inspect;
 pub mod options;
 pub mod outcome;

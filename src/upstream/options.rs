@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method, Uri, header};
+use http::{
+    HeaderName, HeaderValue, Method, Uri, header,
+    uri::{InvalidUri, PathAndQuery},
+};
 
 use super::outcome::StatusRules;
 use crate::model::Secret;
@@ -50,6 +53,14 @@ impl Options {
     /// prints at its end.
     pub fn base(&self) -> String {
         self.base_url.to_string().trim_end_matches('/').to_owned()
+    }
+
+    /// What is asked for at the provider's host: `path`, which may have a query, behind the base URL's own.
+    ///
+    /// # Errors
+    /// When they make no valid path together.
+    pub fn path(&self, path: &str) -> Result<PathAndQuery, InvalidUri> {
+        PathAndQuery::try_from(format!("{}{path}", self.base_url.path().trim_end_matches('/')))
     }
 }
 

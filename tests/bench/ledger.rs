@@ -1,4 +1,4 @@
-//! Counting a request, from ten keys to a million: the line should be flat. And what a flush costs.
+//! Counting a request, from ten keys to a million: the line should be flat. And what a flush costs, and a start.
 
 use std::{
     hint::black_box,
@@ -12,7 +12,7 @@ use keytide::{
         Attempt, Books, Caller, Class, Ending, Entry, Flusher, Kind, Ledger, ModelRef, ProviderBooks,
         ProviderLedger, Sink,
     },
-    model::{Counts, Delta, KeyId, KeyRecord, KeyUsage, Secret, Timestamp, TokenId, UserId},
+    model::{Counts, Delta, KeyId, KeyRecord, KeyUsage, ProviderDelta, Secret, Timestamp, TokenId, UserId},
     store::{self, Change, Store},
 };
 use tokio::runtime::Runtime;
@@ -165,9 +165,48 @@ fn flush(c: &mut Criterion) {
     }
 }
 
+/// Opening the file of an instance that has these keys, each of which was used: what a start waits for.
+fn load(c: &mut Criterion) {
+    let runtime = runtime();
+    let dir = tempfile::tempdir().expect("a folder for the stores");
+    let mut group = c.benchmark_group("load");
+    group.sample_size(10);
+    for keys in [10, 1_000, 100_000, 1_000_000] {
+        let options = store::Options::new(dir.path().join(keys.to_string()));
+        let (store, _) = Store::open(&options, NOW).expect("a new store");
+        let records = (0..keys).map(|n| Change::PutKey {
+            provider: "ollama".into(),
+            record: KeyRecord::new(Secret::new(format!("sk-or-v1-{n:064x}")), NOW),
+        });
+        runtime.block_on(store.change(records.collect())).expect("the store takes the keys");
+        let used = KeyUsage { counts: Counts::SUCCESS, last_used: Some(NOW), ..KeyUsage::default() };
+        let mut delta = Delta::default();
+        let keys_used = ids(keys).into_iter().map(|id| (id, used)).collect();
+        delta
+            .providers
+            .insert("ollama".into(), ProviderDelta { keys: keys_used, ..ProviderDelta::default() });
+        runtime.block_on(store.append(&delta)).expect("the store takes the delta");
+        runtime.block_on(store.close()).expect("the store closes");
+        group.bench_function(BenchmarkId::from_parameter(keys), |bencher| {
+            bencher.iter_custom(|count| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..count {
+                    let start = Instant::now();
+                    let (store, contents) = Store::open(&options, NOW).expect("the store opens");
+                    spent += start.elapsed();
+                    black_box(&contents);
+                    runtime.block_on(store.close()).expect("the store closes");
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-criterion_group!(benches, record_one, flush);
+criterion_group!(benches, record_one, flush, load);
 criterion_main!(benches);

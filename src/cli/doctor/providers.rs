@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::json;
 
 use super::Report;
@@ -52,13 +52,13 @@ async fn reach(options: &upstream::options::Options) -> Result<http::StatusCode,
     options.connect_timeout = options.connect_timeout.min(PATIENCE);
     options.first_byte_timeout = PATIENCE;
     let client = upstream_client::Client::new(&options).map_err(|error| error.to_string())?;
-    let uri: Uri = format!("{}{}", options.base(), options.probe.path)
-        .parse()
+    let path = options
+        .path(&options.probe.path)
         .map_err(|_| "base_url and probe.path make no address".to_owned())?;
     let mut headers = HeaderMap::new();
     let agent = HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION")));
     headers.insert(header::USER_AGENT, agent);
-    let sent = client.send(Method::GET, uri, headers, Bytes::new()).await;
+    let sent = client.send(Method::GET, path, headers, Bytes::new()).await;
     sent.map(|response| response.status()).map_err(|error| error.to_string())
 }
 

@@ -15,6 +15,11 @@ pub enum Framing {
 impl Framing {
     /// Reads a `Content-Type`; `None` for bodies that nothing can be read from.
     pub fn of(content_type: &str) -> Option<Self> {
+        match content_type {
+            "application/json" => return Some(Self::Json),
+            "text/event-stream" => return Some(Self::Sse),
+            _ => {}
+        }
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match essence.as_str() {
             "application/json" => Some(Self::Json),

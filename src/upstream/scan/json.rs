@@ -5,11 +5,13 @@
 //! capture and a few numbers. UTF-8 is not checked, nor the grammar below [`CHECKED`] levels, where brackets
 //! are only counted.
 
+mod skim;
+
 use std::borrow::Cow;
 
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
-use memchr::memchr2;
 
+pub use self::skim::end_of_text;
 use super::meaning::{Findings, Kind, Node, is_hint};
 
 /// Levels whose brackets are matched: one bit each.
@@ -37,11 +39,12 @@ enum State {
     Next,
     Text,
     Escape,
-    /// So many hex digits of `\u` are still to come.
-    Unicode(u8),
-    Number(Number),
-    /// With how many of its letters have come.
-    Literal(Literal, u8),
+    /// `seen` of the four hex digits of `\u` have come.
+    Unicode,
+    /// Of which `number` has come.
+    Number,
+    /// `seen` of the letters of `literal` have come.
+    Literal,
     Deep,
     DeepText,
     DeepEscape,
@@ -70,8 +73,9 @@ enum Literal {
     Null,
 }
 
-/// The raw text between a string's quotes, or of a number, as far as there is room.
-#[derive(Debug)]
+/// The raw text between a string's quotes, or of a number, as far as there is room: where it comes in several parts, or
+/// has to be looked at for its escapes.
+#[derive(Clone, Copy, Debug)]
 struct Capture {
     bytes: [u8; CAPTURE],
     len: usize,
@@ -96,26 +100,50 @@ impl Capture {
         self.cut |= fits < more.len();
     }
 
-    fn raw(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    /// Nothing of the text has come before.
+    fn is_untouched(&self) -> bool {
+        self.len == 0 && !self.escaped && !self.cut
+    }
+
+    fn text(&self) -> Option<Text<'_>> {
+        let text = Text { raw: &self.bytes[..self.len], escaped: self.escaped, cut: self.cut };
+        self.on.then_some(text)
+    }
+}
+
+/// A text that is looked at.
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    raw: &'a [u8],
+    escaped: bool,
+    cut: bool,
+}
+
+impl<'a> Text<'a> {
+    /// All of it, without escapes.
+    fn plain(raw: &'a [u8]) -> Self {
+        Self { raw: &raw[..raw.len().min(CAPTURE)], escaped: false, cut: raw.len() > CAPTURE }
     }
 
     /// What the bytes stand for; `None` for what was not captured whole or has a broken escape.
-    fn unescaped(&self) -> Option<Cow<'_, [u8]>> {
-        if !self.on || self.cut {
+    fn unescaped(self) -> Option<Cow<'a, [u8]>> {
+        if self.cut {
             return None;
         }
         if self.escaped {
-            let quoted = [b"\"", self.raw(), b"\""].concat();
+            let quoted = [b"\"", self.raw, b"\""].concat();
             return serde_json::from_slice::<String>(&quoted).ok().map(|text| Cow::Owned(text.into_bytes()));
         }
-        Some(Cow::Borrowed(self.raw()))
+        Some(Cow::Borrowed(self.raw))
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Document {
     state: State,
+    number: Number,
+    literal: Literal,
+    seen: u8,
     /// One bit for each open container, the innermost lowest; set for an object.
     kinds: u128,
     depth: u32,
@@ -133,6 +161,9 @@ impl Document {
     pub(super) fn new() -> Self {
         Self {
             state: State::Value,
+            number: Number::Minus,
+            literal: Literal::Null,
+            seen: 0,
             kinds: 0,
             depth: 0,
             nodes: [Node::Other; NAMED],
@@ -146,8 +177,8 @@ impl Document {
 
     /// Makes ready for the next document and hands over what this one said, if it was a whole one.
     pub(super) fn take(&mut self) -> Option<Findings> {
-        if let State::Number(number) = self.state {
-            self.end_number(number);
+        if self.state == State::Number {
+            self.end_number();
         }
         let whole = self.state == State::Complete;
         let found = std::mem::take(&mut self.found);
@@ -176,27 +207,30 @@ impl Document {
 
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
+        loop {
+            at = self.skim(bytes, at);
+            let Some(&byte) = bytes.get(at) else { return };
             match self.state {
                 State::Text => {
                     at += self.text(&bytes[at..]);
                     continue;
                 }
-                State::Number(number) => {
-                    at += self.number(number, &bytes[at..]);
+                State::Number => {
+                    at += self.number(&bytes[at..]);
                     continue;
                 }
                 State::Invalid | State::Trailing => return,
                 State::Escape => self.escape(byte),
-                State::Unicode(left) => {
+                State::Unicode => {
                     self.capture.push(&[byte]);
-                    self.state = match left {
+                    self.seen += 1;
+                    self.state = match self.seen {
                         _ if !byte.is_ascii_hexdigit() => State::Invalid,
-                        1 => State::Text,
-                        _ => State::Unicode(left - 1),
+                        4 => State::Text,
+                        _ => State::Unicode,
                     };
                 }
-                State::Literal(literal, seen) => self.literal(literal, seen, byte),
+                State::Literal => self.literal(byte),
                 State::Deep => self.deep(byte),
                 State::DeepText => match byte {
                     b'"' => self.state = State::Deep,
@@ -227,22 +261,24 @@ impl Document {
             (b'}', State::FirstName) | (b']', State::FirstElement) => self.close(byte),
             _ if naming => self.state = State::Invalid,
             (b'{' | b'[', _) => self.open(byte == b'{'),
-            (b'-', _) => self.begin_number(Number::Minus),
-            (b'0', _) => self.begin_number(Number::Zero),
-            (b'1'..=b'9', _) => self.begin_number(Number::Whole),
-            (b't', _) => self.state = State::Literal(Literal::True, 1),
-            (b'f', _) => self.state = State::Literal(Literal::False, 1),
-            (b'n', _) => self.state = State::Literal(Literal::Null, 1),
+            (b'-', _) => self.begin_number(Number::Minus, byte),
+            (b'0', _) => self.begin_number(Number::Zero, byte),
+            (b'1'..=b'9', _) => self.begin_number(Number::Whole, byte),
+            (b't', _) => self.begin_literal(Literal::True),
+            (b'f', _) => self.begin_literal(Literal::False),
+            (b'n', _) => self.begin_literal(Literal::Null),
             _ => self.state = State::Invalid,
-        }
-        if let State::Number(_) = self.state {
-            self.capture.push(&[byte]);
         }
     }
 
-    fn begin_number(&mut self, number: Number) {
+    fn begin_literal(&mut self, literal: Literal) {
+        (self.state, self.literal, self.seen) = (State::Literal, literal, 1);
+    }
+
+    fn begin_number(&mut self, number: Number, byte: u8) {
         self.capture.start(self.node.is_read());
-        self.state = State::Number(number);
+        self.capture.push(&[byte]);
+        (self.state, self.number) = (State::Number, number);
     }
 
     fn container(&self) -> Node {
@@ -307,21 +343,30 @@ impl Document {
 
     /// Reads on inside a string; returns how many bytes were its.
     fn text(&mut self, bytes: &[u8]) -> usize {
-        let stop = memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+        let stop = end_of_text(bytes);
         let span = &bytes[..stop];
-        // No early exit, so that it runs over many bytes at once.
-        if span.iter().fold(false, |found, byte| found | (*byte < 0x20)) {
+        if bytes.get(stop).is_some_and(|byte| *byte < 0x20) {
             self.state = State::Invalid;
             return bytes.len();
         }
-        self.capture.push(span);
         match bytes.get(stop) {
-            None => stop,
+            None => {
+                self.capture.push(span);
+                stop
+            }
+            Some(b'"') if self.capture.is_untouched() => {
+                // It lies here as a whole, as nearly all do.
+                self.end_text(self.capture.on.then_some(Text::plain(span)));
+                stop + 1
+            }
             Some(b'"') => {
-                self.end_text();
+                self.capture.push(span);
+                let capture = self.capture;
+                self.end_text(capture.text());
                 stop + 1
             }
             Some(_) => {
+                self.capture.push(span);
                 self.capture.push(b"\\");
                 self.capture.escaped = true;
                 self.state = State::Escape;
@@ -334,14 +379,15 @@ impl Document {
         self.capture.push(&[byte]);
         self.state = match byte {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => State::Text,
-            b'u' => State::Unicode(4),
+            b'u' => State::Unicode,
             _ => State::Invalid,
         };
+        self.seen = 0;
     }
 
     /// Reads on inside a number; returns how many bytes were its.
-    fn number(&mut self, mut number: Number, bytes: &[u8]) -> usize {
-        let mut len = 0;
+    fn number(&mut self, bytes: &[u8]) -> usize {
+        let (mut number, mut len) = (self.number, 0);
         for &byte in bytes {
             number = match (number, byte) {
                 (Number::Minus, b'0') => Number::Zero,
@@ -353,46 +399,48 @@ impl Document {
                 (Number::E | Number::ESign | Number::Exponent, b'0'..=b'9') => Number::Exponent,
                 _ => {
                     self.capture.push(&bytes[..len]);
-                    self.end_number(number);
+                    self.number = number;
+                    self.end_number();
                     return len;
                 }
             };
             len += 1;
         }
         self.capture.push(bytes);
-        self.state = State::Number(number);
+        self.number = number;
         len
     }
 
-    fn end_number(&mut self, number: Number) {
-        if !matches!(number, Number::Zero | Number::Whole | Number::Fraction | Number::Exponent) {
+    fn end_number(&mut self) {
+        if !matches!(self.number, Number::Zero | Number::Whole | Number::Fraction | Number::Exponent) {
             self.state = State::Invalid;
             return;
         }
-        if self.node.is_read() {
-            self.read(false);
+        let capture = self.capture;
+        if let Some(text) = capture.text() {
+            self.read(text, false);
         }
         self.end_value();
     }
 
-    fn literal(&mut self, literal: Literal, seen: u8, byte: u8) {
-        let letters: &[u8] = match literal {
+    fn literal(&mut self, byte: u8) {
+        let letters: &[u8] = match self.literal {
             Literal::True => b"true",
             Literal::False => b"false",
             Literal::Null => b"null",
         };
-        let seen = usize::from(seen);
+        let seen = usize::from(self.seen);
         if letters.get(seen) != Some(&byte) {
             self.state = State::Invalid;
         } else if seen + 1 == letters.len() {
-            self.end_literal(literal);
+            self.end_literal();
         } else {
-            self.state = State::Literal(literal, seen as u8 + 1);
+            self.seen += 1;
         }
     }
 
-    fn end_literal(&mut self, literal: Literal) {
-        match (self.node, literal) {
+    fn end_literal(&mut self) {
+        match (self.node, self.literal) {
             (Node::Done, Literal::True) => self.found.done = true,
             (Node::Done, Literal::False) => self.found.done = false,
             (Node::Error, Literal::True) => _ = self.found.report(),
@@ -401,10 +449,11 @@ impl Document {
         self.end_value();
     }
 
-    fn end_text(&mut self) {
+    /// `text` is there where it means something.
+    fn end_text(&mut self, text: Option<Text<'_>>) {
         if !self.naming {
-            if self.node.is_read() {
-                self.read(true);
+            if let Some(text) = text {
+                self.read(text, true);
             }
             self.end_value();
             return;
@@ -415,7 +464,7 @@ impl Document {
             self.found.report();
         }
         self.node = Node::Other;
-        if let Some(name) = self.capture.unescaped() {
+        if let Some(name) = text.and_then(Text::unescaped) {
             self.node = container.child(&name);
             if container == Node::Headers && is_hint(&name) {
                 self.header = HeaderName::from_bytes(&name).ok();
@@ -430,12 +479,12 @@ impl Document {
     }
 
     /// Takes in a string or number at a place that means something.
-    fn read(&mut self, quoted: bool) {
+    fn read(&mut self, text: Text<'_>, quoted: bool) {
         if self.node == Node::Error {
-            self.bare_error(quoted);
+            self.bare_error(text, quoted);
             return;
         }
-        let Some(text) = self.capture.unescaped() else { return };
+        let Some(text) = text.unescaped() else { return };
         let Ok(text) = std::str::from_utf8(&text) else { return };
         match self.node {
             Node::Count(count) if !quoted => {
@@ -466,8 +515,8 @@ impl Document {
     }
 
     /// `"error": "text"` as Ollama writes it, or a bare code.
-    fn bare_error(&mut self, quoted: bool) {
-        let text = String::from_utf8_lossy(self.capture.raw());
+    fn bare_error(&mut self, text: Text<'_>, quoted: bool) {
+        let text = String::from_utf8_lossy(text.raw);
         if text.is_empty() || (!quoted && text.trim_start_matches(['-', '0', '.']).is_empty()) {
             return;
         }

@@ -1,0 +1,191 @@
+//! What of a request's headers goes to the provider, and what of an answer's to the caller.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::options::Options;
+
+/// The request's headers as the provider gets them: what the caller sent, without what is between the caller
+/// and keytide, with the pooled key and the provider's configured headers.
+pub fn request_headers(caller: &HeaderMap, options: &Options, credential: HeaderValue) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(caller.len() + options.headers.len() + 3);
+    let listed = connection_listed(caller);
+    for (name, value) in caller {
+        if is_hop_by_hop(name) || is_private(name) || listed.contains(name.as_str()) {
+            continue;
+        }
+        headers.append(name.clone(), value.clone());
+    }
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers
+        .insert(header::USER_AGENT, HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION"))));
+    for (name, value) in &options.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    headers.insert(options.auth_header.clone(), credential);
+    headers
+}
+
+/// Leaves of a response's headers what the caller gets.
+pub fn keep_for_caller(headers: &mut HeaderMap) {
+    let listed = connection_listed(headers);
+    let is_kept_back = |name: &HeaderName| {
+        is_hop_by_hop(name)
+            || name == header::SET_COOKIE
+            || name == header::CONTENT_LENGTH
+            || name == "x-request-id"
+            || name.as_str().starts_with("access-control-")
+            || is_about_origin(name)
+            || listed.contains(name.as_str())
+    };
+    let kept_back: Vec<HeaderName> = headers.keys().filter(|name| is_kept_back(name)).cloned().collect();
+    for name in kept_back {
+        headers.remove(name);
+    }
+}
+
+/// Headers that `Connection` names belong to that connection too.
+struct Listed<'a>(Option<&'a HeaderMap>);
+
+fn connection_listed(headers: &HeaderMap) -> Listed<'_> {
+    Listed(headers.contains_key(header::CONNECTION).then_some(headers))
+}
+
+impl Listed<'_> {
+    fn contains(&self, name: &str) -> bool {
+        self.0.is_some_and(|headers| {
+            headers
+                .get_all(header::CONNECTION)
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .flat_map(|value| value.split(','))
+                .any(|listed| listed.trim().eq_ignore_ascii_case(name))
+        })
+    }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
+
+/// What a provider says of its own address, which callers would take for a word on ours.
+fn is_about_origin(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "alt-svc"
+            | "strict-transport-security"
+            | "clear-site-data"
+            | "nel"
+            | "report-to"
+            | "reporting-endpoints"
+    )
+}
+
+/// What tells the provider who the caller is, or is keytide's own business.
+fn is_private(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "host"
+            | "authorization"
+            | "x-api-key"
+            | "api-key"
+            | "cookie"
+            | "forwarded"
+            | "via"
+            | "x-real-ip"
+            | "true-client-ip"
+            | "x-client-ip"
+            | "origin"
+            | "referer"
+            | "content-length"
+            | "expect"
+            | "x-request-id"
+    ) || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with("cf-")
+        || name.as_str().starts_with("sec-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn what_belongs_to_the_caller_stays_here() {
+        let options = Options {
+            headers: vec![(header::HeaderName::from_static("x-title"), HeaderValue::from_static("mine"))],
+            ..Options::default()
+        };
+        let caller = map(&[
+            ("authorization", "Bearer sk-caller"),
+            ("x-api-key", "sk-caller"),
+            ("cookie", "a=b"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+            ("connection", "keep-alive, x-private"),
+            ("x-private", "yes"),
+            ("transfer-encoding", "chunked"),
+            ("accept-encoding", "br"),
+            ("user-agent", "OpenAI/Python"),
+            ("x-title", "theirs"),
+            ("anthropic-version", "2023-06-01"),
+            ("content-type", "application/json"),
+        ]);
+        let sent = request_headers(&caller, &options, HeaderValue::from_static("Bearer pooled"));
+        let mut names: Vec<_> = sent.keys().map(|name| name.as_str().to_owned()).collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "accept-encoding",
+                "anthropic-version",
+                "authorization",
+                "content-type",
+                "user-agent",
+                "x-title"
+            ]
+        );
+        assert_eq!(sent["authorization"], "Bearer pooled");
+        assert_eq!(sent["accept-encoding"], "identity");
+        assert_eq!(sent["x-title"], "mine");
+        assert!(sent["user-agent"].to_str().unwrap().starts_with("keytide/"));
+    }
+
+    #[test]
+    fn what_belongs_to_the_provider_stays_there() {
+        let mut headers = map(&[
+            ("content-type", "application/json"),
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("set-cookie", "session=1"),
+            ("x-request-id", "theirs"),
+            ("access-control-allow-origin", "https://elsewhere"),
+            ("alt-svc", "h3=\":443\""),
+            ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+            ("clear-site-data", "*"),
+            ("nel", "{}"),
+            ("report-to", "{}"),
+            ("x-ratelimit-remaining", "3"),
+        ]);
+        keep_for_caller(&mut headers);
+        assert_eq!(headers, map(&[("content-type", "application/json"), ("x-ratelimit-remaining", "3")]));
+    }
+}
