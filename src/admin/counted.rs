@@ -49,7 +49,7 @@ pub(super) async fn days(
     let from = query.from.unwrap_or(to.minus(DAYS_SHOWN - 1));
     if from > to {
         let why = format!("\"from\" is {from}, which is after \"to\", {to}.");
-        return Err(ApiError::bad_request("invalid_query", why).param("from"));
+        return Err(ApiError::bad_request(view::Code::InvalidQuery, why).param("from"));
     }
     let found = counted(&state).await?;
     let (days, months) = blocking(move || {
@@ -62,7 +62,9 @@ pub(super) async fn days(
     })
     .await?
     .map_err(|error| ApiError::store(&error))?
-    .ok_or_else(|| ApiError::not_found("unknown_user", "There is no user of this id.").param("id"))?;
+    .ok_or_else(|| {
+        ApiError::not_found(view::Code::UnknownUser, "There is no user of this id.").param("id")
+    })?;
     Ok(Answer(view::UserDays { user, time_zone: zone.name().to_owned(), from, to, days, months }))
 }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use super::view::Code;
 use crate::{
     model::error_body::{ErrorBody, shorten},
     store,
@@ -14,7 +15,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     pub status: StatusCode,
-    pub code: &'static str,
+    pub code: Code,
     pub message: Cow<'static, str>,
     pub param: Option<Cow<'static, str>>,
     /// Whole seconds for `Retry-After`.
@@ -22,32 +23,32 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(status: StatusCode, code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self { status, code, message: message.into(), param: None, retry_after: None }
     }
 
-    pub fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn bad_request(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    pub fn not_found(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn not_found(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
-    pub fn conflict(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn conflict(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "internal_error",
+            Code::InternalError,
             "This request could not be answered: the log says why.",
         )
     }
 
     pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message);
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::StoreUnavailable, message);
         Self { retry_after: Some(5), ..error }
     }
 
@@ -62,7 +63,7 @@ impl ApiError {
 
     pub fn unknown_provider(name: &str) -> Self {
         Self::not_found(
-            "unknown_provider",
+            Code::UnknownProvider,
             format!(
                 "There is no provider \"{}\": GET /admin/providers lists those there are.",
                 shorten(name)
@@ -73,7 +74,7 @@ impl ApiError {
 
     pub fn unknown_path() -> Self {
         Self::not_found(
-            "unknown_path",
+            Code::UnknownPath,
             "There is nothing at this path: GET /openapi.json lists the paths there are.",
         )
     }
@@ -81,7 +82,7 @@ impl ApiError {
     pub fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
+            Code::MethodNotAllowed,
             "This path does not take this method: the header Allow names those it takes.",
         )
     }
@@ -89,7 +90,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param.as_deref());
+        let body =
+            ErrorBody::new(self.status.as_u16(), self.code.as_str(), &self.message, self.param.as_deref());
         let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {

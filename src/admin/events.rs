@@ -32,7 +32,8 @@ pub(super) async fn list(
     Query(query): Query<view::EventsQuery>,
 ) -> Result<Answer<view::EventPage>, ApiError> {
     let cut = Cut::of(query.page, query.page_size)?;
-    let refuse = |param, why: &str| Err(ApiError::bad_request("invalid_query", why.to_owned()).param(param));
+    let refuse =
+        |param, why: &str| Err(ApiError::bad_request(view::Code::InvalidQuery, why.to_owned()).param(param));
     let types: Vec<_> = EventType::ALL.iter().map(|kind| kind.as_str()).chain([Step::KIND]).collect();
     if let Some(kind) = query.kind.as_deref().filter(|kind| !types.contains(kind)) {
         let why = format!("\"{}\" is no type of event: there are {}.", shorten(kind), types.join(", "));
@@ -116,7 +117,7 @@ pub(super) async fn lift(
 ) -> Result<Answer<view::Lifted>, ApiError> {
     let subject = subject(&text).ok_or_else(|| {
         let why = "A subject is user:ID, token:ID or address:IP, as GET /admin/verdicts names it.";
-        ApiError::bad_request("invalid_subject", why).param("subject")
+        ApiError::bad_request(view::Code::InvalidSubject, why).param("subject")
     })?;
     let is_lifted = state
         .change(move |state| async move {
@@ -125,7 +126,7 @@ pub(super) async fn lift(
         .await?;
     if !is_lifted {
         let why = format!("No verdict holds for \"{}\".", shorten(&text));
-        return Err(ApiError::not_found("no_verdict", why).param("subject"));
+        return Err(ApiError::not_found(view::Code::NoVerdict, why).param("subject"));
     }
     info!(%subject, "an operator has lifted what the monitor had decided");
     Ok(Answer(view::Lifted { subject: name(subject) }))

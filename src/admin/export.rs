@@ -1,4 +1,4 @@
-//! All keys of a provider, spelled out: the one answer besides a new token that shows secrets.
+//! Keys of a provider, spelled out: the one answer besides a new token that shows secrets.
 
 use std::{convert::Infallible, fmt::Write};
 
@@ -16,15 +16,16 @@ use super::{
     ProviderEntry, Shared, State,
     error::ApiError,
     extract::Query,
+    listing::Wanted,
     switch::{NDJSON, line},
-    view::{ExportQuery, Format, KeyRow},
+    view::{Code, ExportQuery, Format, KeyRow},
 };
 use crate::model::KeyRecord;
 
 /// Keys in one piece of the answer.
 const PART: usize = 256;
 
-/// Writes out all keys in a form that an import reads.
+/// Writes out all keys, or those of a list, in a form that an import reads.
 #[utoipa::path(post, path = "/admin/api-keys/export", tag = "keys", params(ExportQuery),
     responses((status = 200, description = "Whole keys", content((String = "text/csv"),
         (KeyRow = "application/x-ndjson"), (String = "text/plain"))),
@@ -41,32 +42,41 @@ pub(super) async fn export(
         Format::Text => "text/plain; charset=utf-8",
         Format::Json => {
             let why = "An export is csv, ndjson or text.";
-            return Err(ApiError::bad_request("unknown_format", why).param("format"));
+            return Err(ApiError::bad_request(Code::UnknownFormat, why).param("format"));
         }
     };
-    warn!(audit = true, provider = &*provider.name, format = ?format, "all keys are being exported");
-    let body = Body::from_stream(pieces(state, provider, format));
+    let is_all =
+        query.status.is_none() && query.search.as_deref().is_none_or(|search| search.trim().is_empty());
+    warn!(audit = true, provider = &*provider.name, format = ?format, is_all, "keys are being exported");
+    let wanted = Wanted::new(query.status, query.search.as_deref(), &provider);
+    let body = Body::from_stream(pieces(state, provider, wanted, format));
     Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
 fn pieces(
     state: Shared,
     provider: ProviderEntry,
+    wanted: Wanted,
     format: Format,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     stream::unfold(Some(0), move |from| {
-        let piece = from.map(|from| piece(&state, &provider, format, from));
+        let piece = from.map(|from| piece(&state, &provider, &wanted, (format, from)));
         async move { piece.map(|(text, next)| (Ok(text), next)) }
     })
 }
 
-fn piece(state: &State, provider: &ProviderEntry, format: Format, from: usize) -> (Bytes, Option<usize>) {
+fn piece(
+    state: &State,
+    provider: &ProviderEntry,
+    wanted: &Wanted,
+    (format, from): (Format, usize),
+) -> (Bytes, Option<usize>) {
     let (keys, next) = provider.pool.scan(from, PART, state.clock.now());
     let mut text = Vec::new();
     if from == 0 && format == Format::Csv {
         text.extend_from_slice(b"key,username,expires_at,note,weight,owner\n");
     }
-    for record in keys.iter().filter_map(|key| provider.pool.record(key.id)) {
+    for record in keys.iter().filter(|key| wanted.finds(key)).filter_map(|key| provider.pool.record(key.id)) {
         match format {
             Format::Csv => text.extend_from_slice(csv_line(&record).as_bytes()),
             Format::Ndjson | Format::Json => text.extend_from_slice(&line(&row(record))),

@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use regex_lite::Regex;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::error::ApiError;
+use super::{error::ApiError, view::Code};
 use crate::model::{error_body::shorten, secret::mask};
 
 pub(super) const MAX_BODY: usize = 1 << 20;
@@ -37,7 +37,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
                 let text = rejection.body_text();
                 let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
                 let error = ApiError::bad_request(
-                    "invalid_query",
+                    Code::InvalidQuery,
                     format!("The query cannot be read: {}.", presentable(text)),
                 );
                 Err(match named_in(text).or_else(|| text.split_once(": ").map(|(path, _)| path)) {
@@ -64,16 +64,16 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 pub(super) fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.trim_ascii().is_empty() {
-        return Err(ApiError::bad_request("empty_body", "The body is empty: send JSON."));
+        return Err(ApiError::bad_request(Code::EmptyBody, "The body is empty: send JSON."));
     }
     // serde would take a list for an object whose fields stand in their order.
     if body.trim_ascii_start().starts_with(b"[") {
         let why = "The body cannot be read: it is a list, and an object belongs there, at line 1.";
-        return Err(ApiError::bad_request("invalid_body", why));
+        return Err(ApiError::bad_request(Code::InvalidBody, why));
     }
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
-        let code = if error.is_data() { "invalid_body" } else { "invalid_json" };
+        let code = if error.is_data() { Code::InvalidBody } else { Code::InvalidJson };
         let refused =
             ApiError::bad_request(code, format!("The body cannot be read: {}.", presentable(&text)));
         match named_in(&text) {
@@ -120,7 +120,7 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError
     let too_large = || {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
+            Code::BodyTooLarge,
             format!("The body is larger than {limit} bytes, the most that is taken here: send it in parts."),
         )
     };
@@ -132,7 +132,7 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError
         let frame = tokio::time::timeout(BODY_PAUSE, body.frame()).await.map_err(|_| {
             ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
+                Code::BodyTimeout,
                 "The body did not arrive in time: send the request again.",
             )
         })?;
@@ -140,7 +140,7 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError
             None => return Ok(all.freeze()),
             Some(Err(_)) => {
                 return Err(ApiError::bad_request(
-                    "body_truncated",
+                    Code::BodyTruncated,
                     "The body ended before it was complete: send the request again.",
                 ));
             }
@@ -159,7 +159,7 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError
 /// An id out of a path.
 pub(super) fn id<T: FromStr>(text: &str) -> Result<T, ApiError> {
     text.parse().map_err(|_| {
-        ApiError::bad_request("invalid_id", "An id is a UUID like 97665549-effe-5e34-a023-53e3b2c34a6d.")
+        ApiError::bad_request(Code::InvalidId, "An id is a UUID like 97665549-effe-5e34-a023-53e3b2c34a6d.")
             .param("id")
     })
 }
@@ -181,14 +181,14 @@ mod tests {
             (format!("\"{secret}\\\"{secret}\""), "invalid_body", "a string"),
         ] {
             let error = parse_json::<AddKey>(body.as_bytes()).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.code), (400, code), "{body}");
+            assert_eq!((error.status.as_u16(), error.code.as_str()), (400, code), "{body}");
             assert!(error.message.contains(says), "{}", error.message);
             assert!(!format!("{error:?}").contains(secret), "{error:?}");
         }
         let unknown = parse_json::<AddKey>(b"{\"key\":\"a\",\"colour\":1}").unwrap_err();
         assert_eq!(unknown.param.as_deref(), Some("colour"));
         assert_eq!(parse_json::<AddKey>(b"{}").unwrap_err().param.as_deref(), Some("key"));
-        assert_eq!(parse_json::<AddKey>(b" ").unwrap_err().code, "empty_body");
+        assert_eq!(parse_json::<AddKey>(b" ").unwrap_err().code.as_str(), "empty_body");
     }
 
     #[tokio::test]
@@ -197,7 +197,7 @@ mod tests {
             let (mut parts, ()) =
                 http::Request::get(format!("/admin/api-keys?{query}")).body(()).unwrap().into_parts();
             let error = Query::<KeysQuery>::from_request_parts(&mut parts, &()).await.err().unwrap();
-            assert_eq!((error.code, error.param.as_deref()), ("invalid_query", Some(param)));
+            assert_eq!((error.code.as_str(), error.param.as_deref()), ("invalid_query", Some(param)));
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What a key and its fields may look like, the same wherever they come from.
 
-use super::{ProviderEntry, Providers, view::KeyRow};
+use super::{
+    ProviderEntry, Providers,
+    view::{Flaw, KeyRow},
+};
 use crate::model::{KeyRecord, Secret, Timestamp};
 
 /// Shorter things are column names and slips, not keys.
@@ -8,47 +11,70 @@ const MIN_KEY_LEN: usize = 8;
 /// Never in a key, and always in a file that is read as something it is not.
 const DELIMITERS: &[u8] = b"\"'`,;<>{}";
 
-pub(super) fn key(text: &str) -> Result<(), &'static str> {
+pub(super) fn key(text: &str) -> Result<(), Flaw> {
     if text.is_empty() {
-        return Err("the key is empty");
+        return Err(Flaw::KeyEmpty);
     }
     if text.len() > KeyRecord::MAX_SECRET_LEN {
-        return Err("the key is longer than 512 characters");
+        return Err(Flaw::KeyTooLong);
     }
     if text.bytes().any(|b| b.is_ascii_whitespace()) {
-        return Err("the key contains a space or a line break");
+        return Err(Flaw::KeyWithSpace);
     }
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("the key contains a character that no key has");
+        return Err(Flaw::KeyWithStrangeLetter);
     }
     if text.bytes().any(|b| DELIMITERS.contains(&b)) {
-        return Err(
-            "the key contains a quote, a comma, a semicolon or a bracket; check the format of the file",
-        );
+        return Err(Flaw::KeyWithDelimiter);
     }
     if text.len() < MIN_KEY_LEN {
-        return Err("the key is shorter than 8 characters");
+        return Err(Flaw::KeyTooShort);
     }
     Ok(())
 }
 
 /// A user name or a note; empty means none.
-pub(super) fn text(text: Option<String>) -> Result<Option<Box<str>>, &'static str> {
+pub(super) fn text(text: Option<String>) -> Result<Option<Box<str>>, Flaw> {
     let Some(text) = text else { return Ok(None) };
     let text = text.trim();
     if text.chars().count() > KeyRecord::MAX_TEXT_LEN {
-        return Err("is longer than 256 characters");
+        return Err(Flaw::TextTooLong);
     }
     if text.chars().any(char::is_control) {
-        return Err("contains a control character");
+        return Err(Flaw::TextWithControl);
     }
     Ok((!text.is_empty()).then(|| text.into()))
 }
 
-pub(super) fn weight(weight: Option<u16>) -> Result<u16, &'static str> {
+pub(super) fn weight(weight: Option<u16>) -> Result<u16, Flaw> {
     match weight.unwrap_or(1) {
         weight if (1..=KeyRecord::MAX_WEIGHT).contains(&weight) => Ok(weight),
-        _ => Err("must be from 1 to 1000"),
+        _ => Err(Flaw::InvalidWeight),
+    }
+}
+
+/// What is wrong with a field, whose name stands before it where it is not the key.
+pub(super) fn says(flaw: Flaw) -> &'static str {
+    match flaw {
+        Flaw::KeyEmpty => "the key is empty",
+        Flaw::KeyTooLong => "the key is longer than 512 characters",
+        Flaw::KeyTooShort => "the key is shorter than 8 characters",
+        Flaw::KeyWithSpace => "the key contains a space or a line break",
+        Flaw::KeyWithStrangeLetter => "the key contains a character that no key has",
+        Flaw::KeyWithDelimiter => {
+            "the key contains a quote, a comma, a semicolon or a bracket; check the format of the file"
+        }
+        Flaw::TextTooLong => "is longer than 256 characters",
+        Flaw::TextWithControl => "contains a control character",
+        Flaw::InvalidWeight => "must be from 1 to 1000",
+        Flaw::InvalidExpiry => "is no time",
+        Flaw::InvalidOwner => "must be a user's id, which is a UUID",
+        Flaw::UnknownOwner => "is no user here: make the user first, or leave it out",
+        Flaw::OtherProvider | Flaw::OtherForm => "this is no key of this provider",
+        Flaw::NotUtf8 => "the line is not UTF-8",
+        Flaw::Unreadable => "the line cannot be read",
+        Flaw::OpenQuote => "a quote is not closed",
+        Flaw::TooManyCells => "the line has more cells than there are columns",
     }
 }
 
@@ -59,9 +85,9 @@ pub(super) struct Fault {
     pub(super) why: String,
 }
 
-pub(super) fn record(row: KeyRow, now: Timestamp) -> Result<KeyRecord, Fault> {
-    let fault = |field| move |why: &str| Fault { field, why: format!("{field} {why}") };
-    key(&row.key).map_err(|why| Fault { field: "key", why: why.to_owned() })?;
+pub(super) fn record(row: KeyRow, now: Timestamp) -> Result<KeyRecord, (Flaw, Fault)> {
+    let fault = |field| move |flaw| (flaw, Fault { field, why: format!("{field} {}", says(flaw)) });
+    key(&row.key).map_err(|flaw| (flaw, Fault { field: "key", why: says(flaw).to_owned() }))?;
     Ok(KeyRecord {
         username: text(row.username).map_err(fault("username"))?,
         note: text(row.note).map_err(fault("note"))?,
@@ -73,17 +99,25 @@ pub(super) fn record(row: KeyRow, now: Timestamp) -> Result<KeyRecord, Fault> {
 }
 
 /// A key of a form that another provider's keys have is not mixed in.
-pub(super) fn belongs(providers: &Providers, provider: &ProviderEntry, key: &str) -> Result<(), String> {
+pub(super) fn belongs(
+    providers: &Providers,
+    provider: &ProviderEntry,
+    key: &str,
+) -> Result<(), (Flaw, String)> {
     match &provider.key_pattern {
         Some(pattern) if pattern(key) => return Ok(()),
         _ => {}
     }
     let mut others = providers.entries.iter().filter(|other| other.name != provider.name);
     match others.find(|other| other.key_pattern.as_ref().is_some_and(|pattern| pattern(key))) {
-        Some(other) => Err(format!("this is a key of \"{}\", not of \"{}\"", other.name, provider.name)),
-        None if provider.key_pattern.is_some() => {
-            Err(format!("keys of \"{}\" have another form (see key_pattern)", provider.name))
+        Some(other) => {
+            let why = format!("this is a key of \"{}\", not of \"{}\"", other.name, provider.name);
+            Err((Flaw::OtherProvider, why))
         }
+        None if provider.key_pattern.is_some() => Err((
+            Flaw::OtherForm,
+            format!("keys of \"{}\" have another form (see key_pattern)", provider.name),
+        )),
         None => Ok(()),
     }
 }

@@ -16,7 +16,7 @@ use super::{
     error::ApiError,
     extract::{MAX_IMPORT, Query, read},
     form, keys,
-    view::{ExistingLine, Format, ImportQuery, ImportReport, InvalidLine, KeyRow},
+    view::{Code, ExistingLine, Flaw, Format, ImportQuery, ImportReport, InvalidLine, KeyRow},
 };
 use crate::{
     guard::Users,
@@ -82,7 +82,7 @@ fn format_of(headers: &HeaderMap) -> Result<Format, ApiError> {
         "application/x-ndjson" | "application/jsonl" | "application/ndjson" => Ok(Format::Ndjson),
         _ => Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unknown_format",
+            Code::UnknownFormat,
             "Say what the body is: add ?format=json, text, csv or ndjson, or a Content-Type of \
              application/json, text/plain, text/csv or application/x-ndjson.",
         )
@@ -113,24 +113,24 @@ fn sort_out(
                 report.total -= 1;
                 continue;
             }
-            Content::Invalid { reason, key } => {
-                refuse(&mut report, row.line, reason, &key);
+            Content::Invalid { flaw, reason, key } => {
+                refuse(&mut report, row.line, (flaw, reason), &key);
                 continue;
             }
         };
         let text = key.key.clone();
         let key = KeyRow { owner: key.owner.or(owner), ..key };
         let checked = form::record(key, now)
-            .map_err(|fault| fault.why)
+            .map_err(|(flaw, fault)| (flaw, fault.why))
             .and_then(|record| form::belongs(providers, provider, record.secret.expose()).map(|()| record))
             .and_then(|record| match record.owner {
                 Some(owner) if users.get(owner).is_none() => {
-                    Err(format!("its owner {owner} is no user here: make the user first, or leave it out"))
+                    Err((Flaw::UnknownOwner, format!("its owner {owner} {}", form::says(Flaw::UnknownOwner))))
                 }
                 _ => Ok(record),
             });
         match checked {
-            Err(reason) => refuse(&mut report, row.line, reason, &text),
+            Err(why) => refuse(&mut report, row.line, why, &text),
             Ok(record) => {
                 let id = record.id(&provider.name);
                 if seen.insert(id) && !provider.pool.contains(id) {
@@ -150,10 +150,10 @@ fn sort_out(
     (records, report)
 }
 
-fn refuse(report: &mut ImportReport, line: usize, reason: String, key: &str) {
+fn refuse(report: &mut ImportReport, line: usize, (code, reason): (Flaw, String), key: &str) {
     report.invalid += 1;
     if report.invalid_lines.len() < MAX_INVALID_LINES {
-        report.invalid_lines.push(InvalidLine { line, reason, key: mask(key) });
+        report.invalid_lines.push(InvalidLine { line, code, reason, key: mask(key) });
     } else {
         report.truncated = true;
     }

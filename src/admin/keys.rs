@@ -12,7 +12,7 @@ use super::{
     error::ApiError,
     extract::{Json, Query, id},
     form,
-    listing::{self, Cut, Listed},
+    listing::{self, Cut, Listed, Wanted},
     users, view,
 };
 use crate::{
@@ -83,6 +83,23 @@ pub(super) async fn page(
     blocking(move || (listing::list(&state, &provider, &query, cut), provider)).await
 }
 
+/// Lists the ids of all keys that are wanted, for a change of them.
+#[utoipa::path(get, path = "/admin/api-keys/ids", tag = "keys", params(view::KeyIdsQuery),
+    responses((status = 200, body = view::KeyIds)))]
+pub(super) async fn ids(
+    Extract(state): Extract<Shared>,
+    Query(query): Query<view::KeyIdsQuery>,
+) -> Result<Answer<view::KeyIds>, ApiError> {
+    let provider = state.provider(query.provider.as_deref())?;
+    let now = state.clock.now();
+    blocking(move || {
+        let wanted = Wanted::new(query.status, query.search.as_deref(), &provider);
+        let ids = listing::ids_of(&provider.pool, &wanted, now);
+        Answer(view::KeyIds { provider: provider.name.to_string(), ids })
+    })
+    .await
+}
+
 /// Shows one key.
 #[utoipa::path(get, path = "/admin/api-keys/{id}", tag = "keys",
     params(("id" = String, Path), view::ProviderQuery),
@@ -107,7 +124,8 @@ fn shown(state: &State, provider: &ProviderEntry, id: KeyId) -> Result<view::Key
 }
 
 pub(super) fn unknown_key(provider: &ProviderEntry) -> ApiError {
-    ApiError::not_found("unknown_key", format!("\"{}\" has no key of this id.", provider.name)).param("id")
+    ApiError::not_found(view::Code::UnknownKey, format!("\"{}\" has no key of this id.", provider.name))
+        .param("id")
 }
 
 /// Adds one key.
@@ -123,12 +141,13 @@ pub(super) async fn add(
     let provider = state.provider_of(query.provider.as_deref(), body.provider.as_deref())?;
     let view::AddKey { key, username, note, expires_at, weight, owner, .. } = body;
     let row = view::KeyRow { key: key.trim().to_owned(), username, expires_at, note, weight, owner };
-    let record = form::record(row, state.clock.now()).map_err(|fault| {
-        let code = if fault.field == "key" { "invalid_key" } else { "invalid_body" };
+    let record = form::record(row, state.clock.now()).map_err(|(_, fault)| {
+        let code = if fault.field == "key" { view::Code::InvalidKey } else { view::Code::InvalidBody };
         ApiError::bad_request(code, format!("The key was not added: {}.", fault.why)).param(fault.field)
     })?;
-    form::belongs(&state.providers.load(), &provider, record.secret.expose()).map_err(|why| {
-        ApiError::bad_request("wrong_provider", format!("The key was not added: {why}.")).param("key")
+    form::belongs(&state.providers.load(), &provider, record.secret.expose()).map_err(|(_, why)| {
+        ApiError::bad_request(view::Code::WrongProvider, format!("The key was not added: {why}."))
+            .param("key")
     })?;
     let added = state.change(|state| async move {
         let id = record.id(&provider.name);
@@ -137,7 +156,7 @@ pub(super) async fn add(
         }
         if provider.pool.contains(id) {
             let why = format!("This key is there already, as {id}.");
-            return Err(ApiError::conflict("key_exists", why).param("key"));
+            return Err(ApiError::conflict(view::Code::KeyExists, why).param("key"));
         }
         insert(&state, &provider, &[record]).await?;
         info!(provider = &*provider.name, key = id.short(), "key added");
@@ -200,8 +219,9 @@ pub(super) async fn edit(
     let provider = state.provider(query.provider.as_deref())?;
     let id: KeyId = id(&key)?;
     let refused = |field: &'static str| {
-        move |why: &str| {
-            ApiError::bad_request("invalid_body", format!("Nothing was changed: {field} {why}.")).param(field)
+        move |flaw| {
+            let why = format!("Nothing was changed: {field} {}.", form::says(flaw));
+            ApiError::bad_request(view::Code::InvalidBody, why).param(field)
         }
     };
     let username = body.username.map(form::text).transpose().map_err(refused("username"))?;
@@ -266,7 +286,7 @@ pub(super) async fn delete_many(
     let ids: Vec<KeyId> = body.ids.iter().copied().chain(named).collect();
     if ids.is_empty() {
         return Err(ApiError::bad_request(
-            "invalid_selection",
+            view::Code::InvalidSelection,
             "Say which keys: send \"ids\": […] or \"keys\": […].",
         )
         .param("ids"));

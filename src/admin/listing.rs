@@ -6,7 +6,7 @@ use std::{cmp::Ordering, collections::HashSet, ops::Range};
 use super::{
     ProviderEntry, State,
     error::ApiError,
-    view::{KeySort, KeysQuery, Order},
+    view::{Code, KeySort, KeysQuery, Order},
 };
 use crate::{
     model::{KeyId, KeyUsage, Status, Timestamp},
@@ -29,12 +29,12 @@ impl Cut {
     pub(super) fn of(page: Option<usize>, page_size: Option<usize>) -> Result<Self, ApiError> {
         let page = page.unwrap_or(1);
         if page == 0 {
-            return Err(ApiError::bad_request("invalid_query", "Pages are counted from 1.").param("page"));
+            return Err(ApiError::bad_request(Code::InvalidQuery, "Pages are counted from 1.").param("page"));
         }
         let page_size = page_size.unwrap_or(PAGE_SIZE);
         if !(1..=MAX_PAGE_SIZE).contains(&page_size) {
             return Err(ApiError::bad_request(
-                "invalid_query",
+                Code::InvalidQuery,
                 format!("pageSize must be from 1 to {MAX_PAGE_SIZE}."),
             )
             .param("pageSize"));
@@ -71,16 +71,40 @@ pub(super) fn each_key(pool: &Pool, now: Timestamp, mut take: impl FnMut(KeyView
     }
 }
 
+/// What of the keys is looked at.
+pub(super) struct Wanted {
+    status: Option<Status>,
+    search: Option<Search>,
+}
+
+impl Wanted {
+    pub(super) fn new(status: Option<Status>, search: Option<&str>, provider: &ProviderEntry) -> Self {
+        Self { status, search: search.map(|text| Search::new(text, &provider.name)) }
+    }
+
+    pub(super) fn finds(&self, key: &KeyView) -> bool {
+        self.status.is_none_or(|status| key.status == status)
+            && self.search.as_ref().is_none_or(|search| search.finds(key))
+    }
+}
+
+/// The ids of all that is wanted, in one pass.
+pub(super) fn ids_of(pool: &Pool, wanted: &Wanted, now: Timestamp) -> Vec<KeyId> {
+    let mut found = Vec::new();
+    each_key(pool, now, |key| {
+        if wanted.finds(&key) {
+            found.push(key.id);
+        }
+    });
+    found
+}
+
 pub(super) fn list(state: &State, provider: &ProviderEntry, query: &KeysQuery, cut: Cut) -> Listed {
     let now = state.clock.now();
-    let search = query.search.as_deref().map(|text| Search::new(text, &provider.name));
-    let wanted = |key: &KeyView| {
-        query.status.is_none_or(|status| key.status == status)
-            && search.as_ref().is_none_or(|search| search.finds(key))
-    };
+    let wanted = Wanted::new(query.status, query.search.as_deref(), provider);
     let mut found = Vec::new();
     each_key(&provider.pool, now, |key| {
-        if wanted(&key) {
+        if wanted.finds(&key) {
             found.push((key, KeyUsage::default()));
         }
     });
@@ -187,17 +211,18 @@ pub(super) fn select(
     status: Option<Status>,
 ) -> Result<Selection, ApiError> {
     match (ids, all) {
-        (Some(_), true) => {
-            Err(ApiError::bad_request("invalid_selection", "Send either \"ids\" or \"all\": true, not both.")
-                .param("all"))
-        }
+        (Some(_), true) => Err(ApiError::bad_request(
+            Code::InvalidSelection,
+            "Send either \"ids\" or \"all\": true, not both.",
+        )
+        .param("all")),
         (None, false) => Err(ApiError::bad_request(
-            "invalid_selection",
+            Code::InvalidSelection,
             "Say which keys: send \"ids\": […] or \"all\": true.",
         )
         .param("ids")),
         (Some(_), false) if status.is_some() => {
-            Err(ApiError::bad_request("invalid_selection", "\"status\" goes with \"all\": true only.")
+            Err(ApiError::bad_request(Code::InvalidSelection, "\"status\" goes with \"all\": true only.")
                 .param("status"))
         }
         (Some(ids), false) => {
@@ -207,13 +232,8 @@ pub(super) fn select(
             Ok(Selection { found, missing })
         }
         (None, true) => {
-            let mut found = Vec::new();
-            each_key(&provider.pool, state.clock.now(), |key| {
-                if status.is_none_or(|status| key.status == status) {
-                    found.push(key.id);
-                }
-            });
-            Ok(Selection { found, missing: Vec::new() })
+            let wanted = Wanted::new(status, None, provider);
+            Ok(Selection { found: ids_of(&provider.pool, &wanted, state.clock.now()), missing: Vec::new() })
         }
     }
 }

@@ -47,7 +47,7 @@ use arc_swap::ArcSwap;
 use axum::{
     Router, middleware,
     response::{IntoResponse, Json, Redirect, Response},
-    routing::{delete, get, patch, post},
+    routing::{delete, get, post},
 };
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -254,7 +254,7 @@ impl State {
             && query != body
         {
             return Err(ApiError::bad_request(
-                "provider_mismatch",
+                view::Code::ProviderMismatch,
                 "The query and the body name different providers: name it once.",
             )
             .param("provider"));
@@ -304,6 +304,7 @@ fn paths(state: Arc<State>) -> Router {
         .route("/admin/stats", get(stats::stats))
         .route("/admin/trend", get(trend::trend))
         .route("/admin/api-keys", get(keys::list).post(keys::add).delete(keys::delete_many))
+        .route("/admin/api-keys/ids", get(keys::ids))
         .route("/admin/api-keys/{id}", get(keys::show).patch(keys::edit).delete(keys::delete_one))
         .route("/admin/api-keys/import", post(import::import))
         .route("/admin/api-keys/export", post(export::export))
@@ -315,7 +316,7 @@ fn paths(state: Arc<State>) -> Router {
         .route("/admin/keys/disable", post(switch::disable))
         .route("/admin/keys/health-check", post(switch::health_check))
         .route("/admin/tokens", get(tokens::list).post(tokens::add).delete(tokens::delete_many))
-        .route("/admin/tokens/{id}", patch(tokens::edit).delete(tokens::delete_one))
+        .route("/admin/tokens/{id}", get(tokens::show).patch(tokens::edit).delete(tokens::delete_one))
         .route("/admin/users", get(users::list).post(users::add))
         .route("/admin/users/{id}", get(users::show).patch(users::edit).delete(users::delete))
         .route("/admin/events", get(events::list))

@@ -27,9 +27,9 @@ use super::{
     version = "3.1.0",
     info(title = "keytide", description = "Pools API keys for LLM providers behind one endpoint."),
     paths(
-        keys::list, keys::add, keys::delete_many, keys::show, keys::edit, keys::delete_one, keys::stats,
+        keys::list, keys::ids, keys::add, keys::delete_many, keys::show, keys::edit, keys::delete_one, keys::stats,
         import::import, export::export, switch::enable, switch::disable, switch::health_check,
-        tokens::list, tokens::add, tokens::edit, tokens::delete_many, tokens::delete_one,
+        tokens::list, tokens::show, tokens::add, tokens::edit, tokens::delete_many, tokens::delete_one,
         users::list, users::add, users::show, users::edit, users::delete,
         stats::stats, stats::public, trend::trend, session::begin, session::show, session::end,
         playground::templates, playground::ask, playground::models, playground::configuration, storage::storage, storage::retain, storage::backup, storage::providers,
@@ -100,7 +100,7 @@ impl Modify for Clients {
         components.add_security_scheme("admin_token", bearer("The admin token"));
         components.add_security_scheme("admin_token_header", header("x-admin-token", "The admin token"));
         let cookie = "Of a session that POST /admin/session has begun; what changes something repeats its \"csrf\" in \
-             the header x-csrf-token";
+             the header x-csrf-token. Where the address has a port, the name ends with it: keytide_session_8787";
         let cookie = ApiKey::Cookie(ApiKeyValue::with_description("keytide_session", cookie));
         components.add_security_scheme("admin_session", SecurityScheme::ApiKey(cookie));
         components.add_security_scheme("client_token", bearer("A client token of the provider"));

@@ -116,10 +116,9 @@ pub(super) async fn models(
 }
 
 fn secret(provider: &ProviderEntry, id: TokenId) -> Result<Secret, ApiError> {
-    let found = provider.tokens.list().into_iter().find(|token| token.id == id);
-    found.map(|token| token.record.secret.clone()).ok_or_else(|| {
+    provider.tokens.get(id).map(|token| token.record.secret.clone()).ok_or_else(|| {
         let why = format!("\"{}\" has no token of this id.", provider.name);
-        ApiError::not_found("unknown_token", why).param("token")
+        ApiError::not_found(view::Code::UnknownToken, why).param("token")
     })
 }
 
@@ -133,7 +132,7 @@ fn answered(answer: Result<Response, String>) -> Result<Response, ApiError> {
         answer
     });
     answer.map(IntoResponse::into_response).map_err(|why| {
-        ApiError::new(StatusCode::BAD_GATEWAY, "no_answer", format!("There was no answer: {why}."))
+        ApiError::new(StatusCode::BAD_GATEWAY, view::Code::NoAnswer, format!("There was no answer: {why}."))
     })
 }
 

@@ -26,10 +26,11 @@ use super::{
     Shared, State, auth,
     error::ApiError,
     extract::{MAX_BODY, parse_json, read},
-    view,
+    view::{self, Code},
 };
 use crate::guard::Origin;
 
+/// And the port, where the address has one.
 const COOKIE: &str = "keytide_session";
 const CSRF_HEADER: &str = "x-csrf-token";
 /// On requests that a page makes by itself: they keep no session alive.
@@ -113,7 +114,11 @@ pub(super) fn of(state: &State, method: &Method, headers: &HeaderMap) -> Result<
     let Some(id) = cookie(headers) else { return Ok(None) };
     let found =
         state.sessions.find(id, !headers.contains_key(BY_ITSELF), Instant::now()).ok_or_else(|| {
-            ApiError::new(StatusCode::UNAUTHORIZED, "session_ended", "The session has ended: sign in again.")
+            ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                Code::SessionEnded,
+                "The session has ended: sign in again.",
+            )
         })?;
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(Some(found));
@@ -122,7 +127,7 @@ pub(super) fn of(state: &State, method: &Method, headers: &HeaderMap) -> Result<
     if !bool::from(repeated.ct_eq(found.csrf.as_bytes())) || is_foreign(headers) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
-            "csrf",
+            Code::Csrf,
             "A change that goes with a cookie has to repeat the session's \"csrf\" in the header x-csrf-token, and to \
              come from a page of keytide's own.",
         ));
@@ -130,10 +135,20 @@ pub(super) fn of(state: &State, method: &Method, headers: &HeaderMap) -> Result<
     Ok(Some(found))
 }
 
+/// Browsers send cookies to every port of a host, so each has a name of its own.
+fn cookie_name(headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()) {
+        Some(port) => format!("{COOKIE}_{port}"),
+        None => COOKIE.to_owned(),
+    }
+}
+
 fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let wanted = cookie_name(headers);
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, value)| *name == COOKIE && !value.is_empty()).map(|(_, value)| value)
+    pairs.find(|(name, value)| *name == wanted && !value.is_empty()).map(|(_, value)| value)
 }
 
 /// Whether a browser says that a page of another origin made the request. `Sec-Fetch-Site` is believed first: proxies
@@ -150,14 +165,14 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     authority.is_none_or(|authority| !own.contains(&Some(authority)))
 }
 
-fn shown(state: &State, found: &Found) -> view::Session {
+fn view_of(state: &State, found: &Found) -> view::Session {
     let expires_at = state.clock.now().saturating_add(found.left);
     view::Session { csrf: found.csrf.to_string(), expires_at }
 }
 
-fn set_cookie(value: &str, seconds: u64, is_https: bool) -> Result<HeaderValue, ApiError> {
+fn set_cookie(name: &str, value: &str, seconds: u64, is_https: bool) -> Result<HeaderValue, ApiError> {
     let secure = if is_https { "; Secure" } else { "" };
-    let text = format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     HeaderValue::try_from(text).map_err(|_| ApiError::internal())
 }
 
@@ -169,35 +184,37 @@ pub(super) async fn begin(Extract(state): Extract<Shared>, request: Request) -> 
     let origin = request.extensions().get::<Origin>().copied();
     if is_foreign(request.headers()) {
         let why = "Only a page of keytide's own begins a session.";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "csrf", why));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, Code::Csrf, why));
     }
     // A browser's own word is enough here: it can only make the cookie stricter.
     let says_https =
         request.headers().get("origin").is_some_and(|value| value.as_bytes().starts_with(b"https://"));
     let is_https = says_https || origin.is_some_and(|origin| origin.is_https);
     let before = cookie(request.headers()).map(auth::digest);
+    let name = cookie_name(request.headers());
     let body = read(request.into_body(), MAX_BODY).await?;
     let sign_in: view::SignIn = parse_json(&body)?;
-    if !auth::is_right(&state, sign_in.token.trim()) {
-        return Ok(auth::wrong(&state, origin).await);
+    let shown = auth::digest(sign_in.token.trim());
+    if let Err(refused) = auth::check(&state, origin, &[shown]).await {
+        return Ok(refused);
     }
     let (id, found) = state.sessions.begin(Instant::now()).map_err(|error| {
         tracing::error!("a session cannot be begun: the system gives no random numbers: {error}");
         ApiError::internal()
     })?;
     // The token may have been changed in this very moment, which ends all sessions.
-    if !auth::is_right(&state, sign_in.token.trim()) {
+    if !auth::is_right(&state, &shown) {
         state.sessions.end(&found.id);
-        return Ok(auth::wrong(&state, origin).await);
+        return Ok(auth::wrong(&state, origin));
     }
     if let Some(before) = before {
         state.sessions.end(&before);
     }
     info!("somebody has signed in");
-    let cookie = set_cookie(&id, LONGEST.as_secs(), is_https)?;
+    let cookie = set_cookie(&name, &id, LONGEST.as_secs(), is_https)?;
     let headers =
         [(header::SET_COOKIE, cookie), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok((headers, Answer(shown(&state, &found))).into_response())
+    Ok((headers, Answer(view_of(&state, &found))).into_response())
 }
 
 /// The session that the cookie belongs to.
@@ -208,7 +225,7 @@ pub(super) async fn show(
     found: Option<Extension<Found>>,
 ) -> Result<Answer<view::Session>, ApiError> {
     let Extension(found) = found.ok_or_else(no_session)?;
-    Ok(Answer(shown(&state, &found)))
+    Ok(Answer(view_of(&state, &found)))
 }
 
 /// Ends the session that the cookie belongs to.
@@ -216,15 +233,17 @@ pub(super) async fn show(
     responses((status = 204), (status = 404, body = view::ErrorBody)))]
 pub(super) async fn end(
     Extract(state): Extract<Shared>,
+    headers: HeaderMap,
     found: Option<Extension<Found>>,
 ) -> Result<Response, ApiError> {
     let Extension(found) = found.ok_or_else(no_session)?;
     state.sessions.end(&found.id);
-    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie("", 0, false)?)]).into_response())
+    let gone = set_cookie(&cookie_name(&headers), "", 0, false)?;
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, gone)]).into_response())
 }
 
 fn no_session() -> ApiError {
-    ApiError::not_found("no_session", "This request came with the admin token, and with no session.")
+    ApiError::not_found(Code::NoSession, "This request came with the admin token, and with no session.")
 }
 
 #[cfg(test)]
@@ -256,6 +275,19 @@ mod tests {
         assert!(ids[1..].iter().all(|id| sessions.find(id, true, now).is_some()));
         sessions.end_all();
         assert!(sessions.find(&ids[1], true, now).is_none());
+    }
+
+    #[test]
+    fn keytides_on_one_host_have_cookies_of_their_own() {
+        for (host, name) in [
+            ("k.example", "keytide_session"),
+            ("k.example:8787", "keytide_session_8787"),
+            ("[::1]:9000", "keytide_session_9000"),
+            ("[::1]", "keytide_session"),
+        ] {
+            let headers = [(header::HOST, HeaderValue::from_static(host))].into_iter().collect();
+            assert_eq!(cookie_name(&headers), name);
+        }
     }
 
     #[test]

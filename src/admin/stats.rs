@@ -80,7 +80,10 @@ pub(super) async fn public(
     Query(query): Query<view::ProviderQuery>,
 ) -> Result<Answer<PublicStats>, ApiError> {
     if !state.public_stats.load(Ordering::Relaxed) {
-        return Err(ApiError::not_found("public_stats_off", "Public statistics are switched off here."));
+        return Err(ApiError::not_found(
+            view::Code::PublicStatsOff,
+            "Public statistics are switched off here.",
+        ));
     }
     let provider = state.provider(query.provider.as_deref())?;
     let now = state.clock.now();

@@ -94,15 +94,15 @@ pub(super) async fn backup(
     let to = PathBuf::from(&body.file);
     if !to.is_absolute() || body.file.contains('\0') || to.file_name().is_none() {
         let why = "\"file\" must be an absolute path on the server, like /var/backups/keytide.redb.";
-        return Err(ApiError::bad_request("invalid_path", why).param("file"));
+        return Err(ApiError::bad_request(view::Code::InvalidPath, why).param("file"));
     }
     let failed = |error: Error| {
         let (status, code) = match error {
-            Error::Exists(_) => (StatusCode::CONFLICT, "file_exists"),
+            Error::Exists(_) => (StatusCode::CONFLICT, view::Code::FileExists),
             Error::Permission { .. } | Error::NotAFolder(_) | Error::NotAFile(_) | Error::Missing(_) => {
-                (StatusCode::BAD_REQUEST, "invalid_path")
+                (StatusCode::BAD_REQUEST, view::Code::InvalidPath)
             }
-            _ => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, view::Code::StoreUnavailable),
         };
         ApiError::new(status, code, format!("There is no backup: {error}.")).param("file")
     };
@@ -111,7 +111,7 @@ pub(super) async fn backup(
             "There is no backup: what the hub has not been told could not be closed off ({why}), and with it in two files \
              it would count twice. See to that and try again, or stop keytide and copy the file.",
         );
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, view::Code::StoreUnavailable, message)
     };
     state.flush.prepare().await.map_err(unsealed)?;
     let frozen = {

@@ -81,7 +81,8 @@ pub(super) async fn disable(
     let provider = state.provider(query.provider.as_deref())?;
     let view::DisableKeys { ids, all, status, until } = body;
     if until.is_some_and(|at| at <= state.clock.now()) {
-        return Err(ApiError::bad_request("invalid_time", "\"until\" must lie in the future.").param("until"));
+        return Err(ApiError::bad_request(view::Code::InvalidTime, "\"until\" must lie in the future.")
+            .param("until"));
     }
     let changed = state.change(|state| async move {
         let selected = listing::select(&state, &provider, ids.as_deref(), all, status)?;
@@ -153,7 +154,7 @@ pub(super) async fn health_check(
     let concurrency = body.concurrency.unwrap_or(CONCURRENCY);
     if !(1..=MAX_CONCURRENCY).contains(&concurrency) {
         return Err(ApiError::bad_request(
-            "invalid_body",
+            view::Code::InvalidBody,
             format!("\"concurrency\" must be from 1 to {MAX_CONCURRENCY}."),
         )
         .param("concurrency"));

@@ -91,12 +91,12 @@ fn refused(refusal: Refusal) -> ApiError {
     match refusal {
         Refusal::UnknownHub(known) => {
             let why = format!("There is no hub of this name; there are: {}.", known.join(", "));
-            ApiError::not_found("unknown_hub", why).param("hub")
+            ApiError::not_found(view::Code::UnknownHub, why).param("hub")
         }
         Refusal::Off => ApiError::conflict(
-            "sync_off",
+            view::Code::SyncOff,
             "Nothing replicates: set DATABASE_URL, or [sync] in the configuration, and restart.",
         ),
-        Refusal::Failed(why) => ApiError::new(StatusCode::BAD_GATEWAY, "hub_failed", why),
+        Refusal::Failed(why) => ApiError::new(StatusCode::BAD_GATEWAY, view::Code::HubFailed, why),
     }
 }

@@ -10,11 +10,12 @@ use http::StatusCode;
 use tracing::{error, info};
 
 use super::{
-    ProviderEntry, Shared, State,
+    ProviderEntry, Shared, State, blocking,
     error::ApiError,
     extract::{Json, Query, id},
     form::Fault,
     limits::{self, Wish},
+    listing::{Cut, contains},
     users, view,
 };
 use crate::{
@@ -27,22 +28,61 @@ const MIN_OWN_LEN: usize = 16;
 /// 48 characters of 62: more than 285 bits.
 const RANDOM_LEN: usize = 48;
 
-/// Lists tokens, oldest first.
-#[utoipa::path(get, path = "/admin/tokens", tag = "tokens", params(view::ProviderQuery),
-    responses((status = 200, body = view::TokenList)))]
+/// Lists tokens, oldest first; all of them where no page is asked for.
+#[utoipa::path(get, path = "/admin/tokens", tag = "tokens", params(view::TokensQuery),
+    responses((status = 200, body = view::TokenList), (status = 400, body = view::ErrorBody)))]
 pub(super) async fn list(
     Extract(state): Extract<Shared>,
-    Query(query): Query<view::ProviderQuery>,
+    Query(query): Query<view::TokensQuery>,
 ) -> Result<Answer<view::TokenList>, ApiError> {
+    let is_paged = query.page.is_some() || query.page_size.is_some();
+    let cut = is_paged.then(|| Cut::of(query.page, query.page_size)).transpose()?;
     let provider = state.provider(query.provider.as_deref())?;
     state.sync.look();
-    let tokens = provider.tokens.list();
+    blocking(move || Answer(page(&state, &provider, query.search.as_deref().unwrap_or_default(), cut))).await
+}
+
+fn page(state: &State, provider: &ProviderEntry, search: &str, cut: Option<Cut>) -> view::TokenList {
+    let mut tokens = provider.tokens.list();
+    let needle = search.trim().to_lowercase();
+    if !needle.is_empty() {
+        let whole = TokenId::derive(&provider.name, search.trim());
+        let is_theirs = |user| state.users.get(user).is_some_and(|user| contains(&user.record.name, &needle));
+        tokens.retain(|token| {
+            token.id == whole
+                || contains(&token.record.name, &needle)
+                || token.id.to_string().starts_with(&needle)
+                || token.record.user.is_some_and(is_theirs)
+        });
+    }
+    let total = tokens.len();
+    let cut = cut.unwrap_or(Cut { page: 1, page_size: total.max(1) });
     let tokens = state.ledger.read(|books| {
         let books = books.providers.get(&*provider.name);
         let usage = |id| books.and_then(|books| books.tokens.get(id)).copied().unwrap_or_default();
-        tokens.iter().map(|token| shown(&state, token, &usage(&token.id))).collect()
+        tokens[cut.range(total)].iter().map(|token| shown(state, token, &usage(&token.id))).collect()
     });
-    Ok(Answer(view::TokenList { provider: provider.name.to_string(), tokens }))
+    view::TokenList {
+        provider: provider.name.to_string(),
+        page: cut.page,
+        page_size: cut.page_size,
+        total,
+        pages: total.div_ceil(cut.page_size),
+        tokens,
+    }
+}
+
+/// Shows one token.
+#[utoipa::path(get, path = "/admin/tokens/{id}", tag = "tokens",
+    params(("id" = String, Path), view::ProviderQuery),
+    responses((status = 200, body = view::Token), (status = 404, body = view::ErrorBody)))]
+pub(super) async fn show(
+    Extract(state): Extract<Shared>,
+    Path(token): Path<String>,
+    Query(query): Query<view::ProviderQuery>,
+) -> Result<Answer<view::Token>, ApiError> {
+    let provider = state.provider(query.provider.as_deref())?;
+    in_force(&state, &provider, id(&token)?).map(Answer)
 }
 
 fn shown(state: &State, token: &guard::Token, usage: &Usage) -> view::Token {
@@ -92,8 +132,11 @@ pub(super) async fn add(
             users::known(&state, user, "user", "The token was not made")?;
         }
         if provider.tokens.list().iter().any(|token| token.id == id) {
-            return Err(ApiError::conflict("token_exists", format!("This token is there already, as {id}."))
-                .param("token"));
+            return Err(ApiError::conflict(
+                view::Code::TokenExists,
+                format!("This token is there already, as {id}."),
+            )
+            .param("token"));
         }
         let put = Change::PutToken { provider: (*provider.name).into(), record: record.clone() };
         state.store.change(vec![put]).await.map_err(|error| ApiError::store(&error))?;
@@ -153,7 +196,7 @@ pub(super) async fn edit(
 }
 
 fn unknown_token(provider: &ProviderEntry) -> ApiError {
-    ApiError::not_found("unknown_token", format!("\"{}\" has no token of this id.", provider.name))
+    ApiError::not_found(view::Code::UnknownToken, format!("\"{}\" has no token of this id.", provider.name))
         .param("id")
 }
 
@@ -165,7 +208,8 @@ fn in_force(state: &State, provider: &ProviderEntry, id: TokenId) -> Result<view
 }
 
 fn refused(what: &str, fault: &Fault) -> ApiError {
-    ApiError::bad_request("invalid_token_settings", format!("{what}: {}.", fault.why)).param(fault.field)
+    ApiError::bad_request(view::Code::InvalidTokenSettings, format!("{what}: {}.", fault.why))
+        .param(fault.field)
 }
 
 fn record(body: view::AddToken, now: Timestamp) -> Result<TokenRecord, ApiError> {
@@ -258,7 +302,7 @@ pub(super) async fn delete_many(
     ids.dedup();
     if ids.is_empty() {
         return Err(ApiError::bad_request(
-            "invalid_selection",
+            view::Code::InvalidSelection,
             "Say which tokens: send \"ids\": […] or \"tokens\": […].",
         )
         .param("ids"));

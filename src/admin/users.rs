@@ -17,7 +17,7 @@ use super::{
     form::{self, Fault},
     limits::{self, Wish},
     listing::{Cut, contains},
-    view::{self, Order, OwnToken, UserSort},
+    view::{self, Code, Order, OwnToken, UserSort},
 };
 use crate::{
     guard,
@@ -139,7 +139,7 @@ fn in_force(state: &State, id: UserId) -> Result<view::User, ApiError> {
 
 fn unknown_user() -> ApiError {
     ApiError::not_found(
-        "unknown_user",
+        Code::UnknownUser,
         "There is no user of this id: GET /admin/users lists those there are.",
     )
     .param("id")
@@ -157,7 +157,7 @@ pub(super) fn known(
     }
     let why =
         format!("{otherwise}: there is no user of the id {user}; GET /admin/users lists those there are.");
-    Err(ApiError::bad_request("unknown_user", why).param(param))
+    Err(ApiError::bad_request(Code::UnknownUser, why).param(param))
 }
 
 /// Makes a user.
@@ -185,7 +185,7 @@ pub(super) async fn add(
     let added = state.change(move |state| async move {
         if state.users.len() >= UserRecord::MAX_COUNT {
             let why = format!("There are {} users, the most that there can be.", UserRecord::MAX_COUNT);
-            return Err(ApiError::conflict("too_many_users", why));
+            return Err(ApiError::conflict(Code::TooManyUsers, why));
         }
         is_free(&state, &record.name, None)?;
         let id = UserId(Uuid::new_v4().as_u128());
@@ -196,12 +196,13 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, Answer(added.await?)))
 }
 
-fn note_fault(why: &str) -> Fault {
+fn note_fault(flaw: view::Flaw) -> Fault {
+    let why = form::says(flaw);
     Fault { field: "note", why: format!("note {why}") }
 }
 
 fn refused(what: &str, fault: &Fault) -> ApiError {
-    ApiError::bad_request("invalid_user_settings", format!("{what}: {}.", fault.why)).param(fault.field)
+    ApiError::bad_request(Code::InvalidUserSettings, format!("{what}: {}.", fault.why)).param(fault.field)
 }
 
 /// People tell users apart by their names.
@@ -214,7 +215,7 @@ fn is_free(state: &State, name: &str, but_for: Option<UserId>) -> Result<(), Api
     match state.users.list().iter().find(|user| is_same(user)) {
         None => Ok(()),
         Some(user) => Err(ApiError::conflict(
-            "user_exists",
+            Code::UserExists,
             format!("There is a user of this name already, with the id {}.", user.id),
         )
         .param("name")),

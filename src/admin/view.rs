@@ -3,6 +3,7 @@
 //! understands a server of another version.
 
 mod counted;
+mod error;
 mod events;
 mod import;
 mod keys;
@@ -15,6 +16,7 @@ mod trend;
 mod users;
 
 pub use counted::*;
+pub use error::*;
 pub use events::*;
 pub use import::*;
 pub use keys::*;

@@ -29,6 +29,40 @@ const KINDS: [(&str, &str, &str); 4] = [
     ("storage", "Storage", "存储"),
 ];
 
+/// What the monitor found, as the API names it.
+const FOUND: [(&str, &str, &str); 12] = [
+    ("frequency", "far more requests than usual", "请求频率远超平常"),
+    ("sustained", "busier than usual day after day", "连日高于平常"),
+    ("failure_rate", "more failures than usual", "失败率高于平常"),
+    ("addresses", "many new networks", "出现大量新的来源网络"),
+    ("keys", "more keys than usual", "使用的密钥多于平常"),
+    ("models", "more models than usual", "使用的模型多于平常"),
+    ("hammering", "going on at a limit", "达到限额后仍持续请求"),
+    ("unknown_tokens", "unknown tokens from one place", "同一来源使用未知令牌"),
+    ("many_addresses", "unknown tokens from many places", "多个来源使用未知令牌"),
+    ("turned_away", "turned away again and again", "反复被拒绝"),
+    ("admin_login", "wrong admin tokens", "错误的管理令牌"),
+    ("storm", "many events as one", "大量事件合并"),
+];
+
+/// In the order in which they are shown.
+const DETAILS: [(&str, &str, &str); 14] = [
+    ("subject", "who", "对象"),
+    ("seen", "seen", "实测"),
+    ("usual", "usual", "平常"),
+    ("new_network", "new network", "新网络"),
+    ("unusual_hour", "unusual hour", "异常时段"),
+    ("since", "since", "自"),
+    ("rate_limit", "limits", "限流"),
+    ("auth_fail", "sign-ins and tokens", "认证失败"),
+    ("abuse", "unusual use", "异常使用"),
+    ("place", "place", "位置"),
+    ("from", "from step", "原档位"),
+    ("rung", "to step", "现档位"),
+    ("used_bytes", "used", "已用"),
+    ("budget_bytes", "budget", "预算"),
+];
+
 async fn list(signed: Signed, params: Params) -> Answer {
     let get = |name| params.get(name);
     let own = [
@@ -44,6 +78,14 @@ async fn list(signed: Signed, params: Params) -> Answer {
     let (page, verdicts) =
         tokio::join!(signed.get::<view::EventPage>(&path), signed.get::<view::Verdicts>("/admin/verdicts"));
     let (page, verdicts) = (page?, verdicts?);
+    let at = |to: usize| {
+        let to = to.to_string();
+        let query: Vec<_> = own.into_iter().chain([("page", to.as_str())]).collect();
+        link("/events", &query)
+    };
+    if let Some(last) = layout::last_page(page.page, page.pages, at) {
+        return Ok(last);
+    }
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let is_filtered = own.iter().any(|(_, value)| !value.is_empty());
@@ -73,8 +115,8 @@ async fn list(signed: Signed, params: Params) -> Answer {
                     label for="subject" { (t("Who", "对象")) }
                     input #subject name="subject" value=(get("subject")) placeholder=(t("user, key or address", "用户、密钥或地址"));
                 }
-                div { label for="from" { (t("From", "起始")) } input #from type="date" name="from" value=(get("from")); }
-                div { label for="to" { (t("Before", "截止")) } input #to type="date" name="to" value=(get("to")); }
+                div { label for="from" { (t("From (UTC)", "起始（UTC）")) } input #from type="date" name="from" value=(get("from")); }
+                div { label for="to" { (t("Before (UTC)", "截止（UTC）")) } input #to type="date" name="to" value=(get("to")); }
                 button type="submit" { (t("Show", "筛选")) }
             }
             div #events data-live {
@@ -94,12 +136,7 @@ async fn list(signed: Signed, params: Params) -> Answer {
                         } }
                         tbody { @for event in &page.events { (row(visitor, event)) } }
                     }
-                    (layout::pager(visitor, page.page, page.pages, |to| {
-                        let mut query = own.to_vec();
-                        let to = to.to_string();
-                        query.push(("page", &to));
-                        link("/events", &query)
-                    }))
+                    (layout::pager(visitor, page.page, page.pages, at))
                 }
             }
         }
@@ -111,9 +148,12 @@ fn row(visitor: &Visitor, event: &view::Event) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     let kind =
         KINDS.iter().find(|(kind, ..)| *kind == event.kind).map_or(&*event.kind, |(_, en, zh)| t(en, zh));
-    let found = event.details.get("kind").and_then(Value::as_str).unwrap_or_default().replace('_', " ");
-    let empty = serde_json::Map::new();
-    let details = event.details.as_object().unwrap_or(&empty).iter().filter(|(name, _)| *name != "kind");
+    let found = named(visitor, &FOUND, event.details.get("kind").and_then(Value::as_str).unwrap_or_default());
+    let mut details: Vec<_> = event.details.as_object().into_iter().flatten().collect();
+    details.retain(|(name, _)| !matches!(name.as_str(), "kind" | "means"));
+    details.sort_by_key(|(name, _)| {
+        DETAILS.iter().position(|(known, ..)| known == name).unwrap_or(DETAILS.len())
+    });
     html! {
         tr {
             th.name.nowrap scope="row" { (visitor.ago(event.at)) }
@@ -122,22 +162,36 @@ fn row(visitor: &Visitor, event: &view::Event) -> Markup {
             }
             td data-label=(t("What", "内容")) { span { (kind) @if !found.is_empty() { br; small.faint { bdi { (found) } } } } }
             td.name data-label=(t("Details", "详情")) {
-                span {
-                    @if let Some(user) = event.user { a href={ "/users/" (user) } { (t("user", "用户")) " " (user.short()) } " " }
-                    @if let Some(key) = event.key { a href={ "/keys/" (key) } { (t("key", "密钥")) " " (key.short()) } " " }
+                span.pairs {
+                    @if let Some(user) = event.user { span { a href={ "/users/" (user) } { (t("user", "用户")) " " (user.short()) } } }
+                    @if let Some(key) = event.key { span { a href={ "/keys/" (key) } { (t("key", "密钥")) " " (key.short()) } } }
                     @for (name, value) in details {
-                        small.faint { (name.replace('_', " ")) ": " } small { bdi { (plain(visitor, value)) } } " "
+                        span { small.faint { (named(visitor, &DETAILS, name)) " " } small { bdi { (plain(visitor, name, value)) } } }
                     }
-                    @if event.weight > 1 { small.faint { "×" (event.weight) } }
+                    @if event.weight > 1 { span { small.faint { (t("times", "次数")) " " } small { (event.weight) } } }
                 }
             }
         }
     }
 }
 
+/// What is new to this page is named as the API names it.
+fn named(visitor: &Visitor, names: &[(&str, &str, &str)], name: &str) -> String {
+    let known = names.iter().find(|(known, ..)| *known == name);
+    known.map_or_else(|| name.replace('_', " "), |(_, en, zh)| visitor.t(en, zh).to_owned())
+}
+
 /// A text without its quotes, a time as the visitor writes it, a number without needless digits.
-fn plain(visitor: &Visitor, value: &Value) -> String {
+fn plain(visitor: &Visitor, name: &str, value: &Value) -> String {
+    if let (true, Some(bytes)) = (name.ends_with("_bytes"), value.as_u64()) {
+        return visitor.bytes(bytes);
+    }
     match value {
+        Value::Bool(is) => {
+            visitor.t(if *is { "yes" } else { "no" }, if *is { "是" } else { "否" }).to_owned()
+        }
+        Value::Null => "–".to_owned(),
+        Value::String(text) if text == "file" => visitor.t("the local file", "本地文件").to_owned(),
         Value::String(text) => match text.parse::<Timestamp>() {
             Ok(at) => visitor.format(at, "%-d %b, %H:%M:%S", "%-m月%-d日 %H:%M:%S"),
             Err(_) => text.clone(),

@@ -24,6 +24,12 @@ const MOST: usize = 2 << 20;
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
+    /// What a form holds before somebody has written in it.
+    pub(super) fn of<'a>(fields: impl IntoIterator<Item = (&'a str, Option<String>)>) -> Self {
+        let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Self(fields.collect())
+    }
+
     /// Trimmed; empty where there is none.
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.trim())

@@ -1,6 +1,6 @@
 //! What all pages have in common: the frame, the way about, news, errors, and a few small parts.
 
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use http::{HeaderValue, StatusCode, header};
 use maud::{DOCTYPE, Markup, html};
 
@@ -25,6 +25,8 @@ pub(super) enum Here {
     Settings,
     /// Before the console: the way in, and what is open to everybody.
     Door,
+    /// Where there is no page.
+    Nowhere,
 }
 
 /// Place, path, English, Chinese.
@@ -54,6 +56,23 @@ pub(super) fn page(
     title: &str,
     body: &Markup,
 ) -> Response {
+    let mut response = Html(text(visitor, session, here, title, body)).into_response();
+    if visitor.said.is_some() {
+        let told = format!("{SAID}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict");
+        if let Ok(told) = HeaderValue::try_from(told) {
+            response.headers_mut().append(header::SET_COOKIE, told);
+        }
+    }
+    response
+}
+
+pub(super) fn text(
+    visitor: &Visitor,
+    session: Option<&view::Session>,
+    here: Here,
+    title: &str,
+    body: &Markup,
+) -> String {
     let t = |en, zh| visitor.t(en, zh);
     let lang = if visitor.lang == Lang::Zh { "zh-CN" } else { "en" };
     let text = html! {
@@ -69,8 +88,10 @@ pub(super) fn page(
                 script type="module" src=(assets::path("base.js")) {}
             }
             body data-lost=(t("The connection is lost. Trying again…", "连接已断开，正在重试…"))
-                data-ended=(t("The session has ended. Copy what you have written and sign in again.", "会话已结束。请先复制已填写的内容，再重新登录。"))
-                data-gone=(t("This is no longer there, or no longer yours to see: load the page again.", "此内容已不存在或无权查看，请重新加载页面。"))
+                data-unsent=(t("Not sent: no proper answer came. What you have written stays; press the button again.", "未发送：没有收到正常的回答。已填写的内容仍在，请重新提交。"))
+                data-ended=(t("The session has ended; what you have written stays. Sign in beside this page, then go on here.", "会话已结束，已填写的内容仍在。请在新标签页登录，再回到这里继续。"))
+                data-sign-in=(t("Sign in", "登录"))
+                data-gone=(t("This is no longer there: it was deleted meanwhile.", "此内容已不存在，可能刚被删除。"))
                 data-copied=(t("Copied", "已复制")) {
                 a.skip href="#main" { (t("Skip to the content", "跳到正文")) }
                 header.side {
@@ -109,14 +130,7 @@ pub(super) fn page(
             }
         }
     };
-    let mut response = Html(text.into_string()).into_response();
-    if visitor.said.is_some() {
-        let told = format!("{SAID}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict");
-        if let Ok(told) = HeaderValue::try_from(told) {
-            response.headers_mut().append(header::SET_COOKIE, told);
-        }
-    }
-    response
+    text.into_string()
 }
 
 /// The sign of the pool: two waves.
@@ -129,7 +143,11 @@ fn mark() -> Markup {
     }
 }
 
+/// Not on a page that cannot be asked for again: what only it shows would be lost by a change of the language.
 fn preferences(visitor: &Visitor) -> Markup {
+    if visitor.here.is_empty() {
+        return html! {};
+    }
     let t = |en, zh| visitor.t(en, zh);
     let themes =
         [(Theme::Auto, "Auto", "自动"), (Theme::Light, "Light", "浅色"), (Theme::Dark, "Dark", "深色")];
@@ -172,10 +190,10 @@ pub(super) fn refused(visitor: &Visitor, session: Option<&view::Session>, refuse
     };
     let body = html! {
         h1 { (title) }
-        p.news.bad role="alert" { (words::of(visitor, refused)) }
+        (words::news(visitor, refused))
         p { a href="/" { (t("To the overview", "回到概览")) } }
     };
-    let mut response = page(visitor, session, Here::Door, title, &body);
+    let mut response = page(visitor, session, Here::Nowhere, title, &body);
     *response.status_mut() = refused.status;
     response
 }
@@ -200,6 +218,33 @@ pub(super) fn choose_provider(
             }
         }
     }
+}
+
+/// A search of the list at `path`, of which `kept` says what else it is.
+pub(super) fn search(
+    visitor: &Visitor,
+    path: &str,
+    kept: &[(&str, &str)],
+    (value, hint): (&str, &str),
+) -> Markup {
+    let word = visitor.t("Search", "搜索");
+    html! {
+        form.line method="get" action=(path) role="search" {
+            @for (name, value) in kept.iter().filter(|(_, value)| !value.is_empty()) {
+                input type="hidden" name=(name) value=(value);
+            }
+            div {
+                label.hidden for="search" { (word) }
+                input #search type="search" name="search" value=(value) placeholder=(hint);
+            }
+            button type="submit" { (word) }
+        }
+    }
+}
+
+/// Where a list has become shorter than the page that is asked for: its last one.
+pub(super) fn last_page(page: usize, pages: usize, to: impl Fn(usize) -> String) -> Option<Response> {
+    (pages > 0 && page > pages).then(|| Redirect::to(&to(pages)).into_response())
 }
 
 /// Back and forth through a list.

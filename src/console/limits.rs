@@ -7,7 +7,6 @@ use super::{api::Refused, form::Form, visitor::Visitor};
 use crate::admin::view::Amount;
 
 /// As they are now.
-#[derive(Default)]
 pub(super) struct Limits<'a> {
     pub(super) requests_per_minute: Option<u32>,
     pub(super) requests_per_day: Option<u64>,
@@ -32,30 +31,38 @@ const AMOUNTS: [(&str, &str, &str, &str); 3] = [
     ("tokens_per_day", "Tokens a day", "每日 Token 数", "1000000000000"),
 ];
 
-pub(super) fn fields(visitor: &Visitor, now: &Limits<'_>) -> Markup {
+impl Limits<'_> {
+    /// As they stand in the form.
+    pub(super) fn written(&self) -> [(&'static str, Option<String>); 5] {
+        [
+            ("requests_per_minute", self.requests_per_minute.map(|most| most.to_string())),
+            ("requests_per_day", self.requests_per_day.map(|most| most.to_string())),
+            ("tokens_per_day", self.tokens_per_day.map(|most| most.to_string())),
+            ("allowed_models", Some(self.allowed_models.join(", "))),
+            ("allowed_addresses", Some(self.allowed_addresses.join(", "))),
+        ]
+    }
+}
+
+pub(super) fn fields(visitor: &Visitor, now: &Form) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
-    let value = |name: &str| match name {
-        "requests_per_minute" => now.requests_per_minute.map(u64::from),
-        "requests_per_day" => now.requests_per_day,
-        _ => now.tokens_per_day,
-    };
     html! {
         div.fields {
             @for (name, en, zh, most) in AMOUNTS {
                 div {
                     label for=(name) { (t(en, zh)) }
-                    input id=(name) name=(name) type="number" min="1" max=(most) value=[value(name)]
+                    input id=(name) name=(name) type="number" min="1" max=(most) value=(now.get(name))
                         placeholder=(t("no limit", "不限"));
                 }
             }
             div {
                 label for="allowed_models" { (t("Models", "模型")) }
-                input #allowed_models name="allowed_models" value=(now.allowed_models.join(", "))
+                input #allowed_models name="allowed_models" value=(now.get("allowed_models"))
                     placeholder=(t("all; or like llama3, gpt-*", "全部；或如 llama3, gpt-*"));
             }
             div {
                 label for="allowed_addresses" { (t("Addresses", "来源地址")) }
-                input #allowed_addresses name="allowed_addresses" value=(now.allowed_addresses.join(", "))
+                input #allowed_addresses name="allowed_addresses" value=(now.get("allowed_addresses"))
                     placeholder=(t("all; or like 10.0.0.0/8", "全部；或如 10.0.0.0/8"));
             }
         }

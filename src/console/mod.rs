@@ -3,6 +3,7 @@
 //! - `visitor` is who looks: language, theme, time zone; `signed` is one who may; `sign_in` makes one of the other;
 //! - `api` asks the control API within the process, with the visitor's own cookie: a page can show and do nothing that
 //!   the API would not;
+//! - `kept` holds pages that are the same for many;
 //! - `layout` is what all pages have in common, `chart` draws, `words` says what went wrong;
 //! - every page has a file of its own, and `assets` holds what they load.
 //!
@@ -16,9 +17,11 @@ mod assets;
 mod chart;
 mod events;
 mod form;
+mod kept;
 mod keys;
 mod layout;
 mod limits;
+mod models;
 mod open;
 mod overview;
 mod playground;
@@ -30,6 +33,8 @@ mod tokens;
 mod users;
 mod visitor;
 mod words;
+
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -50,6 +55,7 @@ struct Console {
     /// The control API.
     api: Router,
     clock: Clock,
+    kept: Arc<kept::Kept>,
 }
 
 /// The pages over that control API, which also answers where no page is asked for, or there is none.
@@ -70,7 +76,7 @@ pub fn router(api: Router, clock: Clock) -> Router {
         .fallback(elsewhere)
         .layer(middleware::map_response(guarded))
         .route("/assets/{name}", get(assets::serve))
-        .with_state(Console { api, clock })
+        .with_state(Console { api, clock, kept: Arc::default() })
 }
 
 /// The overview for browsers, what is here for programs.
@@ -106,13 +112,12 @@ fn wants_page(headers: &HeaderMap) -> bool {
 }
 
 /// `same-origin` rather than no referrer at all: with none, browsers hide the origin of a form's request too.
-const GUARDS: [(header::HeaderName, &str); 5] = [
+const GUARDS: [(header::HeaderName, &str); 4] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
          form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "same-origin"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (header::CACHE_CONTROL, "no-store"),

@@ -1,5 +1,7 @@
 //! What everybody may see: the public statistics, and what the API takes and gives.
 
+use std::time::Duration;
+
 use axum::{Router, extract::State, response::Response, routing::get};
 use http::request::Parts;
 use maud::{Markup, html};
@@ -10,17 +12,27 @@ use super::{
     api::Api,
     chart::{self, Bar},
     layout::{self, Here},
-    visitor::{Params, Visitor, link},
+    models,
+    visitor::{Lang, Params, Visitor, link},
 };
-use crate::admin::view;
+use crate::{admin::view, model::Timestamp};
 
 pub(super) fn routes() -> Router<Console> {
     Router::new().route("/stats", get(stats)).route("/api-docs", get(docs))
 }
 
+/// How long statistics are shown as they were.
+const FRESH: Duration = Duration::from_secs(2);
+
 async fn stats(State(console): State<Console>, visitor: Visitor, params: Params, parts: Parts) -> Response {
+    let provider = [("provider", params.get("provider"))];
+    // Nothing else that stands in the address makes it another page, and what one is told is not for others.
+    let visitor = visitor.of_many(link("/stats", &provider));
+    if let Some(kept) = console.kept.find(&visitor, &parts.headers) {
+        return kept;
+    }
     let api = Api::of(&console.api, &parts);
-    let path = link("/admin/public-stats", &[("provider", params.get("provider"))]);
+    let path = link("/admin/public-stats", &provider);
     let stats: view::PublicStats = match api.get(&path).await {
         Ok(stats) => stats,
         Err(refused) => return layout::refused(&visitor, None, &refused),
@@ -48,45 +60,24 @@ async fn stats(State(console): State<Console>, visitor: Visitor, params: Params,
             }
             (chart::requests(&visitor, t("Last 24 hours", "最近 24 小时"), t("Hour", "小时"), &bars))
             div.pair {
-                (models(&visitor, t("Top models now", "当前热门模型"), &stats.recent_top_models))
-                (models(&visitor, t("Top models overall", "累计热门模型"), &stats.top_models))
+                (models::card(&visitor, t("Top models now", "当前热门模型"), t("In the last 24 hours.", "最近 24 小时。"), &stats.recent_top_models))
+                (models::card(&visitor, t("Top models overall", "累计热门模型"), t("Since the books began.", "自开始统计以来。"), &stats.top_models))
             }
         }
         p.faint { a href="/api-docs" { (t("API documentation", "API 文档")) } }
     };
-    layout::page(&visitor, None, Here::Door, t("Public statistics", "公共统计"), &body)
-}
-
-fn models(visitor: &Visitor, title: &str, models: &[view::PublicModel]) -> Markup {
-    let t = |en, zh| visitor.t(en, zh);
-    let most = models.iter().map(|model| model.total_requests).max().unwrap_or(0).max(1);
-    html! {
-        section.card {
-            h2 { (title) }
-            @if models.is_empty() { p.empty { (t("No model has been asked yet.", "还没有模型被调用。")) } }
-            @else {
-                table {
-                    thead { tr {
-                        th scope="col" { (t("Model", "模型")) }
-                        th.number scope="col" { (t("Requests", "请求")) }
-                        th.number scope="col" { (t("Success", "成功率")) }
-                    } }
-                    tbody { @for model in models {
-                        tr {
-                            th.name scope="row" { bdi { (model.model) } progress max=(most) value=(model.total_requests) aria-hidden="true" {} }
-                            td.number { (visitor.number(model.total_requests)) }
-                            td.number { (visitor.percent(model.success_rate)) }
-                        }
-                    } }
-                }
-            }
-        }
-    }
+    let text = layout::text(&visitor, None, Here::Door, t("Public statistics", "公共统计"), &body);
+    console.kept.keep(&visitor, text, visitor.now.saturating_add(FRESH), &parts.headers)
 }
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
+/// What it is made from is part of the program.
 async fn docs(State(console): State<Console>, visitor: Visitor, parts: Parts) -> Response {
+    let visitor = visitor.of_many("/api-docs".to_owned()).timeless();
+    if let Some(kept) = console.kept.find(&visitor, &parts.headers) {
+        return kept;
+    }
     let api = Api::of(&console.api, &parts);
     let document: Value = match api.get("/openapi.json").await {
         Ok(document) => document,
@@ -99,17 +90,19 @@ async fn docs(State(console): State<Console>, visitor: Visitor, parts: Parts) ->
         p {
             (t("Made from the OpenAPI document, for programs at", "由 OpenAPI 文档生成，程序请使用")) " "
             a href="/openapi.json" { "/openapi.json" } (t(".", "。"))
+            @if visitor.lang == Lang::Zh { "说明文字为英文。" }
             " " (t("The operator's paths take the admin token, the clients' a token of the provider.", "管理接口使用管理令牌，客户端接口使用该服务商的令牌。"))
         }
         nav.choice aria-label=(t("Subjects", "分类")) { @for (tag, _) in &groups { a.subject href={ "#" (tag) } { (tag) } } }
         @for (tag, operations) in &groups {
-            section.card #(tag) {
+            section.card lang="en" #(tag) {
                 h2.subject { (tag) }
                 @for operation in operations { (described(&visitor, &document, operation)) }
             }
         }
     };
-    layout::page(&visitor, None, Here::Door, t("API documentation", "API 文档"), &body)
+    let text = layout::text(&visitor, None, Here::Door, t("API documentation", "API 文档"), &body);
+    console.kept.keep(&visitor, text, Timestamp::MAX, &parts.headers)
 }
 
 struct Operation<'a> {

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{
     chart::{self, Bar},
     layout::{self, Here},
+    models,
     signed::{Answer, Signed},
     visitor::{Lang, Params, Visitor, link},
 };
@@ -22,7 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What is older than the last round by so much is held back by a budget, or by a batch that is refused.
 const LONG_LAG_MS: u64 = 15 * 60_000;
 const DAY_MS: i64 = 24 * 3_600_000;
-const ROWS: usize = 8;
 
 pub(super) async fn show(signed: Signed, params: Params) -> Answer {
     let provider = params.get("provider");
@@ -59,8 +59,8 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
                 (chart::requests(visitor, t("Last 30 days", "最近 30 天"), t("Day", "日期"), &days(visitor, &trend)))
             }
             div.pair {
-                (models(visitor, t("Top models now", "当前热门模型"), t("In the last 24 hours.", "最近 24 小时。"), &trend.recent_models))
-                (models(visitor, t("Top models overall", "累计热门模型"), t("Since the books began.", "自开始统计以来。"), &stats.models))
+                (models::card(visitor, t("Top models now", "当前热门模型"), t("In the last 24 hours.", "最近 24 小时。"), &trend.recent_models))
+                (models::card(visitor, t("Top models overall", "累计热门模型"), t("Since the books began.", "自开始统计以来。"), &stats.models))
             }
         }
     };
@@ -117,6 +117,10 @@ fn needs(
         need(text, link("/tokens", &[("provider", provider)]), t("Create a token", "创建令牌"), true);
     }
     if let Some(problem) = storage.as_ref().and_then(|storage| storage.problem.clone()) {
+        let problem = match visitor.lang {
+            Lang::En => problem,
+            Lang::Zh => "本地存储出现问题，可能无法写入。".to_owned(),
+        };
         need(problem, "/storage".to_owned(), t("Storage", "存储"), true);
     }
     let places = storage.iter().flat_map(|storage| {
@@ -251,42 +255,4 @@ fn days(visitor: &Visitor, trend: &view::Trend) -> Vec<Bar> {
         bar(span, visitor.format(noon, "%-d %b", "%-m/%-d"), name)
     };
     trend.days.iter().map(of).collect()
-}
-
-fn models(visitor: &Visitor, title: &str, note: &str, models: &[view::ModelStats]) -> Markup {
-    let t = |en, zh| visitor.t(en, zh);
-    let most = models.iter().map(|model| model.total_requests).max().unwrap_or(0).max(1);
-    html! {
-        section.card {
-            h2 { (title) }
-            @if models.is_empty() {
-                p.empty { (t("No model has been asked yet.", "还没有模型被调用。")) }
-            } @else {
-                p.faint { (note) }
-                div.scroll tabindex="0" role="region" aria-label=(title) {
-                    table {
-                        thead { tr {
-                            th scope="col" { (t("Model", "模型")) }
-                            th.number scope="col" { (t("Requests", "请求")) }
-                            th.number scope="col" { (t("Success", "成功率")) }
-                            th.number scope="col" { (t("Tokens", "Token")) }
-                        } }
-                        tbody {
-                            @for model in models.iter().take(ROWS) {
-                                tr {
-                                    th.name scope="row" {
-                                        bdi { (model.model) }
-                                        progress max=(most) value=(model.total_requests) aria-hidden="true" {}
-                                    }
-                                    td.number { (visitor.number(model.total_requests)) }
-                                    td.number { (visitor.percent(model.success_rate)) }
-                                    td.number { (visitor.short(model.prompt_tokens + model.completion_tokens)) }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
 }

@@ -11,10 +11,10 @@ use super::{
     form::Form,
     layout::{self, Here},
     signed::{Answer, Posted, Signed},
-    visitor::{Params, Visitor, link},
+    visitor::{Lang, Params, Visitor, link},
     words,
 };
-use crate::admin::view;
+use crate::{admin::view, model::TokenId};
 
 pub(super) fn routes() -> Router<Console> {
     Router::new().route("/playground", get(show).post(ask))
@@ -56,8 +56,14 @@ async fn ask(Posted { signed, form }: Posted) -> Answer {
     page(&signed, form.get("provider"), filled, Some(answer)).await
 }
 
-/// What the model said, or why it did not.
-async fn answer(signed: &Signed, form: &Form) -> Result<String, String> {
+/// What the model said, to us and to itself.
+struct Said {
+    text: String,
+    thought: String,
+}
+
+/// What came, or why nothing did.
+async fn answer(signed: &Signed, form: &Form) -> Result<Said, String> {
     let trial = json!({
         "token": form.get("token"), "model": form.get("model"), "message": form.get("message"),
         "system": form.given("system"), "temperature": form.get("temperature").parse::<f32>().ok(),
@@ -68,17 +74,21 @@ async fn answer(signed: &Signed, form: &Form) -> Result<String, String> {
     let broken = || signed.visitor.t("The answer broke off.", "回答中断。").to_owned();
     let body = answer.into_body().collect().await.map_err(|_| broken())?.to_bytes();
     let value: Value = serde_json::from_slice(&body).map_err(|_| broken())?;
-    Ok(value["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned())
+    let message = &value["choices"][0]["message"];
+    let text = |name: &str| message[name].as_str().map(str::to_owned);
+    let thought = text("reasoning_content").or(text("reasoning")).unwrap_or_default();
+    Ok(Said { text: text("content").unwrap_or_default(), thought })
 }
 
 async fn page(
     signed: &Signed,
     provider: &str,
     filled: Filled,
-    answer: Option<Result<String, String>>,
+    answer: Option<Result<Said, String>>,
 ) -> Answer {
-    let path = |path| link(path, &[("provider", provider)]);
-    let (tokens, stats) = (path("/admin/tokens"), path("/admin/stats"));
+    let path = |path: &str| link(path, &[("provider", provider)]);
+    let stats = path("/admin/stats");
+    let tokens = link("/admin/tokens", &[("provider", provider), ("pageSize", "1000")]);
     let (tokens, stats, providers, templates) = tokio::join!(
         signed.get::<view::TokenList>(&tokens),
         signed.get::<view::Stats>(&stats),
@@ -88,7 +98,15 @@ async fn page(
     let (tokens, stats, providers, templates) = (tokens?, stats?, providers?, templates?);
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
-    let usable: Vec<_> = tokens.tokens.iter().filter(|token| !token.expired).collect();
+    let mut all = tokens.tokens;
+    // The one that is asked for, however many there are.
+    if let Ok(wanted) = filled.token.parse::<TokenId>()
+        && all.iter().all(|token| token.id != wanted)
+        && let Ok(token) = signed.api.get(&path(&format!("/admin/tokens/{wanted}"))).await
+    {
+        all.push(token);
+    }
+    let usable: Vec<_> = all.iter().filter(|token| !token.expired).collect();
     let model = match filled.model.as_str() {
         "" => stats.models.first().map(|model| model.model.clone()).unwrap_or_default(),
         model => model.to_owned(),
@@ -107,17 +125,25 @@ async fn page(
             div.pair {
                 section.card {
                     h2 { (t("The question", "提问")) }
-                    (prompts(visitor, &templates, provider))
+                    (prompts(visitor, &templates, &[("provider", provider), ("token", &filled.token)]))
                     form.wide #ask method="post" action="/playground"
-                        data-no-answer=(t("There was no answer.", "没有收到回答。")) data-took=(t("Answered in", "用时")) {
+                        data-no-answer=(t("There was no answer.", "没有收到回答。")) data-took=(t("Answered in", "用时"))
+                        data-of-codes=(words::for_modules(visitor)) {
                         (layout::csrf(&signed.session))
                         input type="hidden" name="provider" value=(tokens.provider);
                         div.fields {
                             div {
                                 label for="token" { (t("Token", "令牌")) }
-                                select #token name="token" { @for token in usable {
-                                    option value=(token.id) selected[token.id.to_string() == filled.token] { (token.name) }
-                                } }
+                                select #token name="token" required {
+                                    @if usable.len() > 1 { option value="" { (t("choose one", "请选择")) } }
+                                    @for token in usable {
+                                        option value=(token.id) selected[token.id.to_string() == filled.token] { (token.name) }
+                                    }
+                                }
+                                span.hint { (t(
+                                    "Used as a caller would, from this machine's own address: that counts where a token allows some addresses only.",
+                                    "与调用方的用法相同，但从本机地址发出：若令牌限定了来源地址，须包含本机。",
+                                )) }
                             }
                             div {
                                 label for="model" { (t("Model", "模型")) }
@@ -141,7 +167,10 @@ async fn page(
                     h2 { (t("The answer", "回答")) }
                     output #answer.answer for="message" aria-live="polite" {
                         @match &answer {
-                            Some(Ok(text)) => (text),
+                            Some(Ok(said)) => {
+                                @if !said.thought.is_empty() { span.thought.faint { (said.thought) } }
+                                (said.text)
+                            }
                             Some(Err(why)) => span.news.bad { (why) },
                             None => span.faint { (t("It appears here as it is written.", "回答会在此逐字显示。")) },
                         }
@@ -159,15 +188,26 @@ async fn page(
     Ok(signed.page(Here::Playground, t("Playground", "试用"), &body))
 }
 
-fn prompts(visitor: &Visitor, templates: &view::Templates, provider: &str) -> Markup {
+fn prompts(visitor: &Visitor, templates: &view::Templates, kept: &[(&str, &str)]) -> Markup {
     html! {
         nav.choice aria-label=(visitor.t("Prompts to begin with", "提示模板")) {
             @for one in &templates.templates {
-                a href=(link("/playground", &[("template", &one.id), ("provider", provider)])) title=(one.description) { (one.label) }
+                @let known = IN_CHINESE.iter().find(|(id, ..)| *id == one.id && visitor.lang == Lang::Zh);
+                @let (label, title) = known.map_or((&*one.label, &*one.description), |(_, label, title)| (label, title));
+                @let query: Vec<_> = kept.iter().copied().chain([("template", one.id.as_str())]).collect();
+                a href=(link("/playground", &query)) title=(title) { (label) }
             }
         }
     }
 }
+
+/// Prompts by id, label and description.
+const IN_CHINESE: [(&str, &str, &str); 4] = [
+    ("hello", "打招呼", "最快的检验方式"),
+    ("explain", "解释", "用平实的语言简短回答"),
+    ("json", "仅 JSON", "检验模型能否遵守格式"),
+    ("code", "代码", "写一小段程序"),
+];
 
 /// The module fills in what is typed: `%BODY%` as JSON within single quotes of a shell, `%MODEL%` and `%MESSAGES%`
 /// as JSON, which Python and Node read as their own.

@@ -1,13 +1,15 @@
 //! The configuration in force: what each setting is, and who said so.
 
+use std::borrow::Cow;
+
 use axum::{Router, routing::get};
 use maud::{Markup, html};
 
 use super::{
     Console,
-    layout::Here,
+    layout::{self, Here},
     signed::{Answer, Signed},
-    visitor::{Params, Visitor},
+    visitor::{Lang, Params, Visitor},
 };
 use crate::admin::view;
 
@@ -28,17 +30,11 @@ async fn show(signed: Signed, params: Params) -> Answer {
     let body = html! {
         div.head {
             h1 { (t("Settings", "设置")) }
-            form.line method="get" action="/settings" role="search" {
-                div {
-                    label.hidden for="search" { (t("Search", "搜索")) }
-                    input #search type="search" name="search" value=(search) placeholder=(t("Name or value", "名称或取值"));
-                }
-                button type="submit" { (t("Search", "搜索")) }
-            }
+            (layout::search(visitor, "/settings", &[], (&search, t("Name or value", "名称或取值"))))
         }
         p.faint {
             @match &configuration.file {
-                Some(file) => { (t("Read from", "读取自")) " " code { (file) } ". " }
+                Some(file) => { (t("Read from", "读取自")) " " code { (file) } (t(". ", "。")) }
                 None => { (t("No file was read.", "没有读取配置文件。")) " " }
             }
             (t(
@@ -63,6 +59,15 @@ async fn show(signed: Signed, params: Params) -> Answer {
     Ok(signed.page(Here::Settings, t("Settings", "设置"), &body))
 }
 
+fn source<'a>(visitor: &Visitor, source: &'a str) -> Cow<'a, str> {
+    match (visitor.lang, source.strip_prefix("environment variable ")) {
+        (Lang::En, _) => source.into(),
+        (Lang::Zh, Some(name)) => format!("环境变量 {name}").into(),
+        (Lang::Zh, None) if source == "default" => "默认值".into(),
+        (Lang::Zh, None) => source.into(),
+    }
+}
+
 fn table(visitor: &Visitor, settings: &[&view::Setting]) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     html! {
@@ -75,11 +80,13 @@ fn table(visitor: &Visitor, settings: &[&view::Setting]) -> Markup {
             tbody { @for setting in settings {
                 tr {
                     th.name scope="row" { code { (setting.name) } }
-                    td.name data-label=(t("Value", "取值")) {
-                        @if setting.value.is_empty() { span.faint { "–" } } @else { code { bdi { (setting.value) } } }
+                    td.name data-label=(t("Value", "取值")) { span {
+                        @if setting.value.is_empty() { span.faint { "–" } }
+                        @else if setting.value == "(set)" { span.faint { (t("set, and not shown", "已设置，不显示")) } }
+                        @else { code { bdi { (setting.value) } } }
                         @if setting.at_next_start { " " span.state.warn { (t("at the next start", "下次启动时生效")) } }
-                    }
-                    td.name data-label=(t("From", "来源")) { span.faint { (setting.source) } }
+                    } }
+                    td.name data-label=(t("From", "来源")) { span.faint { (source(visitor, &setting.source)) } }
                 }
             } }
         }

@@ -30,12 +30,15 @@ pub(super) async fn page(
     if Api::of(&console.api, &parts).get::<view::Session>("/admin/session").await.is_ok() {
         return Redirect::to(own_path(params.get("next"))).into_response();
     }
-    let ended = (!params.get("ended").is_empty()).then(|| {
-        visitor
-            .t("Your session has ended. Sign in again to go on.", "会话已结束，请重新登录以继续。")
-            .to_owned()
-    });
-    shown(&visitor, StatusCode::OK, own_path(params.get("next")), ended)
+    let ended = match params.get("ended") {
+        "" => None,
+        "undone" => Some(visitor.t(
+            "You are not signed in any more, so what you have just sent was not done. Sign in, and do it again.",
+            "您已退出登录，刚才提交的操作没有执行。请登录后重新操作。",
+        )),
+        _ => Some(visitor.t("Your session has ended. Sign in again to go on.", "会话已结束，请重新登录以继续。")),
+    };
+    shown(&visitor, StatusCode::OK, own_path(params.get("next")), ended.map(str::to_owned))
 }
 
 fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<String>) -> Response {

@@ -1,5 +1,7 @@
 //! A visitor who may see and change things: what every page but the public ones begins with.
 
+use std::str::FromStr;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     response::{IntoResponse, Redirect, Response},
@@ -18,7 +20,7 @@ use super::{
     visitor::{SAID, Visitor, link},
     words,
 };
-use crate::admin::view;
+use crate::admin::view::{self, Code};
 
 /// Longer news would not fit into a cookie.
 const LONGEST_NEWS: usize = 3_000;
@@ -53,9 +55,12 @@ impl Signed {
         match api.get::<view::Session>("/admin/session").await {
             Ok(session) => Ok(Self { visitor, api, session }),
             Err(refused) if refused.status == StatusCode::UNAUTHORIZED => {
-                let ended = if refused.code == "session_ended" { "1" } else { "" };
                 // A form is not sent a second time by itself.
-                let next = if parts.method == Method::GET { visitor.here.as_str() } else { "" };
+                let (next, ended) = match (parts.method == Method::GET, refused.code == "session_ended") {
+                    (true, true) => (visitor.here.as_str(), "1"),
+                    (true, false) => (visitor.here.as_str(), ""),
+                    (false, _) => ("", "undone"),
+                };
                 let next = if next == "/" { "" } else { next };
                 let to = link("/login", &[("next", next), ("ended", ended)]);
                 Err(Redirect::to(&to).into_response().into())
@@ -78,12 +83,28 @@ impl Signed {
         self.api.send(method, path, body).await
     }
 
+    /// Only an id goes on into a path of the API.
+    pub(super) fn id<T: FromStr>(&self, text: &str, code: Code) -> Result<T, Failure> {
+        text.parse().map_err(|_| {
+            let message = "There is nothing at this address: it may just have been deleted.".to_owned();
+            let (status, code) = (StatusCode::NOT_FOUND, code.as_str().to_owned());
+            self.refused(&Refused { status, code, message })
+        })
+    }
+
     pub(super) fn refused(&self, refused: &Refused) -> Failure {
         layout::refused(&self.visitor, Some(&self.session), refused).into()
     }
 
     pub(super) fn page(&self, here: Here, title: &str, body: &Markup) -> Response {
         layout::page(&self.visitor, Some(&self.session), here, title, body)
+    }
+
+    /// A page with a form that was refused, and holds what was written in it.
+    pub(super) fn again(&self, here: Here, title: &str, body: &Markup) -> Response {
+        let mut response = self.page(here, title, body);
+        *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+        response
     }
 
     /// Goes on to a page that says how it went.
@@ -131,8 +152,9 @@ impl FromRequest<Console> for Posted {
         let mut signed = Signed::of(&mut parts, console).await?;
         let form = Form::from_request(Request::from_parts(parts, body), console).await?;
         signed.api.repeat(form.get("csrf"));
-        // From a page that answers a form there is no way back to it: whoever changes the language goes to the one before.
-        signed.visitor.here = own_path(form.get("back")).to_owned();
+        // A page that answers a form has no address: whoever changes the language goes to the one before, if it is known.
+        let back = form.get("back");
+        signed.visitor.here = if back.is_empty() { String::new() } else { own_path(back).to_owned() };
         Ok(Self { signed, form })
     }
 }

@@ -12,11 +12,12 @@ use super::{
     layout::{self, Here},
     signed::{Answer, Posted, Signed},
     visitor::{Lang, Visitor},
+    words,
 };
 use crate::{
     admin::view,
-    model::Space,
-    replica::status::{HubState, HubStatus, StreamState},
+    model::{Rung, Space, TableSpace},
+    replica::status::{HubState, HubStatus, Report, StreamState},
 };
 
 pub(super) fn routes() -> Router<Console> {
@@ -43,8 +44,10 @@ async fn show(signed: Signed) -> Answer {
             }
         }
         div #storage data-live {
-            @if let Some(problem) = &storage.problem { p.news.bad role="alert" { (problem) } }
-            (place(visitor, t("The local file", "本地文件"), &storage.file, &storage.local))
+            @if let Some(problem) = &storage.problem {
+                div.news.bad role="alert" { (led(visitor, "本地存储出现问题，可能无法写入。", problem)) }
+            }
+            (place(visitor, (t("The local file", "本地文件"), true), &storage.file, &storage.local))
             @if sync.hubs.is_empty() {
                 section.card {
                     h2 { (t("Hubs", "中心库")) }
@@ -57,7 +60,8 @@ async fn show(signed: Signed) -> Answer {
             @for hub in &sync.hubs {
                 (replication(visitor, hub))
                 @if let Some(space) = storage.hubs.iter().find(|space| space.hub == hub.name) {
-                    (place(visitor, &hub.name, &space.target, &space.space))
+                    @let name = format!("{}{}", t("Space at the hub: ", "中心库空间："), hub.name);
+                    (place(visitor, (&name, false), &space.target, &space.space))
                 }
             }
         }
@@ -65,10 +69,9 @@ async fn show(signed: Signed) -> Answer {
     Ok(signed.page(Here::Storage, t("Storage and sync", "存储与同步"), &body))
 }
 
-fn place(visitor: &Visitor, name: &str, target: &str, space: &Space) -> Markup {
+fn place(visitor: &Visitor, (name, is_file): (&str, bool), target: &str, space: &Space) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     let filled: Vec<_> = space.tables.iter().filter(|table| table.bytes > 0).collect();
-    let largest = space.tables.iter().map(|table| table.bytes).max().unwrap_or(0).max(1);
     html! {
         section.card {
             div.head {
@@ -89,42 +92,117 @@ fn place(visitor: &Visitor, name: &str, target: &str, space: &Space) -> Markup {
                 (Some(used), None) => p { strong { (visitor.bytes(used)) } " " (t("used; no budget is set", "已用；未设预算")) },
                 _ => p.faint { (t("Not measured yet.", "尚未测量。")) },
             }
-            @if visitor.lang == Lang::En && !space.rung_means.is_empty() { p.faint { (space.rung_means) "." } }
-            @for advice in &space.advice { p.news.plain { (advice) } }
+            @match visitor.lang {
+                Lang::En => @if !space.rung_means.is_empty() { p.faint.means { (space.rung_means) "." } },
+                Lang::Zh => p.faint { (rung_in_chinese(space.rung, is_file)) },
+            }
+            (advice(visitor, space))
             @if !filled.is_empty() {
-                details open {
-                    summary { (t("Tables", "数据表")) }
-                    div.scroll tabindex="0" role="region" aria-label={ (name) ": " (t("Tables", "数据表")) } {
-                        table {
-                            thead { tr {
-                                th scope="col" { (t("Table", "表")) }
-                                th.number scope="col" { (t("Size", "大小")) }
-                                th.number scope="col" { (t("Rows", "行数")) }
-                                th.number scope="col" { (t("Share", "份额")) }
-                                th.number scope="col" { (t("Growth a day", "日增长")) }
-                                th.number scope="col" { (t("Full in", "预计占满")) }
-                            } }
-                            tbody { @for table in filled {
-                                tr {
-                                    th.name scope="row" {
-                                        (table.name)
-                                        progress max=(table.share_bytes.unwrap_or(largest).max(1)) value=(table.bytes.min(table.share_bytes.unwrap_or(largest))) aria-hidden="true" {}
-                                    }
-                                    td.number { (visitor.bytes(table.bytes)) }
-                                    td.number { (visitor.number(table.rows)) }
-                                    td.number { @match table.share_bytes { Some(share) => (visitor.bytes(share)), None => "–" } }
-                                    td.number { @match table.growth_bytes {
-                                        Some(growth) if growth < 0 => { "−" (visitor.bytes(growth.unsigned_abs())) }
-                                        Some(growth) => (visitor.bytes(growth.unsigned_abs())),
-                                        None => "–",
-                                    } }
-                                    td.number { @match table.days_left { Some(days) => { (visitor.number(days)) " " (t("days", "天")) } None => "–" } }
-                                }
-                            } }
-                        }
+                @let (large, small) = filled.split_at(filled.len().min(LARGE));
+                (tables(visitor, name, large))
+                @if !small.is_empty() {
+                    details {
+                        summary { (t("Smaller tables", "较小的数据表")) " (" (small.len()) ")" }
+                        (tables(visitor, name, small))
                     }
                 }
             }
+        }
+    }
+}
+
+/// So many tables are shown before the others have to be asked for.
+const LARGE: usize = 8;
+
+fn tables(visitor: &Visitor, of: &str, tables: &[&TableSpace]) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    let largest = tables.iter().map(|table| table.bytes).max().unwrap_or(0).max(1);
+    html! {
+        div.scroll tabindex="0" role="region" aria-label={ (of) ": " (t("Tables", "数据表")) } {
+            table.cards {
+                thead { tr {
+                    th scope="col" { (t("Table", "表")) }
+                    th.number scope="col" { (t("Size", "大小")) }
+                    th.number scope="col" { (t("Rows", "行数")) }
+                    th.number scope="col" { (t("Share", "份额")) }
+                    th.number scope="col" { (t("Growth a day", "日增长")) }
+                    th.number scope="col" { (t("Full in", "预计占满")) }
+                } }
+                tbody { @for table in tables {
+                    @let share = table.share_bytes.unwrap_or(largest).max(1);
+                    tr {
+                        th.name scope="row" {
+                            (table.name)
+                            progress max=(share) value=(table.bytes.min(share)) aria-hidden="true" {}
+                        }
+                        td.number data-label=(t("Size", "大小")) { (visitor.bytes(table.bytes)) }
+                        td.number data-label=(t("Rows", "行数")) { (visitor.number(table.rows)) }
+                        td.number.blank[table.share_bytes.is_none()] data-label=(t("Share", "份额")) { @match table.share_bytes { Some(share) => (visitor.bytes(share)), None => "–" } }
+                        td.number.blank[table.growth_bytes.is_none()] data-label=(t("Growth a day", "日增长")) { @match table.growth_bytes {
+                            Some(growth) if growth < 0 => { "−" (visitor.bytes(growth.unsigned_abs())) }
+                            Some(growth) => (visitor.bytes(growth.unsigned_abs())),
+                            None => "–",
+                        } }
+                        td.number.blank[table.days_left.is_none()] data-label=(t("Full in", "预计占满")) { @match table.days_left { Some(days) => { (visitor.number(days)) " " (t("days", "天")) } None => "–" } }
+                    }
+                } }
+            }
+        }
+    }
+}
+
+/// What is there in English alone, behind a sentence that says what it is about.
+fn led(visitor: &Visitor, in_chinese: &str, text: &str) -> Markup {
+    html! {
+        @if visitor.lang == Lang::Zh { (in_chinese) }
+        (words::original(visitor, text))
+    }
+}
+
+fn rung_in_chinese(rung: Rung, is_file: bool) -> &'static str {
+    match (rung, is_file) {
+        (Rung::Normal, _) => "所有数据按正常期限保留。",
+        (Rung::Early, false) => "小时统计、每日统计与事件的保留期缩短一周。",
+        (Rung::Short, false) => "7 天以前的小时统计合并为日统计，更早的每日记录合并为月记录。",
+        (Rung::Bare, false) => "密钥的小时统计、事件详情与用量日志只保留在各实例中。",
+        (Rung::Early, true) => "减少保留已确认的批次。",
+        (Rung::Short, true) => "模型的小时统计与密钥的每日统计只保留一周。",
+        (Rung::Bare, true) => "可选数据中只保留有人查看的部分。",
+    }
+}
+
+fn advice(visitor: &Visitor, space: &Space) -> Markup {
+    html! {
+        @match visitor.lang {
+            Lang::En => @for advice in &space.advice { p.news.plain { (advice) } },
+            Lang::Zh => @if !space.advice.is_empty() {
+                div.news.plain {
+                    @if space.rung == Rung::Bare { "空间即将用尽：请提高 [budget] 的预算，或删除不再需要的数据。" }
+                    @else { "有可以腾出空间的处理办法，或有数据表即将占满份额。" }
+                    @for advice in &space.advice { (words::original(visitor, advice)) }
+                }
+            },
+        }
+    }
+}
+
+fn reported(visitor: &Visitor, report: &Report) -> Markup {
+    let table = &report.table;
+    let what = match report.kind.as_str() {
+        "counter_lowered" => format!("{table} 中被调低的计数已忽略"),
+        "unreadable" => format!("{table} 中无法读取的行已跳过"),
+        "late" => format!("{table} 中到达过晚的数据未计入"),
+        "no_partition" => format!("{table} 缺少分区，部分行未写入"),
+        "locked" => format!("{table} 正在使用，最旧的分区未删除"),
+        "not_owner" => format!("{table} 的一个分区属于其他所有者，未删除"),
+        _ => String::new(),
+    };
+    html! {
+        @if visitor.lang == Lang::En || what.is_empty() { (words::original(visitor, &report.text)) }
+        @else {
+            (what) "（" (visitor.number(report.count)) " 次"
+            @if let Some(at) = report.last_at { "，最近 " (visitor.ago(at)) }
+            "）"
         }
     }
 }
@@ -141,9 +219,12 @@ fn replication(visitor: &Visitor, hub: &HubStatus) -> Markup {
     };
     html! {
         section.card {
-            div.head { h2 { (t("Replication", "同步")) ": " (hub.name) } span class={ "state " (kind) } { (words) } }
+            div.head { h2 { (t("Replication", "同步")) (t(": ", "：")) (hub.name) } span class={ "state " (kind) } { (words) } }
             @if let Some(error) = &hub.last_error {
-                p.news.bad { (error.message) " " (error.advice) " " small { (visitor.ago(error.at)) } }
+                div.news.bad {
+                    (led(visitor, "同步失败，keytide 会自动重试；以下是详细信息与处理建议。", &format!("{} {}", error.message, error.advice)))
+                    " " small { (visitor.ago(error.at)) }
+                }
             }
             dl.facts {
                 dt { (t("Where", "位置")) } dd.mono { bdi { (hub.target) } " (" (hub.transport) ")" }
@@ -166,7 +247,7 @@ fn replication(visitor: &Visitor, hub: &HubStatus) -> Markup {
                                 th scope="row" { (stream.provider) }
                                 td {
                                     span.state.good[stream.state == StreamState::Ok] { (stream_state(visitor, stream.state)) }
-                                    @if let Some(reason) = &stream.reason { br; small.faint { (reason) } }
+                                    @if let Some(reason) = &stream.reason { br; small.faint { (words::original(visitor, reason)) } }
                                 }
                                 td.number { (visitor.number(stream.pending_rows + stream.open_rows)) }
                                 td { (visitor.ago_or_never(stream.last_pull)) }
@@ -193,8 +274,8 @@ fn replication(visitor: &Visitor, hub: &HubStatus) -> Markup {
                     }
                 }
             }
-            @for note in &hub.notes { p.faint { (visitor.ago(note.at)) ": " (note.text) } }
-            @for report in &hub.reports { p.faint { (report.text) } }
+            @for note in &hub.notes { div.faint { (visitor.ago(note.at)) ": " (words::original(visitor, &note.text)) } }
+            @for report in &hub.reports { div.faint { (reported(visitor, report)) } }
         }
     }
 }

@@ -7,19 +7,21 @@ use axum::{
     extract::Path,
     routing::{get, post},
 };
-use http::{Method, StatusCode};
+use http::Method;
 use maud::{Markup, html};
 
 use super::{
     Console,
     api::Refused,
+    form::Form,
     layout::{self, Here},
     limits::{self, Limits},
     signed::{Answer, Failure, Posted, Signed},
     visitor::{Params, Visitor, link},
+    words,
 };
 use crate::{
-    admin::view,
+    admin::view::{self, Code},
     model::{TokenId, UserId},
 };
 
@@ -49,14 +51,30 @@ async fn users(signed: &Signed) -> Result<Vec<(UserId, String)>, Failure> {
 }
 
 async fn list(signed: Signed, params: Params) -> Answer {
-    let provider = params.get("provider");
-    let path = link("/admin/tokens", &[("provider", provider)]);
+    let page = if params.get("page").is_empty() { "1" } else { params.get("page") };
+    shown(&signed, params.get("provider"), params.get("search"), page, None).await
+}
+
+/// The list, and the form for another one, or the one that was refused.
+async fn shown(
+    signed: &Signed,
+    provider: &str,
+    search: &str,
+    page: &str,
+    refused: Option<(&Form, &Refused)>,
+) -> Answer {
+    let path = link("/admin/tokens", &[("provider", provider), ("search", search), ("page", page)]);
     let (list, providers, users) = tokio::join!(
         signed.get::<view::TokenList>(&path),
         signed.get::<Vec<view::Provider>>("/admin/providers"),
-        users(&signed)
+        users(signed)
     );
     let (list, providers, users) = (list?, providers?, users?);
+    let at =
+        |to: usize| link("/tokens", &[("provider", provider), ("search", search), ("page", &to.to_string())]);
+    if let Some(last) = layout::last_page(list.page, list.pages, at) {
+        return Ok(last);
+    }
     let names: HashMap<UserId, &str> = users.iter().map(|(id, name)| (*id, name.as_str())).collect();
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
@@ -64,10 +82,13 @@ async fn list(signed: Signed, params: Params) -> Answer {
         div.head {
             h1 { (t("Tokens", "令牌")) }
             (layout::choose_provider(visitor, &providers, &list.provider, "/tokens"))
+            (layout::search(visitor, "/tokens", &[("provider", provider)], (search, t("Name, user or id", "名称、用户或编号"))))
         }
         section.card aria-label=(t("Tokens", "令牌")) {
-            div #tokens data-live {
-                @if list.tokens.is_empty() {
+            div #tokens data-live[refused.is_none()] {
+                @if list.tokens.is_empty() && !search.is_empty() {
+                    p.empty { (t("No token is like that.", "没有符合条件的令牌。")) " " a href=(link("/tokens", &[("provider", provider)])) { (t("Show all", "显示全部")) } }
+                } @else if list.tokens.is_empty() {
                     p.empty { (t("There is no token yet. Callers need one: create it below.", "还没有令牌。调用方需要令牌，请在下方创建。")) }
                 } @else {
                     table.cards {
@@ -83,20 +104,26 @@ async fn list(signed: Signed, params: Params) -> Answer {
                         } }
                         tbody { @for token in &list.tokens { (row(visitor, provider, token, &names)) } }
                     }
+                    (layout::pager(visitor, list.page, list.pages, at))
                 }
             }
         }
         section.card {
             h2 { (t("Create a token", "创建令牌")) }
-            form.wide method="post" action="/tokens" {
+            form.wide method="post" action="/tokens" data-written[refused.is_some()] {
                 (layout::csrf(&signed.session))
                 input type="hidden" name="provider" value=(list.provider);
-                (fields(visitor, None, &users))
+                @if let Some((form, refused)) = refused { (words::news(visitor, refused)) (fields(visitor, form, &users)) }
+                @else { (fields(visitor, &Form::default(), &users)) }
                 div.row { button.primary type="submit" { (t("Create the token", "创建")) } }
             }
         }
     };
-    Ok(signed.page(Here::Tokens, t("Tokens", "令牌"), &body))
+    let title = t("Tokens", "令牌");
+    Ok(match refused {
+        Some(_) => signed.again(Here::Tokens, title, &body),
+        None => signed.page(Here::Tokens, title, &body),
+    })
 }
 
 fn row(visitor: &Visitor, provider: &str, token: &view::Token, users: &HashMap<UserId, &str>) -> Markup {
@@ -127,16 +154,26 @@ fn row(visitor: &Visitor, provider: &str, token: &view::Token, users: &HashMap<U
     }
 }
 
-fn fields(visitor: &Visitor, token: Option<&view::Token>, users: &[(UserId, String)]) -> Markup {
+/// What the form of a token holds before it is changed.
+fn written(token: &view::Token) -> Form {
+    let day = token.expires_at.map(|at| at.to_string().chars().take(10).collect::<String>());
+    let own = [
+        ("name", Some(token.name.clone())),
+        ("user", token.user.map(|user| user.to_string())),
+        ("expires_at", day.clone()),
+        ("expires_at_was", day),
+    ];
+    Form::of(own.into_iter().chain(Limits::from(token).written()))
+}
+
+fn fields(visitor: &Visitor, form: &Form, users: &[(UserId, String)]) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
-    let owner = token.and_then(|token| token.user);
-    let expires = token.and_then(|token| token.expires_at).map(|at| at.to_string());
-    let day = expires.as_deref().and_then(|text| text.get(..10));
+    let owner = form.get("user").parse::<UserId>().ok();
     html! {
         div.fields {
             div {
                 label for="name" { (t("Name", "名称")) }
-                input #name name="name" required maxlength="128" autocomplete="off" value=[token.map(|token| &token.name)];
+                input #name name="name" required maxlength="128" autocomplete="off" value=(form.get("name"));
             }
             div {
                 label for="user" { (t("User", "用户")) }
@@ -152,11 +189,11 @@ fn fields(visitor: &Visitor, token: Option<&view::Token>, users: &[(UserId, Stri
             }
             div {
                 label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
-                input #expires name="expires_at" type="date" value=[day];
-                input type="hidden" name="expires_at_was" value=[day];
+                input #expires name="expires_at" type="date" value=(form.get("expires_at"));
+                input type="hidden" name="expires_at_was" value=(form.get("expires_at_was"));
             }
         }
-        (limits::fields(visitor, &token.map(Limits::from).unwrap_or_default()))
+        (limits::fields(visitor, form))
     }
 }
 
@@ -181,12 +218,12 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
     };
     let body = match wished() {
         Ok(body) => body,
-        Err(refused) => return Ok(signed.went(&list, Err(refused))),
+        Err(refused) => return shown(&signed, provider, "", "1", Some((&form, &refused))).await,
     };
     let to = link("/admin/tokens", &[("provider", provider)]);
     let made: view::Token = match signed.send(Method::POST, &to, &body).await {
         Ok(made) => made,
-        Err(refused) => return Ok(signed.went(&list, Err(refused))),
+        Err(refused) => return shown(&signed, provider, "", "1", Some((&form, &refused))).await,
     };
     // The one page that shows it: it goes into no cookie, no address and no log.
     let title = t("The token is made", "令牌已创建");
@@ -205,28 +242,33 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
     Ok(signed.page(Here::Tokens, title, &page))
 }
 
-/// The API lists tokens; one alone is looked for there.
 async fn find(signed: &Signed, provider: &str, id: &str) -> Result<view::Token, Failure> {
-    let list: view::TokenList = signed.get(&link("/admin/tokens", &[("provider", provider)])).await?;
-    let id = id.parse::<TokenId>().ok();
-    list.tokens.into_iter().find(|token| Some(token.id) == id).ok_or_else(|| {
-        signed.refused(&Refused {
-            status: StatusCode::NOT_FOUND,
-            code: "unknown_token".to_owned(),
-            message: "There is no token at this address: it may just have been revoked.".to_owned(),
-        })
-    })
+    let id: TokenId = signed.id(id, Code::UnknownToken)?;
+    signed.get(&link(&format!("/admin/tokens/{id}"), &[("provider", provider)])).await
 }
 
 async fn one(signed: Signed, Path(id): Path<String>, params: Params) -> Answer {
     let provider = params.get("provider");
     let token = find(&signed, provider, &id).await?;
-    let users = users(&signed).await?;
+    own_page(&signed, provider, &token, None).await
+}
+
+/// A token's own page, with the change of it that was refused, if one was.
+async fn own_page(
+    signed: &Signed,
+    provider: &str,
+    token: &view::Token,
+    refused: Option<(&Form, &Refused)>,
+) -> Answer {
+    let users = users(signed).await?;
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let body = html! {
         p { a href=(link("/tokens", &[("provider", provider)])) { "← " (t("All tokens", "全部令牌")) } }
-        h1 { bdi { (token.name) } }
+        div.head {
+            h1 { bdi { (token.name) } }
+            a.button href=(link("/playground", &[("provider", provider), ("token", &token.id.to_string())])) { (t("Try it", "试用")) }
+        }
         dl.tiles {
             div { dt { (t("Requests", "请求数")) } dd { (visitor.number(token.request_count)) } dd.note { (visitor.number(token.failure_count)) " " (t("failed", "次失败")) } }
             div { dt { (t("Today", "今日")) } dd { (visitor.number(token.requests_today)) } dd.note { (visitor.short(token.tokens_today)) " " (t("tokens", "Token")) } }
@@ -235,10 +277,11 @@ async fn one(signed: Signed, Path(id): Path<String>, params: Params) -> Answer {
         }
         section.card {
             h2 { (t("Change it", "编辑")) }
-            form.wide method="post" action={ "/tokens/" (token.id) } {
+            form.wide method="post" action={ "/tokens/" (token.id) } data-written[refused.is_some()] {
                 (layout::csrf(&signed.session))
                 input type="hidden" name="provider" value=(provider);
-                (fields(visitor, Some(&token), &users))
+                @if let Some((form, refused)) = refused { (words::news(visitor, refused)) (fields(visitor, form, &users)) }
+                @else { (fields(visitor, &written(token), &users)) }
                 div.row { button.primary type="submit" { (t("Save", "保存")) } }
             }
         }
@@ -254,7 +297,10 @@ async fn one(signed: Signed, Path(id): Path<String>, params: Params) -> Answer {
             }
         }
     };
-    Ok(signed.page(Here::Tokens, &token.name, &body))
+    Ok(match refused {
+        Some(_) => signed.again(Here::Tokens, &token.name, &body),
+        None => signed.page(Here::Tokens, &token.name, &body),
+    })
 }
 
 async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer {
@@ -277,11 +323,13 @@ async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer
     };
     let body = match wished() {
         Ok(body) => body,
-        Err(refused) => return Ok(signed.went(&page, Err(refused))),
+        Err(refused) => return own_page(&signed, provider, &token, Some((&form, &refused))).await,
     };
     let to = link(&format!("/admin/tokens/{}", token.id), &[("provider", provider)]);
-    let saved = signed.send::<view::Token>(Method::PATCH, &to, &body).await;
-    Ok(signed.went(&page, saved.map(|_| signed.visitor.t("Saved.", "已保存。").to_owned())))
+    match signed.send::<view::Token>(Method::PATCH, &to, &body).await {
+        Ok(_) => Ok(signed.went(&page, Ok(visitor.t("Saved.", "已保存。").to_owned()))),
+        Err(refused) => own_page(&signed, provider, &token, Some((&form, &refused))).await,
+    }
 }
 
 async fn revoke(Posted { signed, form }: Posted) -> Answer {

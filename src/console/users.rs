@@ -7,20 +7,22 @@ use axum::{
     extract::Path,
     routing::{get, post},
 };
-use http::{Method, StatusCode};
+use http::Method;
 use maud::{Markup, html};
 
 use super::{
     Console,
     api::Refused,
     chart::{self, Bar},
+    form::Form,
     layout::{self, Here},
     limits::{self, Limits},
-    signed::{Answer, Failure, Posted, Signed},
+    signed::{Answer, Posted, Signed},
     visitor::{Params, Visitor, link},
+    words,
 };
 use crate::{
-    admin::view,
+    admin::view::{self, Code},
     model::{Day, Timestamp, UserId},
 };
 
@@ -44,24 +46,26 @@ impl<'a> From<&'a view::User> for Limits<'a> {
 }
 
 async fn list(signed: Signed, params: Params) -> Answer {
-    let search = params.get("search");
-    let query = [("search", search), ("page", params.get("page")), ("sort", "name")];
+    shown(&signed, params.get("search"), params.get("page"), None).await
+}
+
+/// The list, and the form for another one, or the one that was refused.
+async fn shown(signed: &Signed, search: &str, page: &str, refused: Option<(&Form, &Refused)>) -> Answer {
+    let query = [("search", search), ("page", page), ("sort", "name")];
     let page: view::UserPage = signed.get(&link("/admin/users", &query)).await?;
+    let at = |to: usize| link("/users", &[("search", search), ("page", &to.to_string())]);
+    if let Some(last) = layout::last_page(page.page, page.pages, at) {
+        return Ok(last);
+    }
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let body = html! {
         div.head {
             h1 { (t("Users", "用户")) }
-            form.line method="get" action="/users" role="search" {
-                div {
-                    label.hidden for="search" { (t("Search", "搜索")) }
-                    input #search type="search" name="search" value=(search) placeholder=(t("Name or id", "名称或编号"));
-                }
-                button type="submit" { (t("Search", "搜索")) }
-            }
+            (layout::search(visitor, "/users", &[], (search, t("Name or id", "名称或编号"))))
         }
         section.card aria-label=(t("Users", "用户")) {
-            div #users data-live {
+            div #users data-live[refused.is_none()] {
                 @if page.users.is_empty() {
                     p.empty { @if search.is_empty() {
                         (t("There is no user yet. Users are people whose tokens share limits and daily logs.", "还没有用户。用户的多个令牌共享限额与每日记录。"))
@@ -91,20 +95,25 @@ async fn list(signed: Signed, params: Params) -> Answer {
                             }
                         } }
                     }
-                    (layout::pager(visitor, page.page, page.pages, |to| link("/users", &[("search", search), ("page", &to.to_string())])))
+                    (layout::pager(visitor, page.page, page.pages, at))
                 }
             }
         }
         section.card {
             h2 { (t("Add a user", "添加用户")) }
-            form.wide method="post" action="/users" {
+            form.wide method="post" action="/users" data-written[refused.is_some()] {
                 (layout::csrf(&signed.session))
-                (fields(visitor, None))
+                @if let Some((form, refused)) = refused { (words::news(visitor, refused)) (fields(visitor, form)) }
+                @else { (fields(visitor, &Form::default())) }
                 div.row { button.primary type="submit" { (t("Add the user", "添加")) } }
             }
         }
     };
-    Ok(signed.page(Here::Users, t("Users", "用户"), &body))
+    let title = t("Users", "用户");
+    Ok(match refused {
+        Some(_) => signed.again(Here::Users, title, &body),
+        None => signed.page(Here::Users, title, &body),
+    })
 }
 
 fn state(visitor: &Visitor, enabled: bool) -> Markup {
@@ -114,20 +123,26 @@ fn state(visitor: &Visitor, enabled: bool) -> Markup {
     }
 }
 
-fn fields(visitor: &Visitor, user: Option<&view::User>) -> Markup {
+/// What the form of a user holds before it is changed.
+fn written(user: &view::User) -> Form {
+    let own = [("name", Some(user.name.clone())), ("note", user.note.clone())];
+    Form::of(own.into_iter().chain(Limits::from(user).written()))
+}
+
+fn fields(visitor: &Visitor, form: &Form) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     html! {
         div.fields {
             div {
                 label for="name" { (t("Name", "名称")) }
-                input #name name="name" required maxlength="128" autocomplete="off" value=[user.map(|user| &user.name)];
+                input #name name="name" required maxlength="128" autocomplete="off" value=(form.get("name"));
             }
             div {
                 label for="note" { (t("Note", "备注")) }
-                input #note name="note" maxlength="256" value=[user.and_then(|user| user.note.as_deref())];
+                input #note name="note" maxlength="256" value=(form.get("note"));
             }
         }
-        (limits::fields(visitor, &user.map(Limits::from).unwrap_or_default()))
+        (limits::fields(visitor, form))
     }
 }
 
@@ -135,7 +150,7 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
     let visitor = &signed.visitor;
     let wished = match limits::read(visitor, &form) {
         Ok(wished) => wished,
-        Err(refused) => return Ok(signed.went("/users", Err(refused))),
+        Err(refused) => return shown(&signed, "", "", Some((&form, &refused))).await,
     };
     let body = view::AddUser {
         name: form.get("name").to_owned(),
@@ -157,22 +172,17 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
                 )
                 .to_owned()),
         )),
-        Err(refused) => Ok(signed.went("/users", Err(refused))),
+        Err(refused) => shown(&signed, "", "", Some((&form, &refused))).await,
     }
 }
 
-fn checked(signed: &Signed, id: &str) -> Result<UserId, Failure> {
-    id.parse().map_err(|_| {
-        signed.refused(&Refused {
-            status: StatusCode::NOT_FOUND,
-            code: "unknown_user".to_owned(),
-            message: "There is no user at this address.".to_owned(),
-        })
-    })
+async fn one(signed: Signed, Path(id): Path<String>) -> Answer {
+    let id: UserId = signed.id(&id, Code::UnknownUser)?;
+    own_page(&signed, id, None).await
 }
 
-async fn one(signed: Signed, Path(id): Path<String>) -> Answer {
-    let id = checked(&signed, &id)?;
+/// A user's own page, with the change of them that was refused, if one was.
+async fn own_page(signed: &Signed, id: UserId, refused: Option<(&Form, &Refused)>) -> Answer {
     let (user, days) = (format!("/admin/users/{id}"), format!("/admin/users/{id}/days"));
     let (user, days) = tokio::join!(signed.get::<view::User>(&user), signed.get::<view::UserDays>(&days));
     let (user, days) = (user?, days?);
@@ -212,9 +222,10 @@ async fn one(signed: Signed, Path(id): Path<String>) -> Answer {
         }
         section.card {
             h2 { (t("Name and limits", "名称与限额")) }
-            form.wide method="post" action={ "/users/" (user.id) } {
+            form.wide method="post" action={ "/users/" (user.id) } data-written[refused.is_some()] {
                 (layout::csrf(&signed.session))
-                (fields(visitor, Some(&user)))
+                @if let Some((form, refused)) = refused { (words::news(visitor, refused)) (fields(visitor, form)) }
+                @else { (fields(visitor, &written(&user))) }
                 div.row { button.primary type="submit" { (t("Save", "保存")) } }
             }
         }
@@ -228,7 +239,10 @@ async fn one(signed: Signed, Path(id): Path<String>) -> Answer {
             }
         }
     };
-    Ok(signed.page(Here::Users, &user.name, &body))
+    Ok(match refused {
+        Some(_) => signed.again(Here::Users, &user.name, &body),
+        None => signed.page(Here::Users, &user.name, &body),
+    })
 }
 
 fn of_limit(visitor: &Visitor, used: u64, limit: Option<u64>) -> Markup {
@@ -312,7 +326,7 @@ fn log(visitor: &Visitor, days: &view::UserDays) -> Markup {
 }
 
 async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer {
-    let id = checked(&signed, &id)?;
+    let id: UserId = signed.id(&id, Code::UnknownUser)?;
     let page = format!("/users/{id}");
     let body = match form.get("enabled") {
         "" => match limits::read(&signed.visitor, &form) {
@@ -326,16 +340,21 @@ async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer
                 allowed_models: Some(Some(wished.allowed_models)),
                 allowed_addresses: Some(Some(wished.allowed_addresses)),
             },
-            Err(refused) => return Ok(signed.went(&page, Err(refused))),
+            Err(refused) => return own_page(&signed, id, Some((&form, &refused))).await,
         },
         enabled => view::EditUser { enabled: Some(enabled == "yes"), ..view::EditUser::default() },
     };
     let saved = signed.send::<view::User>(Method::PATCH, &format!("/admin/users/{id}"), &body).await;
-    Ok(signed.went(&page, saved.map(|_| signed.visitor.t("Saved.", "已保存。").to_owned())))
+    match saved {
+        Err(refused) if form.get("enabled").is_empty() => {
+            own_page(&signed, id, Some((&form, &refused))).await
+        }
+        saved => Ok(signed.went(&page, saved.map(|_| signed.visitor.t("Saved.", "已保存。").to_owned()))),
+    }
 }
 
 async fn delete(Path(id): Path<String>, Posted { signed, .. }: Posted) -> Answer {
-    let id = checked(&signed, &id)?;
+    let id: UserId = signed.id(&id, Code::UnknownUser)?;
     let done = signed.send::<view::Deleted>(Method::DELETE, &format!("/admin/users/{id}"), &()).await;
     let done = done.map(|_| signed.visitor.t("The user is deleted.", "用户已删除。").to_owned());
     Ok(signed.went("/users", done))

@@ -45,7 +45,7 @@ pub(super) struct Visitor {
     pub(super) theme: Theme,
     zone: TimeZone,
     pub(super) now: Timestamp,
-    /// Path and query of the page.
+    /// Path and query of the page; empty where it cannot be asked for again.
     pub(super) here: String,
     pub(super) said: Option<Said>,
 }
@@ -92,6 +92,21 @@ impl Visitor {
     /// Where they are, without the query.
     pub(super) fn path(&self) -> &str {
         self.here.split('?').next().unwrap_or_default()
+    }
+
+    /// As one of many at that path, who is told nothing of their own.
+    pub(super) fn of_many(self, here: String) -> Self {
+        Self { here, said: None, ..self }
+    }
+
+    /// For a page that shows no time.
+    pub(super) fn timeless(self) -> Self {
+        Self { zone: TimeZone::UTC, ..self }
+    }
+
+    /// All of what a page for everybody differs by.
+    pub(super) fn manner(&self) -> String {
+        format!("{:?} {:?} {}", self.lang, self.theme, self.zone.iana_name().unwrap_or_default())
     }
 
     /// The text in their language.

@@ -4,6 +4,7 @@ mod browser;
 mod hub;
 mod keys;
 mod overview;
+mod pages;
 mod people;
 mod screenshots;
 mod webdriver;
@@ -49,6 +50,11 @@ impl World {
         self.keytide.app.admin_token().secret.expose()
     }
 
+    /// The name of its sessions' cookie.
+    pub fn cookie(&self) -> String {
+        format!("keytide_session_{}", self.keytide.url.rsplit(':').next().unwrap())
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.keytide.url)
     }
@@ -57,7 +63,12 @@ impl World {
 /// Settings that are only for show.
 fn loaded(keytide: &Keytide) -> Loaded {
     let file = keytide.dir.path().join("config.toml");
-    let text = format!("[server]\nadmin_token = \"{CONFIGURED}\"\n[store]\nflush_interval = \"50ms\"\n");
+    let text = format!(
+        "[server]\nadmin_token = \"{CONFIGURED}\"\n[store]\nflush_interval = \"50ms\"\n\
+         [sync]\ndatabase_url = \"postgres://keytide:{CONFIGURED}@db.example.org:6543/pool?sslmode=require\"\n\
+         [providers.openrouter]\nproxy = \"http://user:{CONFIGURED}@proxy.example:3128\"\n\
+         headers = {{ X-Title = \"tides\", X-Secret = \"{CONFIGURED}\" }}\n"
+    );
     std::fs::write(&file, text).unwrap();
     Config::load(Some(&file), &Overrides::default(), std::iter::empty()).unwrap()
 }
@@ -118,6 +129,13 @@ impl<'a> Visitor<'a> {
             .unwrap()
     }
 
+    /// Posts what is not taken, and reads the page that says so.
+    async fn refused(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
+        let answer = self.post(path, form).await;
+        assert!(!answer.headers().contains_key("location"), "{path}");
+        (answer.status(), answer.text().await.unwrap())
+    }
+
     /// Posts, and reads the page that it leads to, news and all.
     async fn post_on(&self, path: &str, form: &[(&str, &str)]) -> String {
         let answer = self.post(path, form).await;
@@ -160,7 +178,12 @@ async fn programs_get_what_is_here_and_browsers_the_way_in() {
     let nowhere = client.get(world.url("/nothing/here")).header("accept", "text/html").send().await.unwrap();
     assert_eq!(nowhere.status(), StatusCode::NOT_FOUND);
     assert!(nowhere.text().await.unwrap().contains("There is no page at this address."));
-    let ended = client.get(world.url("/keys")).header("cookie", "keytide_session=gone").send().await.unwrap();
+    let ended = client
+        .get(world.url("/keys"))
+        .header("cookie", format!("{}=gone", world.cookie()))
+        .send()
+        .await
+        .unwrap();
     let to = ended.headers()["location"].to_str().unwrap();
     let page = client.get(world.url(to)).send().await.unwrap();
     assert_eq!(page.status(), StatusCode::OK);

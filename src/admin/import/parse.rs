@@ -8,7 +8,7 @@ use super::super::{
     error::ApiError,
     extract::{parse_json, presentable},
     form,
-    view::{Format, KeyRow},
+    view::{Code, Flaw, Format, KeyRow},
 };
 use crate::model::{KeyRecord, Timestamp};
 
@@ -28,6 +28,7 @@ pub(super) enum Content {
     /// Names the columns; not counted.
     Header,
     Invalid {
+        flaw: Flaw,
         reason: String,
         /// As far as it is known, to be shown masked.
         key: String,
@@ -35,9 +36,14 @@ pub(super) enum Content {
 }
 
 impl Content {
-    fn invalid(reason: impl Into<String>, key: &str) -> Self {
+    fn invalid(flaw: Flaw, key: &str) -> Self {
+        Self::because(flaw, form::says(flaw), key)
+    }
+
+    fn because(flaw: Flaw, reason: impl Into<String>, key: &str) -> Self {
         // Enough for a mask; the rest of a long line is nobody's.
-        Self::Invalid { reason: reason.into(), key: key.chars().take(KeyRecord::MAX_SECRET_LEN).collect() }
+        let key = key.chars().take(KeyRecord::MAX_SECRET_LEN).collect();
+        Self::Invalid { flaw, reason: reason.into(), key }
     }
 }
 
@@ -63,20 +69,28 @@ pub(super) fn parse(format: Format, body: &[u8]) -> Result<Parsed, ApiError> {
     }
 }
 
-/// Line by line; the last line's end ends no further line.
+/// Line by line, however they end: `\n`, `\r\n`, or `\r` alone; the last line's end ends no further line.
 fn lines(body: &[u8], mut read: impl FnMut(&str) -> Content) -> Parsed {
-    if body.is_empty() {
-        return Parsed::default();
-    }
-    let body = body.strip_suffix(b"\n").unwrap_or(body);
     let row = |(at, line): (usize, &[u8])| {
         let content = match std::str::from_utf8(line) {
             Ok(line) => read(line.trim()),
-            Err(_) => Content::invalid("the line is not UTF-8", &String::from_utf8_lossy(line)),
+            Err(_) => Content::invalid(Flaw::NotUtf8, &String::from_utf8_lossy(line)),
         };
         Row { line: at + 1, content }
     };
-    Parsed { rows: body.split(|byte| *byte == b'\n').enumerate().map(row).collect(), provider: None }
+    Parsed { rows: each_line(body).enumerate().map(row).collect(), provider: None }
+}
+
+fn each_line(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        let (line, after) = rest.split_at(end);
+        rest = after.strip_prefix(b"\r\n").or(after.get(1..)).unwrap_or_default();
+        Some(line)
+    })
 }
 
 fn text_line(line: &str) -> Content {
@@ -91,7 +105,7 @@ fn text_line(line: &str) -> Content {
 fn element(json: &str) -> Content {
     // serde would take a list for an object whose fields stand in their order.
     if json.starts_with('[') {
-        return Content::invalid("a list, expected a key, or an object with \"key\"", "");
+        return Content::because(Flaw::Unreadable, "a list, expected a key, or an object with \"key\"", "");
     }
     let row = if json.starts_with('"') {
         serde_json::from_str(json).map(|key: String| KeyRow { key, ..KeyRow::default() })
@@ -105,7 +119,7 @@ fn element(json: &str) -> Content {
             // The position inside one element helps nobody.
             let text = text.rfind(" at line ").map_or(text.as_str(), |at| &text[..at]);
             // What of it is the key is not known: nothing is shown.
-            Content::invalid(presentable(text), "")
+            Content::because(Flaw::Unreadable, presentable(text), "")
         }
     }
 }
@@ -160,7 +174,7 @@ fn csv(body: &[u8]) -> Result<Parsed, ApiError> {
         }
         let cells = match cells(line) {
             Ok(cells) => cells,
-            Err(why) => return Content::invalid(why, line.split(',').next().unwrap_or_default()),
+            Err(flaw) => return Content::invalid(flaw, line.split(',').next().unwrap_or_default()),
         };
         if columns.is_none() && is_header(&cells) {
             columns = Some(header(&cells).unwrap_or_else(|why| {
@@ -173,7 +187,7 @@ fn csv(body: &[u8]) -> Result<Parsed, ApiError> {
     });
     match refused {
         None => Ok(parsed),
-        Some(why) => Err(ApiError::bad_request("invalid_csv", why)),
+        Some(why) => Err(ApiError::bad_request(Code::InvalidCsv, why)),
     }
 }
 
@@ -211,12 +225,12 @@ fn header(cells: &[String]) -> Result<Vec<&'static str>, String> {
     }
 }
 
-fn cells(line: &str) -> Result<Vec<String>, &'static str> {
+fn cells(line: &str) -> Result<Vec<String>, Flaw> {
     if !line.contains('"') {
         return Ok(line.split(',').map(|cell| cell.trim().to_owned()).collect());
     }
     if !line.bytes().filter(|byte| *byte == b'"').count().is_multiple_of(2) {
-        return Err("a quote is not closed");
+        return Err(Flaw::OpenQuote);
     }
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
@@ -226,7 +240,7 @@ fn cells(line: &str) -> Result<Vec<String>, &'static str> {
         .from_reader(line.as_bytes());
     match reader.records().next() {
         Some(Ok(record)) => Ok(record.iter().map(str::to_owned).collect()),
-        Some(Err(_)) | None => Err("the line is no CSV"),
+        Some(Err(_)) | None => Err(Flaw::Unreadable),
     }
 }
 
@@ -246,21 +260,25 @@ fn csv_row(columns: &[&str], cells: Vec<String>) -> Content {
             "note" => row.note = Some(cell),
             "expires_at" => match cell.parse() {
                 Ok(at) => row.expires_at = Some(at),
-                Err(why) => wrong = Some(format!("expires_at is {why}")),
+                Err(why) => wrong = Some((Flaw::InvalidExpiry, format!("expires_at is {why}"))),
             },
             "owner" => match cell.parse() {
                 Ok(owner) => row.owner = Some(owner),
-                Err(_) => wrong = Some("owner must be a user's id, which is a UUID".to_owned()),
+                Err(_) => {
+                    wrong = Some((Flaw::InvalidOwner, format!("owner {}", form::says(Flaw::InvalidOwner))))
+                }
             },
             _ => match cell.parse() {
                 Ok(weight) => row.weight = Some(weight),
-                Err(_) => wrong = Some("weight must be from 1 to 1000".to_owned()),
+                Err(_) => {
+                    wrong = Some((Flaw::InvalidWeight, format!("weight {}", form::says(Flaw::InvalidWeight))))
+                }
             },
         }
     }
     match wrong {
-        Some(why) => Content::invalid(why, &row.key),
-        None if surplus => Content::invalid("the line has more cells than there are columns", &row.key),
+        Some((flaw, why)) => Content::because(flaw, why, &row.key),
+        None if surplus => Content::invalid(Flaw::TooManyCells, &row.key),
         None => Content::Key(row),
     }
 }

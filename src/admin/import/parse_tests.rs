@@ -106,7 +106,7 @@ fn csv_rows_at_fault_stop_nothing() {
 fn csv_headers_that_make_no_sense_are_refused() {
     for body in ["key,colour\nsk-key-one,red\n", "key,key\n", "username,note\nAnn,x\n", "api_key_name,key\n"]
     {
-        assert_eq!(parse(Format::Csv, body.as_bytes()).unwrap_err().code, "invalid_csv", "{body}");
+        assert_eq!(parse(Format::Csv, body.as_bytes()).unwrap_err().code.as_str(), "invalid_csv", "{body}");
     }
 }
 
@@ -171,6 +171,7 @@ proptest! {
     #[test]
     fn nothing_is_passed_over(format in formats(), body in "[ a-z0-9,\"#{}:\\n\\r\u{e9}-]{0,200}") {
         if let Ok(parsed) = parse(format, body.as_bytes()) && format != Format::Json {
+            let body = body.replace("\r\n", "\n").replace('\r', "\n");
             let lines = body.strip_suffix('\n').unwrap_or(&body).split('\n').count();
             prop_assert_eq!(parsed.rows.len(), if body.is_empty() { 0 } else { lines });
             prop_assert!(parsed.rows.iter().enumerate().all(|(at, row)| row.line == at + 1));

@@ -153,3 +153,63 @@ async fn a_hundred_thousand_keys() {
     let reply = world.json("POST", "/admin/keys/disable", json!({"all": true})).await;
     println!("disable: {:?} {}", start.elapsed(), reply.text);
 }
+
+#[tokio::test]
+async fn lines_end_as_they_do_anywhere_and_flaws_have_names() {
+    let world = World::new();
+    for (text, added, line) in [
+        ("sk-unix-one\nshort\nsk-unix-two", 2, 2),
+        ("sk-dos-one\r\nshort\r\nsk-dos-two\r\n", 2, 2),
+        ("sk-mac-one\rshort\rsk-mac-two\r", 2, 2),
+        ("\r\n\r\rshort\n\nsk-all-one", 1, 4),
+    ] {
+        let report = send(&world, "", "text/plain", text).await.json();
+        assert_eq!(
+            (&report["added"], &report["invalid_lines"][0]["line"]),
+            (&json!(added), &json!(line)),
+            "{text:?}"
+        );
+        assert_eq!(report["invalid_lines"][0]["code"], "key_too_short");
+    }
+    let csv = "key,weight,expires_at,note,owner\nsk-a-0123456,0,,,\nsk-b-0123456,x,,,\nsk-c-0123456,,soon,,\n\
+        sk-d-0123456,,,,me\nsk-e-0123456,,,,97665549-effe-5e34-a023-53e3b2c34a6d\nsk-f-0123456,,,,,more\n\
+        sk-g-0123456,,,\"open,\nsk-be-0123456789abcdef0123,,,,\nsk-i-\u{7}123456,,,,\n";
+    let report = send(&world, "?format=csv", "text/csv", csv).await.json();
+    let codes: Vec<_> =
+        report["invalid_lines"].as_array().unwrap().iter().map(|line| &line["code"]).collect();
+    let expected = [
+        "invalid_weight",
+        "invalid_weight",
+        "invalid_expiry",
+        "invalid_owner",
+        "unknown_owner",
+        "too_many_cells",
+        "open_quote",
+        "other_provider",
+        "key_with_strange_letter",
+    ];
+    assert_eq!(codes, expected.map(Value::from).iter().collect::<Vec<_>>(), "{report}");
+}
+
+#[tokio::test]
+async fn an_export_and_a_change_are_of_the_list_that_is_looked_at() {
+    let world = World::new();
+    let keys = "key,note\nsk-alpha-one,Tide\nsk-alpha-two,ebb\nsk-alpha-three,tidal\n";
+    send(&world, "?format=csv", "text/csv", keys).await;
+    let two = world.get("/admin/api-keys?search=ebb").await.json()["keys"][0]["id"].clone();
+    world.json("POST", "/admin/keys/disable", json!({"ids": [two]})).await;
+    for (query, keys) in [
+        ("search=tid", vec!["sk-alpha-one", "sk-alpha-three"]),
+        ("status=disabled", vec!["sk-alpha-two"]),
+        ("status=disabled&search=tid", vec![]),
+        ("", vec!["sk-alpha-one", "sk-alpha-three", "sk-alpha-two"]),
+    ] {
+        let file = world.call("POST", &format!("/admin/api-keys/export?format=text&{query}"), "").await.text;
+        let mut lines: Vec<_> = file.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, keys, "{query}");
+        let ids = world.get(&format!("/admin/api-keys/ids?{query}")).await.json();
+        assert_eq!(ids["ids"].as_array().unwrap().len(), keys.len(), "{query}");
+    }
+    assert_eq!(world.get("/admin/api-keys/ids?page=1").await.error().0, 400);
+}

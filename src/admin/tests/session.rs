@@ -81,6 +81,56 @@ async fn wrong_tokens_are_slowed_down_here_too() {
     assert_eq!(start.elapsed().as_secs(), 3);
 }
 
+/// A request with that admin token, from that address as a trusted proxy may have told it.
+async fn from(world: &World, address: &str, token: &str) -> Reply {
+    let mut request =
+        Request::get("/admin/stats").header("x-admin-token", token).body(Body::empty()).unwrap();
+    let origin = crate::guard::Origin { address: address.parse().unwrap(), is_https: false };
+    request.extensions_mut().insert(origin);
+    world.send(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_early_has_tried_nothing_and_nobody_else_waits() {
+    use std::time::Duration;
+
+    let world = World::new();
+    let (cookie, _) = sign_in(&world).await;
+    let (guesser, other) = ("192.0.2.1", "192.0.2.2");
+    for _ in 0..5 {
+        assert_eq!(from(&world, guesser, "wrong").await.status, 401);
+    }
+    let start = tokio::time::Instant::now();
+    for token in ["wrong", TOKEN].repeat(25) {
+        let left = tokio::time::timeout(Duration::from_millis(900), from(&world, guesser, token)).await;
+        assert!(left.is_err(), "not even the right one is known of before its wait");
+    }
+    assert_eq!(start.elapsed().as_secs(), 45, "50 times 0.9 s");
+    // Those were no tries: a minute after the last that was one, it is over.
+    tokio::time::advance(Duration::from_secs(16)).await;
+    let start = tokio::time::Instant::now();
+    for _ in 0..5 {
+        from(&world, guesser, "wrong").await;
+    }
+    assert!(start.elapsed().is_zero());
+    // While that network keeps all its places, others and sessions go on.
+    let crowd = futures_util::future::join_all((0..20).map(|_| from(&world, guesser, "wrong")));
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let start = tokio::time::Instant::now();
+        assert_eq!(from(&world, other, TOKEN).await.status, 200);
+        assert_eq!(with(&world, "GET", "/admin/stats", &[("cookie", &cookie)]).await.status, 200);
+        assert_eq!(from(&world, guesser, TOKEN).await.error(), (429, "too_many_attempts".to_owned()));
+        assert!(start.elapsed().is_zero(), "{:?}", start.elapsed());
+    };
+    let (crowd, ()) = tokio::join!(crowd, others);
+    assert_eq!(crowd.iter().filter(|reply| reply.status == 401).count(), 6);
+    // A place that was left is free again, and the right one is taken after its wait.
+    let start = tokio::time::Instant::now();
+    assert_eq!(from(&world, guesser, TOKEN).await.status, 200);
+    assert_eq!(start.elapsed().as_secs(), 10);
+}
+
 #[tokio::test]
 async fn cookies_are_for_https_alone_where_that_is_what_the_caller_uses() {
     let world = World::new();

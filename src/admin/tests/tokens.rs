@@ -129,3 +129,58 @@ async fn a_token_is_changed_in_all_but_its_text() {
     assert_eq!(world.json("PATCH", &other, json!({})).await.error(), (404, "unknown_token".to_owned()));
     assert_eq!(find(&world).unwrap().record, record, "what was refused has changed nothing");
 }
+
+#[tokio::test]
+async fn tokens_are_searched_paged_and_shown_one_by_one() {
+    let world = World::new();
+    let ann = world.json("POST", "/admin/users", json!({"name": "Ann Example"})).await.json()["id"].clone();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let user = if n == 3 { ann.clone() } else { Value::Null };
+        let body =
+            json!({"name": format!("App {n}"), "user": user, "token": format!("sk-own-0123456789-{n}")});
+        ids.push(world.json("POST", "/admin/tokens", body).await.json()["id"].as_str().unwrap().to_owned());
+    }
+    let all = world.get("/admin/tokens").await.json();
+    assert_eq!(
+        (&all["total"], &all["pages"], all["tokens"].as_array().unwrap().len()),
+        (&json!(5), &json!(1), 5)
+    );
+    let page = world.get("/admin/tokens?page=2&pageSize=2").await.json();
+    assert_eq!((&page["page"], &page["pageSize"], &page["pages"]), (&json!(2), &json!(2), &json!(3)));
+    let mut seen = Vec::new();
+    for n in 1..=4 {
+        let page = world.get(&format!("/admin/tokens?page={n}&pageSize=2")).await.json();
+        seen.extend(page["tokens"].as_array().unwrap().iter().map(|token| token["id"].clone()));
+    }
+    assert_eq!(seen.len(), 5, "{seen:?}");
+    assert!(ids.iter().all(|id| seen.contains(&json!(id))), "each is on one page");
+    let prefix = &ids[1][..12];
+    for (search, found) in [
+        ("app%203", vec![&ids[3]]),
+        ("ANN", vec![&ids[3]]),
+        ("sk-own-0123456789-2", vec![&ids[2]]),
+        (prefix, vec![&ids[1]]),
+        ("sk-own", vec![]),
+    ] {
+        let page = world.get(&format!("/admin/tokens?search={search}")).await.json();
+        let shown: Vec<_> = page["tokens"].as_array().unwrap().iter().map(|token| &token["id"]).collect();
+        assert_eq!(
+            (&page["total"], shown),
+            (&json!(found.len()), found.iter().map(|id| json!(id)).collect::<Vec<_>>().iter().collect()),
+            "{search}"
+        );
+    }
+    let one = world.get(&format!("/admin/tokens/{}", ids[3])).await;
+    assert_eq!((&one.json()["name"], &one.json()["user"]), (&json!("App 3"), &ann));
+    assert!(!one.text.contains("sk-own-0123456789"), "{}", one.text);
+    for (path, refused) in [
+        ("/admin/tokens/nothing", (400, "invalid_id")),
+        ("/admin/tokens/97665549-effe-5e34-a023-53e3b2c34a6d", (404, "unknown_token")),
+        ("/admin/tokens?page=0", (400, "invalid_query")),
+        ("/admin/tokens?pageSize=1001", (400, "invalid_query")),
+        ("/admin/tokens?colour=1", (400, "invalid_query")),
+    ] {
+        assert_eq!(world.get(path).await.error(), (refused.0, refused.1.to_owned()), "{path}");
+    }
+}

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::model::{Timestamp, UserId};
+use super::error::Flaw;
+use crate::model::{Status, Timestamp, UserId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -105,6 +106,7 @@ pub struct ExistingLine {
 pub struct InvalidLine {
     /// From 1; in JSON the place in `keys`.
     pub line: usize,
+    pub code: Flaw,
     pub reason: String,
     /// Masked.
     pub key: String,
@@ -119,4 +121,8 @@ pub struct ExportQuery {
     /// csv (when absent), ndjson or text.
     #[param(inline)]
     pub format: Option<Format>,
+    /// Only keys of this status.
+    pub status: Option<Status>,
+    /// Only what the list of keys finds by it.
+    pub search: Option<String>,
 }

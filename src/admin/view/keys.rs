@@ -198,6 +198,25 @@ pub struct KeysQuery {
     pub order: Option<Order>,
 }
 
+/// Which keys, as [`KeysQuery`] says it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct KeyIdsQuery {
+    /// The default provider when absent.
+    pub provider: Option<String>,
+    pub status: Option<Status>,
+    /// As in the list of keys.
+    pub search: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct KeyIds {
+    pub provider: String,
+    #[schema(value_type = Vec<String>)]
+    pub ids: Vec<KeyId>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

@@ -1,7 +1,7 @@
 //! Client tokens.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{keys::present, users::Amount};
 use crate::model::{Timestamp, TokenId, UserId};
@@ -45,7 +45,27 @@ pub struct Token {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TokenList {
     pub provider: String,
+    pub page: usize,
+    #[serde(rename = "pageSize")]
+    pub page_size: usize,
+    pub total: usize,
+    pub pages: usize,
     pub tokens: Vec<Token>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct TokensQuery {
+    /// The default provider when absent.
+    pub provider: Option<String>,
+    /// From 1; without page and pageSize all are listed.
+    pub page: Option<usize>,
+    /// 50 when only the page is named, at most 1000.
+    #[param(maximum = 1000)]
+    pub page_size: Option<usize>,
+    /// In the name or that of the user, the beginning of the id, or a whole token; upper and lower case are the same.
+    pub search: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -44,40 +44,99 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => (button.textContent = label), 1500);
 });
 
-// A form is sent once, however often its button is pressed.
-document.addEventListener("submit", (event) => {
+// A form is sent once, however often its button is pressed, and not when its session has ended meanwhile: what is
+// written would be lost.
+document.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (form.method !== "post" || form.dataset.busy) {
-    if (form.dataset.busy) event.preventDefault();
-    return;
+  if (form.method !== "post" || event.defaultPrevented) return;
+  if (form.dataset.busy) return event.preventDefault();
+  if (form.elements.csrf && !form.dataset.known) {
+    event.preventDefault();
+    form.dataset.busy = "yes";
+    const { submitter } = event;
+    const may = await maySend(form);
+    delete form.dataset.busy;
+    if (!may) return;
+    form.dataset.known = "yes";
+    return form.requestSubmit(submitter);
   }
+  delete form.dataset.known;
   // What is downloaded leaves the page as it is: it may be asked for again.
   if ("download" in form.dataset) return;
   form.dataset.busy = "yes";
   addEventListener("pageshow", () => delete form.dataset.busy, { once: true });
 });
 
+// How the session stands: "there", "ended", or "lost" when nobody can say. The forms of the page go on with the
+// second secret of whoever has signed in anew.
+async function session() {
+  const answer = await fetch("/admin/session", { headers: { "x-by-itself": "1" } }).catch(() => null);
+  if (answer?.status === 401) return "ended";
+  // Who comes in without a session has none that could end.
+  if (answer?.status === 404) return "there";
+  const csrf = answer?.ok ? (await answer.json().catch(() => null))?.csrf : null;
+  if (!csrf) return "lost";
+  for (const field of document.querySelectorAll("input[name=csrf]")) field.value = csrf;
+  return "there";
+}
+
+// Whether this form may go out now. If not, the page says why, and what is written stays.
+export async function maySend(form) {
+  const state = await session();
+  if (state === "there") {
+    goOn();
+    return true;
+  }
+  if (state === "lost") {
+    say(body.dataset.unsent);
+    askLater();
+  } else if (form.getAttribute("action") === "/logout") {
+    // Signed out already.
+    location.assign("/login");
+  } else {
+    say(body.dataset.ended, wayIn());
+  }
+  return false;
+}
+
 // Whether the visitor has begun something that a new load would take away.
-const isDirty = (field) =>
-  field.type === "checkbox" || field.type === "radio" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue;
-const hasWork = () => [...document.querySelectorAll("input:not([type=hidden]), textarea")].some(isDirty);
+function isDirty(field) {
+  if (field.options) {
+    const first = [...field.options].findIndex((one) => one.defaultSelected);
+    return field.selectedIndex !== Math.max(first, 0);
+  }
+  if (field.type === "checkbox" || field.type === "radio") return field.checked !== field.defaultChecked;
+  return field.value !== field.defaultValue;
+}
+const hasWork = () =>
+  document.querySelector("[data-written]") !== null ||
+  [...document.querySelectorAll("input:not([type=hidden]), select, textarea")].some(isDirty);
 
 // Parts that are kept fresh: the same page is asked for again, and what has changed takes the old part's place.
 const EVERY = 5000;
 const parts = () => document.querySelectorAll("[data-live]");
-let lost = null;
+let banner = null;
+// What is shown was deleted: nothing brings it back.
+let isGone = false;
 
-function say(text) {
-  if (!text) {
-    lost?.remove();
-    lost = null;
-  } else if (!lost) {
-    lost = document.createElement("p");
-    lost.className = "news bad lost";
-    lost.setAttribute("role", "alert");
-    lost.textContent = text;
-    body.append(lost);
-  }
+function say(text, link) {
+  if (banner?.dataset.text === text) return;
+  banner?.remove();
+  banner = null;
+  if (!text) return;
+  banner = document.createElement("p");
+  banner.className = "news bad lost";
+  banner.setAttribute("role", "alert");
+  banner.dataset.text = text;
+  banner.append(text, ...(link ? [" ", link] : []));
+  body.append(banner);
+}
+
+// Beside the page, so that nothing on it is lost.
+function wayIn() {
+  const link = Object.assign(document.createElement("a"), { href: "/login?ended=1", target: "_blank" });
+  link.textContent = body.dataset.signIn;
+  return link;
 }
 
 function isInUse(part) {
@@ -114,12 +173,20 @@ async function ask() {
     say(body.dataset.lost);
     return;
   }
-  say(null);
   // The session has ended: the page itself shows the way in, unless something would be lost by it.
-  if (answer.redirected) return hasWork() ? say(body.dataset.ended) : location.reload();
-  // What is shown may have been deleted meanwhile.
-  if (!answer.ok) return say(body.dataset.gone);
+  if (answer.redirected && new URL(answer.url).pathname === "/login") {
+    stop();
+    return hasWork() ? say(body.dataset.ended, wayIn()) : location.reload();
+  }
+  // What is shown may have been deleted meanwhile: it does not come back.
+  if (answer.status === 404 || answer.status === 410) {
+    stop();
+    isGone = true;
+    return say(body.dataset.gone);
+  }
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (!answer.ok) return say(page.querySelector("main .news")?.textContent ?? `${body.dataset.lost} (${answer.status})`);
+  say(null);
   for (const part of parts()) {
     const fresh = page.getElementById(part.id);
     if (fresh && !isInUse(part) && fresh.innerHTML !== part.dataset.last) {
@@ -129,7 +196,39 @@ async function ask() {
   }
 }
 
-if (parts().length) {
-  setInterval(refresh, EVERY);
-  document.addEventListener("visibilitychange", refresh);
+let timer = null;
+
+function start() {
+  if (!timer && parts().length) timer = setInterval(refresh, EVERY);
 }
+
+function stop() {
+  clearInterval(timer);
+  timer = null;
+}
+
+// What a banner says is taken back when it is so no longer: where nothing is kept fresh, nothing else would find out.
+let later = null;
+
+function askLater() {
+  later ??= setTimeout(askAgain, EVERY);
+}
+
+async function askAgain() {
+  later = null;
+  if (!banner || timer || isGone) return;
+  const state = await session();
+  if (state === "there") goOn();
+  if (state === "lost") askLater();
+}
+
+function goOn() {
+  say(null);
+  if (!isGone) start();
+}
+
+// Who has signed in beside this page comes back to it.
+const comeBack = () => document.hidden || (timer ? refresh() : askAgain());
+document.addEventListener("visibilitychange", comeBack);
+addEventListener("focus", comeBack);
+start();

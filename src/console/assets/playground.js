@@ -1,10 +1,13 @@
 // The answer as it is written, and samples that follow what is typed.
 
+import { maySend } from "./base.js";
+
 const form = document.getElementById("ask");
 const answer = document.getElementById("answer");
 const took = document.getElementById("took");
 const stop = document.getElementById("stop");
 const fields = form.elements;
+const ofCodes = JSON.parse(form.dataset.ofCodes);
 
 function messages() {
   const system = fields.system.value.trim();
@@ -22,19 +25,42 @@ function fill() {
   }
 }
 
-// Server-sent events, of which only the lines with data matter here.
+// Server-sent events, of which only the lines with data matter here; the last need not end.
 async function* dataOf(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
+  for (let ended = false; !ended; ) {
     const { value, done } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split(/\r?\n/);
-    rest = lines.pop();
+    ended = done;
+    const lines = (rest + (value ?? "")).split(/\r?\n/);
+    rest = ended ? "" : lines.pop();
     for (const line of lines) {
       if (line.startsWith("data:") && line.slice(5).trim() !== "[DONE]") yield JSON.parse(line.slice(5));
     }
   }
+}
+
+// Some providers answer at once, whatever they are asked.
+async function* partsOf(reply) {
+  const isStream = reply.headers.get("content-type")?.startsWith("text/event-stream");
+  if (isStream) yield* dataOf(reply.body);
+  else yield await reply.json();
+}
+
+const inWords = (error) => ofCodes[error?.code] ?? error?.message ?? form.dataset.noAnswer;
+
+// What the model says to itself stands apart from what it answers.
+function write(part) {
+  const choice = part.choices?.[0];
+  const said = choice?.delta ?? choice?.message;
+  const thought = said?.reasoning_content ?? said?.reasoning;
+  if (thought) {
+    if (!answer.querySelector(".thought")) {
+      answer.prepend(Object.assign(document.createElement("span"), { className: "thought faint" }));
+    }
+    answer.querySelector(".thought").append(thought);
+  }
+  answer.append(said?.content ?? "");
 }
 
 function complain(text) {
@@ -44,16 +70,21 @@ function complain(text) {
   answer.append(news);
 }
 
-// The models that the chosen token may use; those that were asked before are there in any case.
+// The models that the chosen token may use; those that were asked before are there in any case. Nobody's token is used
+// before somebody has chosen it, or it is the only one.
+let asked = 0;
+
 async function learn() {
+  const own = ++asked;
+  if (!fields.token.value) return;
   const query = new URLSearchParams({ provider: fields.provider.value, token: fields.token.value });
   const reply = await fetch(`/admin/playground/models?${query}`).catch(() => null);
-  if (!reply?.ok) return;
-  const { data } = await reply.json();
-  const options = data.map(({ id }) => Object.assign(document.createElement("option"), { value: id }));
+  const list = reply?.ok ? await reply.json().catch(() => null) : null;
+  if (own !== asked || !Array.isArray(list?.data)) return;
+  const options = list.data.map(({ id }) => Object.assign(document.createElement("option"), { value: id }));
   document.getElementById("models").replaceChildren(...options);
-  if (!fields.model.value && data.length) {
-    fields.model.value = data[0].id;
+  if (!fields.model.value && options.length) {
+    fields.model.value = options[0].value;
     fill();
   }
 }
@@ -65,16 +96,16 @@ fill();
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  setTimeout(() => delete form.dataset.busy);
   const button = form.querySelector("button[type=submit]");
   const control = new AbortController();
-  const begun = performance.now();
   stop.onclick = () => control.abort();
   button.disabled = true;
-  stop.hidden = false;
-  answer.replaceChildren();
-  took.textContent = "";
   try {
+    if (!(await maySend(form))) return;
+    const begun = performance.now();
+    stop.hidden = false;
+    answer.replaceChildren();
+    took.textContent = "";
     const temperature = parseFloat(fields.temperature.value);
     const query = new URLSearchParams({ provider: fields.provider.value });
     const reply = await fetch(`/admin/playground?${query}`, {
@@ -92,12 +123,12 @@ form.addEventListener("submit", async (event) => {
     });
     if (!reply.ok) {
       const said = await reply.json().catch(() => null);
-      complain(said?.error?.message ?? form.dataset.noAnswer);
+      complain(inWords(said?.error));
       return;
     }
-    for await (const part of dataOf(reply.body)) {
-      if (part.error) complain(part.error.message ?? form.dataset.noAnswer);
-      answer.append(part.choices?.[0]?.delta?.content ?? "");
+    for await (const part of partsOf(reply)) {
+      if (part.error) complain(inWords(part.error));
+      write(part);
     }
     took.textContent = `${form.dataset.took} ${((performance.now() - begun) / 1000).toFixed(1)} s`;
   } catch (error) {

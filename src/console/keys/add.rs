@@ -10,18 +10,33 @@ use maud::{Markup, html};
 use crate::{
     admin::view,
     console::{
+        api::Refused,
         assets,
+        form::Form,
         layout::{self, Here},
         signed::{Answer, Posted, Signed},
         visitor::{Lang, Params, Visitor, link},
+        words,
     },
 };
 
+/// Which of the two forms was refused, what was written in it, and why.
+#[derive(Clone, Copy)]
+struct Again<'a> {
+    many: bool,
+    form: &'a Form,
+    refused: &'a Refused,
+}
+
 pub(super) async fn show(signed: Signed, params: Params) -> Answer {
+    shown(&signed, params.get("provider"), None).await
+}
+
+async fn shown(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Answer {
     let providers: Vec<view::Provider> = signed.get("/admin/providers").await?;
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
-    let is_chosen = |one: &&view::Provider| match params.get("provider") {
+    let is_chosen = |one: &&view::Provider| match provider {
         "" => one.default,
         name => one.name == name,
     };
@@ -31,41 +46,48 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
             h1 { (t("Add keys", "添加密钥")) }
             (layout::choose_provider(visitor, &providers, chosen, "/keys/add"))
         }
-        div.pair { (one(&signed, chosen)) (many(&signed, chosen)) }
+        div.pair { (one(signed, chosen, again.filter(|again| !again.many))) (many(signed, chosen, again.filter(|again| again.many))) }
         script type="module" src=(assets::path("import.js")) {}
     };
-    Ok(signed.page(Here::Keys, t("Add keys", "添加密钥"), &body))
+    let title = t("Add keys", "添加密钥");
+    Ok(match again {
+        Some(_) => signed.again(Here::Keys, title, &body),
+        None => signed.page(Here::Keys, title, &body),
+    })
 }
 
-fn one(signed: &Signed, provider: &str) -> Markup {
+fn one(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
     let t = |en, zh| signed.visitor.t(en, zh);
+    let empty = Form::default();
+    let form = again.map_or(&empty, |again| again.form);
     html! {
         section.card {
             h2 { (t("One key", "单个密钥")) }
-            form.wide method="post" action="/keys/add" autocomplete="off" {
+            form.wide method="post" action="/keys/add" autocomplete="off" data-written[again.is_some()] {
                 (layout::csrf(&signed.session))
+                @if let Some(again) = again { (words::news(&signed.visitor, again.refused)) }
                 input type="hidden" name="provider" value=(provider);
                 div {
                     label for="key" { (t("Key", "密钥")) }
-                    input #key.mono name="key" required spellcheck="false" autocapitalize="off" autocomplete="off";
+                    input #key.mono name="key" value=(form.get("key")) required spellcheck="false" autocapitalize="off" autocomplete="off";
                 }
                 div.fields {
                     div {
                         label for="username" { (t("Account", "账号")) }
-                        input #username name="username" maxlength="256" autocomplete="off";
+                        input #username name="username" maxlength="256" autocomplete="off" value=(form.get("username"));
                         span.hint { (t("Keys of one account share its limits.", "同一账号的密钥共享限额。")) }
                     }
                     div {
                         label for="weight" { (t("Weight", "权重")) }
-                        input #weight name="weight" type="number" min="1" max="1000" placeholder="1";
+                        input #weight name="weight" type="number" min="1" max="1000" placeholder="1" value=(form.get("weight"));
                     }
                     div {
                         label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
-                        input #expires name="expires_at" type="date";
+                        input #expires name="expires_at" type="date" value=(form.get("expires_at"));
                     }
                     div {
                         label for="note" { (t("Note", "备注")) }
-                        input #note name="note" maxlength="256";
+                        input #note name="note" maxlength="256" value=(form.get("note"));
                     }
                 }
                 div.row { button.primary type="submit" { (t("Add the key", "添加")) } }
@@ -74,20 +96,22 @@ fn one(signed: &Signed, provider: &str) -> Markup {
     }
 }
 
-fn many(signed: &Signed, provider: &str) -> Markup {
+fn many(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
     let t = |en, zh| signed.visitor.t(en, zh);
+    let list = again.map_or("", |again| again.form.get("list"));
     html! {
         section.card {
             h2 { (t("Many keys", "批量导入")) }
-            form.wide #import method="post" action="/keys/import" autocomplete="off"
+            form.wide #import method="post" action="/keys/import" autocomplete="off" data-written[again.is_some()]
                 data-progress=(t("Imported", "已导入")) data-added=(t("new", "新增")) data-existing=(t("there already", "已存在"))
                 data-invalid=(t("not understood", "无法识别")) data-line=(t("Line", "行")) data-why=(t("Why", "原因"))
                 data-key=(t("Key", "密钥")) data-failed=(t("The import stopped; what was imported stays. Send the same again.", "导入中断；已导入的保留，可重新提交。"))
                 data-bad-json=(t("This is not a JSON list of keys, nor an object with \"keys\".", "这不是 JSON 密钥列表，也不是含有 \"keys\" 的对象。"))
                 data-long-line=(t("A line is longer than 1 MB; put each key on a line of its own. It is line", "有一行超过 1 MB；请每行一个密钥。所在行："))
                 data-no-answer=(t("There was no answer that can be read.", "没有收到可识别的回答。"))
-                data-done=(t("The import is done.", "导入完成。")) {
+                data-done=(t("The import is done.", "导入完成。")) data-of-codes=(words::for_modules(&signed.visitor)) {
                 (layout::csrf(&signed.session))
+                @if let Some(again) = again { (words::news(&signed.visitor, again.refused)) }
                 input type="hidden" name="provider" value=(provider);
                 div #choose-file hidden {
                     label for="file" { (t("A file: text, CSV, NDJSON or JSON", "文件：文本、CSV、NDJSON 或 JSON")) }
@@ -96,7 +120,7 @@ fn many(signed: &Signed, provider: &str) -> Markup {
                 }
                 div {
                     label for="list" { (t("Or paste them, one a line", "或直接粘贴，每行一个")) }
-                    textarea #list.mono name="list" spellcheck="false" autocapitalize="off" {}
+                    textarea #list.mono name="list" spellcheck="false" autocapitalize="off" { (list) }
                     span.hint { (t(
                         "A first line with the columns key, username, expires_at, note, weight makes it CSV.",
                         "首行写列名 key, username, expires_at, note, weight 即按 CSV 读取。",
@@ -111,7 +135,6 @@ fn many(signed: &Signed, provider: &str) -> Markup {
 
 pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
     let (visitor, provider) = (&signed.visitor, form.get("provider"));
-    let page = link("/keys/add", &[("provider", provider)]);
     let wished = || {
         Ok(view::AddKey {
             key: form.get("key").to_owned(),
@@ -124,7 +147,10 @@ pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
     };
     let body = match wished() {
         Ok(body) => body,
-        Err(refused) => return Ok(signed.went(&page, Err(refused))),
+        Err(refused) => {
+            return shown(&signed, provider, Some(Again { many: false, form: &form, refused: &refused }))
+                .await;
+        }
     };
     let to = link("/admin/api-keys", &[("provider", provider)]);
     match signed.send::<view::Key>(Method::POST, &to, &body).await {
@@ -132,7 +158,9 @@ pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
             let own = link(&format!("/keys/{}", key.id), &[("provider", provider)]);
             Ok(signed.went(&own, Ok(visitor.t("The key is in the pool.", "密钥已加入池中。").to_owned())))
         }
-        Err(refused) => Ok(signed.went(&page, Err(refused))),
+        Err(refused) => {
+            shown(&signed, provider, Some(Again { many: false, form: &form, refused: &refused })).await
+        }
     }
 }
 
@@ -150,7 +178,8 @@ pub(super) async fn import(Posted { signed, form }: Posted) -> Answer {
     let report: view::ImportReport = match answer {
         Ok(report) => report,
         Err(refused) => {
-            return Ok(signed.went(&link("/keys/add", &[("provider", provider)]), Err(refused)));
+            return shown(&signed, provider, Some(Again { many: true, form: &form, refused: &refused }))
+                .await;
         }
     };
     let title = t("The import is done", "导入完成");
@@ -167,7 +196,7 @@ pub(super) async fn import(Posted { signed, form }: Posted) -> Answer {
                             th scope="col" { (t("Why", "原因")) }
                         } }
                         tbody { @for line in &report.invalid_lines {
-                            tr { td.number { (line.line) } td.mono { bdi { (line.key) } } td { (line.reason) } }
+                            tr { td.number { (line.line) } td.mono { bdi { (line.key) } } td { (words::of_line(visitor, line)) } }
                         } }
                     }
                 }
@@ -196,8 +225,10 @@ fn summary(visitor: &Visitor, report: &view::ImportReport) -> String {
 }
 
 pub(super) async fn export(Posted { signed, form }: Posted) -> Answer {
-    let (provider, format) = (form.get("provider"), form.get("format"));
-    let to = link("/admin/api-keys/export", &[("provider", provider), ("format", format)]);
+    let get = |name| form.get(name);
+    let format = get("format");
+    let list = [("provider", get("provider")), ("status", get("status")), ("search", get("search"))];
+    let to = link("/admin/api-keys/export", &[list[0], list[1], list[2], ("format", format)]);
     let answer = signed.api.raw(Method::POST, &to, Body::empty()).await;
     let answer = answer.map_err(|refused| signed.refused(&refused))?;
     let name = format!("keytide-keys.{}", if format == "text" { "txt" } else { format });

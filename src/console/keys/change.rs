@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use maud::html;
+use maud::{Markup, html};
 
 use super::state;
 use crate::{
@@ -13,7 +13,8 @@ use crate::{
         layout::{self, Here},
         sign_in::own_path,
         signed::{Answer, Posted, Signed},
-        visitor::{Lang, link},
+        visitor::{Lang, Visitor, link},
+        words,
     },
     model::KeyId,
 };
@@ -32,7 +33,7 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
     let filter = [("provider", provider), ("status", form.get("status")), ("search", form.get("search"))];
     let mut ids: Vec<KeyId> = form.all("id").iter().filter_map(|id| id.parse().ok()).collect();
     if is_all {
-        ids = all(&signed, &filter).await.map_err(|refused| signed.refused(&refused))?;
+        ids = signed.get::<view::KeyIds>(&link("/admin/api-keys/ids", &filter)).await?.ids;
     }
     if ids.is_empty() {
         let nothing = Refused {
@@ -130,22 +131,6 @@ fn counted(signed: &Signed, (en, zh): (&str, &str), changed: usize, missing: usi
     }
 }
 
-/// The ids of a whole list, read page by page.
-async fn all(signed: &Signed, filter: &[(&str, &str)]) -> Result<Vec<KeyId>, Refused> {
-    let mut ids = Vec::new();
-    for page in 1.. {
-        let number = page.to_string();
-        let mut parameters = filter.to_vec();
-        parameters.extend([("page", number.as_str()), ("pageSize", "1000")]);
-        let found: view::KeyPage = signed.api.get(&link("/admin/api-keys", &parameters)).await?;
-        ids.extend(found.keys.iter().map(|key| key.id));
-        if page >= found.pages {
-            break;
-        }
-    }
-    Ok(ids)
-}
-
 /// Deleting is asked about once more. Of a whole list the form says which list it is: its keys may be many.
 fn ask(
     signed: &Signed,
@@ -228,7 +213,7 @@ async fn test(signed: &Signed, provider: &str, back: &str, ids: Vec<KeyId>) -> A
                             th scope="row" { a.mono href=(link(&format!("/keys/{}", result.id), &[("provider", provider)])) { (result.id.short()) } }
                             td { span.state.good[result.ok].bad[!result.ok] { (if result.ok { t("well", "正常") } else { t("not well", "异常") }) } }
                             td { @if let Some(status) = result.status { (state(visitor, status)) } }
-                            td { (result.detail) }
+                            td { (told(visitor, result)) }
                         }
                     } }
                 }
@@ -237,4 +222,14 @@ async fn test(signed: &Signed, provider: &str, back: &str, ids: Vec<KeyId>) -> A
         p { a.button href=(back) { (t("Back to the keys", "返回密钥列表")) } }
     };
     Ok(signed.page(Here::Keys, &title, &body))
+}
+
+/// What the provider said, which of all that stands here is not ours to put into words.
+fn told(visitor: &Visitor, result: &view::CheckResult) -> Markup {
+    match (visitor.lang, result.ok, result.status) {
+        (Lang::En, ..) => html! { (result.detail) },
+        (Lang::Zh, true, _) => html! { "可用" },
+        (Lang::Zh, false, None) => html! { "这个密钥已不存在，可能刚被删除。" },
+        (Lang::Zh, false, Some(_)) => html! { "密钥未通过测试。" (words::original(visitor, &result.detail)) },
+    }
 }

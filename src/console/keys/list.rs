@@ -29,6 +29,10 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
         signed.get::<Vec<view::Provider>>("/admin/providers")
     );
     let (page, providers) = (page?, providers?);
+    let at = |to: usize| shown.link("/keys", &[("page", &to.to_string())]);
+    if let Some(last) = layout::last_page(page.page, page.pages, at) {
+        return Ok(last);
+    }
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let counts =
@@ -51,11 +55,11 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
                 (filter(visitor, &shown, counts))
                 div #keys data-live { (table(&signed, &shown, &page)) }
             }
-            form method="post" action="/keys/export" .line data-download {
+            @if page.total > 0 { form method="post" action="/keys/export" .line data-download {
                 (layout::csrf(&signed.session))
-                input type="hidden" name="provider" value=(shown.provider);
+                @for (name, value) in shown.list() { input type="hidden" name=(name) value=(value); }
                 div {
-                    label for="format" { (t("Export all keys, unmasked", "导出全部密钥（明文）")) }
+                    label for="format" { (t("Export this list, unmasked", "导出此列表（明文）")) ": " (visitor.number(page.total as u64)) }
                     select #format name="format" {
                         option value="csv" { "CSV" }
                         option value="ndjson" { "NDJSON" }
@@ -63,7 +67,7 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
                     }
                 }
                 button type="submit" { (t("Export", "导出")) }
-            }
+            } }
         }
     };
     Ok(signed.page(Here::Keys, t("Keys", "密钥"), &body))
@@ -88,6 +92,11 @@ impl<'a> Shown<'a> {
             sort: get("sort"),
             order: get("order"),
         }
+    }
+
+    /// What is on it, in whatever order.
+    fn list(&self) -> [(&'static str, &'a str); 3] {
+        [("provider", self.provider), ("status", self.status), ("search", self.search)]
     }
 
     fn link(&self, path: &str, other: &[(&str, &str)]) -> String {
@@ -116,6 +125,12 @@ fn filter(visitor: &Visitor, shown: &Shown<'_>, counts: view::KeyCounts) -> Mark
     };
     let all = std::iter::once(("", t("All", "全部")));
     let choices = all.chain(STATES.map(|status| (name(status), in_words(visitor, status))));
+    let kept = [
+        ("provider", shown.provider),
+        ("status", shown.status),
+        ("sort", shown.sort),
+        ("order", shown.order),
+    ];
     html! {
         div.head {
             nav.choice aria-label=(t("State", "状态")) {
@@ -125,17 +140,7 @@ fn filter(visitor: &Visitor, shown: &Shown<'_>, counts: view::KeyCounts) -> Mark
                     }
                 }
             }
-            form.line method="get" action="/keys" role="search" {
-                @for (name, value) in [("provider", shown.provider), ("status", shown.status), ("sort", shown.sort), ("order", shown.order)] {
-                    @if !value.is_empty() { input type="hidden" name=(name) value=(value); }
-                }
-                div {
-                    label.hidden for="search" { (t("Search", "搜索")) }
-                    input #search type="search" name="search" value=(shown.search)
-                        placeholder=(t("Account, note or id", "账号、备注或编号"));
-                }
-                button type="submit" { (t("Search", "搜索")) }
-            }
+            (layout::search(visitor, "/keys", &kept, (shown.search, t("Account, note or id", "账号、备注或编号"))))
         }
     }
 }
@@ -153,9 +158,7 @@ fn table(signed: &Signed, shown: &Shown<'_>, page: &view::KeyPage) -> Markup {
             form method="post" action="/keys/change" {
                 (layout::csrf(&signed.session))
                 input type="hidden" name="back" value=(visitor.here);
-                @for (name, value) in [("provider", shown.provider), ("status", shown.status), ("search", shown.search)] {
-                    input type="hidden" name=(name) value=(value);
-                }
+                @for (name, value) in shown.list() { input type="hidden" name=(name) value=(value); }
                 div.bulk {
                     button.small name="do" value="enable" { (t("Enable", "启用")) }
                     button.small name="do" value="disable" { (t("Switch off", "停用")) }

@@ -8,14 +8,15 @@ use maud::{Markup, html};
 
 use super::{reason, state};
 use crate::{
-    admin::view,
+    admin::view::{self, Code},
     console::{
         api::Refused,
         chart::{self, Bar},
         form::Form,
         layout::{self, Here},
-        signed::{Answer, Posted, Signed},
+        signed::{Answer, Failure, Posted, Signed},
         visitor::{Params, Visitor, link},
+        words,
     },
     model::{KeyId, Timestamp},
 };
@@ -24,55 +25,54 @@ const HOURS: i64 = 48;
 const HOUR_MS: i64 = 3_600_000;
 
 pub(super) async fn show(signed: Signed, Path(id): Path<String>, params: Params) -> Answer {
-    let id = checked(&signed, &id)?;
-    let provider = match params.get("provider") {
-        "" => holder(&signed, id).await?,
-        named => named.to_owned(),
-    };
+    let id: KeyId = signed.id(&id, Code::UnknownKey)?;
+    own_page(&signed, params.get("provider"), id, None).await
+}
+
+/// A key's own page, with the change of it that was refused, if one was.
+async fn own_page(signed: &Signed, provider: &str, id: KeyId, refused: Option<(&Form, &Refused)>) -> Answer {
+    let (provider, key) = find(signed, provider, id).await?;
     let provider = provider.as_str();
-    let of = |path: String| link(&path, &[("provider", provider)]);
-    let (key, hours) = (of(format!("/admin/api-keys/{id}")), of(format!("/admin/keys/{id}/hours")));
-    let (key, hours) = tokio::join!(signed.get::<view::Key>(&key), signed.get::<view::KeyHours>(&hours));
-    let (key, hours) = (key?, hours?);
+    let hours = link(&format!("/admin/keys/{id}/hours"), &[("provider", provider)]);
+    let hours = signed.get::<view::KeyHours>(&hours).await?;
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let body = html! {
         p { a href=(link("/keys", &[("provider", provider)])) { "← " (t("All keys", "全部密钥")) } }
-        div.head { h1.mono { bdi { (key.key) } } (actions(&signed, provider, &key)) }
+        div.head { h1.mono { bdi { (key.key) } } (actions(signed, provider, &key)) }
         div #key-state data-live {
             div.pair {
                 (facts(visitor, &key))
                 (chart::requests(visitor, t("Attempts in the last 48 hours", "最近 48 小时的调用"), t("Hour", "小时"), &bars(visitor, &hours)))
             }
         }
-        (edit_form(&signed, provider, &key))
+        (edit_form(signed, provider, &key, refused))
     };
-    Ok(signed.page(Here::Keys, &key.key, &body))
+    Ok(match refused {
+        Some(_) => signed.again(Here::Keys, &key.key, &body),
+        None => signed.page(Here::Keys, &key.key, &body),
+    })
 }
 
-/// The provider that has the key, for links that know only its id; the default one where none has it.
-async fn holder(signed: &Signed, id: KeyId) -> Result<String, crate::console::signed::Failure> {
+/// The key and its provider, also for links that know only its id.
+async fn find(signed: &Signed, provider: &str, id: KeyId) -> Result<(String, view::Key), Failure> {
     let path = format!("/admin/api-keys/{id}");
-    for provider in signed.get::<Vec<view::Provider>>("/admin/providers").await? {
-        let of = link(&path, &[("provider", &provider.name)]);
-        match signed.api.get::<view::Key>(&of).await {
-            Ok(_) => return Ok(provider.name),
+    let providers = match provider {
+        "" => signed.get::<Vec<view::Provider>>("/admin/providers").await?,
+        named => {
+            let key = signed.get(&link(&path, &[("provider", named)])).await?;
+            return Ok((named.to_owned(), key));
+        }
+    };
+    for provider in providers {
+        match signed.api.get(&link(&path, &[("provider", &provider.name)])).await {
+            Ok(key) => return Ok((provider.name, key)),
             Err(refused) if refused.status == http::StatusCode::NOT_FOUND => {}
             Err(refused) => return Err(signed.refused(&refused)),
         }
     }
-    Ok(String::new())
-}
-
-/// Only an id goes on into a path.
-fn checked(signed: &Signed, id: &str) -> Result<KeyId, crate::console::signed::Failure> {
-    id.parse().map_err(|_| {
-        signed.refused(&Refused {
-            status: http::StatusCode::NOT_FOUND,
-            code: "invalid_id".to_owned(),
-            message: "There is no key at this address.".to_owned(),
-        })
-    })
+    // As the default provider says it.
+    signed.get(&path).await.map(|key| (String::new(), key))
 }
 
 fn actions(signed: &Signed, provider: &str, key: &view::Key) -> Markup {
@@ -96,7 +96,7 @@ fn actions(signed: &Signed, provider: &str, key: &view::Key) -> Markup {
                 button name="do" value="disable" { (t("Switch off", "停用")) }
             }
             @if key.status != crate::model::Status::Active || key.consecutive_failures > 0 {
-                button.primary name="do" value="enable" { (t("Enable and clear", "启用并清除状态")) }
+                button.primary[key.status != crate::model::Status::Active] name="do" value="enable" { (t("Enable and clear", "启用并清除状态")) }
             }
             button name="do" value="test" { (t("Test", "测试")) }
             button.danger name="do" value="delete" { (t("Delete…", "删除…")) }
@@ -164,32 +164,46 @@ fn bars(visitor: &Visitor, hours: &view::KeyHours) -> Vec<Bar> {
     (0..HOURS).rev().map(of).collect()
 }
 
-fn edit_form(signed: &Signed, provider: &str, key: &view::Key) -> Markup {
+/// What the form of a key holds before it is changed.
+fn written(key: &view::Key) -> Form {
+    let day = key.expires_at.map(|at| at.to_string().chars().take(10).collect::<String>());
+    Form::of([
+        ("username", key.username.clone()),
+        ("note", key.note.clone()),
+        ("weight", Some(key.weight.to_string())),
+        ("expires_at", day.clone()),
+        ("expires_at_was", day),
+    ])
+}
+
+fn edit_form(signed: &Signed, provider: &str, key: &view::Key, refused: Option<(&Form, &Refused)>) -> Markup {
     let t = |en, zh| signed.visitor.t(en, zh);
-    let expires = key.expires_at.map(|at| at.to_string().chars().take(10).collect::<String>());
+    let known = written(key);
+    let form = refused.map_or(&known, |(form, _)| form);
     html! {
         section.card {
             h2 { (t("Change what people say of it", "编辑")) }
-            form.wide method="post" action={ "/keys/" (key.id) } {
+            form.wide method="post" action={ "/keys/" (key.id) } data-written[refused.is_some()] {
                 (layout::csrf(&signed.session))
+                @if let Some((_, refused)) = refused { (words::news(&signed.visitor, refused)) }
                 input type="hidden" name="provider" value=(provider);
                 div.fields {
                     div {
                         label for="username" { (t("Account", "账号")) }
-                        input #username name="username" maxlength="256" value=[key.username.as_deref()];
+                        input #username name="username" maxlength="256" value=(form.get("username"));
                     }
                     div {
                         label for="note" { (t("Note", "备注")) }
-                        input #note name="note" maxlength="256" value=[key.note.as_deref()];
+                        input #note name="note" maxlength="256" value=(form.get("note"));
                     }
                     div {
                         label for="weight" { (t("Weight", "权重")) }
-                        input #weight name="weight" type="number" min="1" max="1000" value=(key.weight);
+                        input #weight name="weight" type="number" min="1" max="1000" value=(form.get("weight"));
                     }
                     div {
                         label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
-                        input #expires name="expires_at" type="date" value=[expires.as_deref()];
-                        input type="hidden" name="expires_at_was" value=[expires.as_deref()];
+                        input #expires name="expires_at" type="date" value=(form.get("expires_at"));
+                        input type="hidden" name="expires_at_was" value=(form.get("expires_at_was"));
                     }
                 }
                 div.row { button.primary type="submit" { (t("Save", "保存")) } }
@@ -200,16 +214,17 @@ fn edit_form(signed: &Signed, provider: &str, key: &view::Key) -> Markup {
 
 pub(super) async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer {
     let provider = form.get("provider");
-    let id = checked(&signed, &id)?;
+    let id: KeyId = signed.id(&id, Code::UnknownKey)?;
     let page = link(&format!("/keys/{id}"), &[("provider", provider)]);
     let body = match wished(&signed, &form) {
         Ok(body) => body,
-        Err(refused) => return Ok(signed.went(&page, Err(refused))),
+        Err(refused) => return own_page(&signed, provider, id, Some((&form, &refused))).await,
     };
     let to = link(&format!("/admin/api-keys/{id}"), &[("provider", provider)]);
-    let saved = signed.send::<view::Key>(Method::PATCH, &to, &body).await;
-    let outcome = saved.map(|_| signed.visitor.t("Saved.", "已保存。").to_owned());
-    Ok(signed.went(&page, outcome))
+    match signed.send::<view::Key>(Method::PATCH, &to, &body).await {
+        Ok(_) => Ok(signed.went(&page, Ok(signed.visitor.t("Saved.", "已保存。").to_owned()))),
+        Err(refused) => own_page(&signed, provider, id, Some((&form, &refused))).await,
+    }
 }
 
 fn wished(signed: &Signed, form: &Form) -> Result<view::EditKey, Refused> {

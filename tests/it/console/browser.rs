@@ -56,9 +56,13 @@ impl Browser {
     }
 
     pub async fn sign_in(&self, world: &World) {
+        self.show_token(world).await;
+        self.sees("h1", "Overview").await;
+    }
+
+    pub async fn show_token(&self, world: &World) {
         self.write("#token", world.admin_token()).await;
         self.press("button.primary").await;
-        self.sees("h1", "Overview").await;
     }
 
     pub async fn go(&self, path: &str) {
@@ -103,17 +107,46 @@ impl Browser {
             json!(css)
         );
         loop {
-            let seen = self.run(&script).await;
-            let seen = seen.as_str().unwrap_or_default().replace('\u{a0}', " ");
-            if seen.contains(text) {
+            // Between two pages there is none to look at.
+            let seen = self.driver.try_run(&script).await;
+            let seen = seen.map(|seen| seen.as_str().unwrap_or_default().replace('\u{a0}', " "));
+            if seen.as_ref().is_ok_and(|seen| seen.contains(text)) {
                 return;
             }
             if Instant::now() > deadline {
                 let at = self.driver.address().await;
-                panic!("at {at} no {css} says {text:?}, but:\n{seen}");
+                panic!("at {at} no {css} says {text:?}, but: {seen:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Waits until the script, an expression, is true.
+    pub async fn comes_true(&self, script: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.driver.try_run(&format!("return {script}")).await;
+            if matches!(answer, Ok(Value::Bool(true))) {
+                return;
+            }
+            if Instant::now() > deadline {
+                panic!("at {} it is not so: {script} ({answer:?})", self.driver.address().await);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The net is gone for this browser, or there again.
+    pub async fn cut_off(&self, is_off: bool) {
+        self.driver.command("Network.enable", json!({})).await;
+        let wish = json!({"offline": is_off, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1});
+        self.driver.command("Network.emulateNetworkConditions", wish).await;
+    }
+
+    /// It has complained of nothing but that.
+    pub async fn complained_only_of(&self, what: &str) {
+        let complaints = self.driver.log("browser").await;
+        assert!(complaints.iter().all(|complaint| complaint.contains(what)), "{complaints:#?}");
     }
 
     pub async fn run(&self, script: &str) -> Value {
@@ -139,6 +172,20 @@ impl Browser {
             .map(one => `${one.id}: ${one.nodes.map(node => node.html.slice(0, 200) + ' ' + node.failureSummary).join(' | ')}`)))";
         let found = self.driver.run_to_end(script).await;
         assert_eq!(found, json!([]), "{}", self.driver.address().await);
+    }
+
+    /// No sentence stands there in English that does not say of itself that it is English.
+    pub async fn speaks_chinese(&self) {
+        let script = "const page = document.body.cloneNode(true); \
+            for (const other of page.querySelectorAll('[lang=en], pre, code, textarea')) other.remove(); \
+            const said = [page.textContent]; \
+            for (const one of page.querySelectorAll('*')) { \
+                for (const name of ['title', 'placeholder', 'aria-label', 'data-lost', 'data-ended', 'data-gone', 'data-no-answer']) { \
+                    said.push(one.getAttribute(name) ?? ''); \
+                } \
+            } \
+            return said.join('\\n').match(/[A-Za-z]{2,}(?:,? [A-Za-z]{2,}){3,}/g) ?? []";
+        assert_eq!(self.run(script).await, json!([]), "{}", self.driver.address().await);
     }
 
     pub async fn prefer(&self, lang: &str, theme: &str) {

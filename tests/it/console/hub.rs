@@ -1,5 +1,7 @@
 //! What is shown of a hub, in step and out of reach.
 
+use std::time::Duration;
+
 use keytide::model::Delta;
 
 use super::{
@@ -11,16 +13,20 @@ use crate::{
     replication::node,
 };
 
+/// Of a hub in that cluster, made ready.
+pub fn settings(cluster: &Cluster) -> String {
+    let url = cluster.url("postgres", "postgres");
+    node::keytide(&["schema", "apply"], &url);
+    format!("[sync]\ndatabase_url = \"{url}\"\ninterval = \"1s\"\ninstance = \"east\"\n")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_is_shown_in_step_and_out_of_reach() {
     if skipped(&["HUB_TESTS"]) {
         return;
     }
     let mut cluster = Cluster::start(Options::default());
-    let url = cluster.url("postgres", "postgres");
-    node::keytide(&["schema", "apply"], &url);
-    let hub = format!("[sync]\ndatabase_url = \"{url}\"\ninterval = \"1s\"\ninstance = \"east\"\n");
-    let world = World::configured(&hub, &["sk-one-0123456789"], Delta::default()).await;
+    let world = World::configured(&settings(&cluster), &["sk-one-0123456789"], Delta::default()).await;
     let visitor = Visitor::sign_in(&world).await;
     assert!(visitor.post_on("/storage/sync", &[]).await.contains("are in step."));
     let page = visitor.page("/storage").await;
@@ -44,6 +50,13 @@ async fn a_hub_is_shown_in_step_and_out_of_reach() {
     browser.sees(".state", "failing, tried again").await;
     browser.is_accessible().await;
     browser.fits().await;
+    browser.prefer("zh", "dark").await;
+    browser.go("/storage").await;
+    browser.sees(".news.bad", "同步失败").await;
+    browser.speaks_chinese().await;
+    browser.is_accessible().await;
+    browser.press(".original summary").await;
+    browser.fits().await;
     browser.ends_well().await;
 }
 
@@ -56,13 +69,20 @@ async fn statistics_that_are_not_public_are_shown_to_nobody_outside() {
     config.server.public_stats = false;
     let visitor = Visitor::sign_in(&world).await;
     let waits = visitor.page("/settings?search=server.idle_timeout").await.contains("at the next start");
-    config.server.gateway.idle_timeout += std::time::Duration::from_millis(7);
+    config.server.gateway.idle_timeout += Duration::from_millis(7);
     let mut loaded = super::loaded(&world.keytide);
     loaded.config = config;
     world.keytide.app.reload(&loaded).await.unwrap();
     let page = visitor.page("/settings?search=server.idle_timeout").await;
     assert!(page.contains("at the next start") && !waits, "{page}");
-    let closed = client.get(world.url("/stats")).send().await.unwrap();
+    // What was shown a moment ago may be shown for a moment more.
+    let closed = loop {
+        let answer = client.get(world.url("/stats")).send().await.unwrap();
+        if answer.status() != 200 {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     assert_eq!(closed.status(), 404);
     assert!(closed.text().await.unwrap().contains("Public statistics are switched off here."));
 }

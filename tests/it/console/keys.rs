@@ -21,7 +21,8 @@ async fn keys_come_and_go_by_forms_alone() {
     let page = visitor.post_on("/keys/add", &added).await;
     assert!(page.contains("The key is in the pool.") && page.contains("&lt;script&gt;alert(1)"), "{page}");
     assert!(!page.contains(hostile) && !page.contains("sk-one-0123456789"), "{page}");
-    assert!(visitor.post_on("/keys/add", &added).await.contains("This key is there already"));
+    let (status, again) = visitor.refused("/keys/add", &added).await;
+    assert!(status == 422 && again.contains("This key is there already"), "{again}");
     let list = "sk-two-0123456789\nsk-two-0123456789\nshort\nsk-three-0123456789";
     let report = visitor.post("/keys/import", &[("list", list), ("provider", "ollama")]).await;
     let report = report.text().await.unwrap();
@@ -49,7 +50,11 @@ async fn keys_come_and_go_by_forms_alone() {
         ("", "2098-01-01", "Saved.", json!(null)),
     ] {
         let form = [("expires_at", day), ("expires_at_was", was), ("weight", "2")];
-        assert!(visitor.post_on(&own, &form).await.contains(says), "{day}");
+        let page = match says {
+            "Saved." => visitor.post_on(&own, &form).await,
+            _ => visitor.refused(&own, &form).await.1,
+        };
+        assert!(page.contains(says), "{day}: {page}");
         assert_eq!(world.keytide.admin("PATCH", &path, &json!({})).await["expires_at"], expires_at, "{day}");
     }
 
@@ -138,7 +143,7 @@ async fn strange_addresses_are_answered_in_words() {
     let world = World::new(&["sk-one-0123456789"]).await;
     let visitor = Visitor::sign_in(&world).await;
     for (path, status, says) in [
-        ("/keys/no-id-at-all", 404, "There is no key at this address."),
+        ("/keys/no-id-at-all", 404, "There is nothing at this address"),
         ("/keys?provider=%3Cscript%3E", 404, "There is no provider"),
         ("/keys?page=0", 400, "Pages are counted from 1."),
         ("/keys?page=x", 400, "page"),
@@ -149,6 +154,7 @@ async fn strange_addresses_are_answered_in_words() {
         assert_eq!(answer.status().as_u16(), status, "{path}");
         let page = answer.text().await.unwrap();
         assert!(page.contains(says) && page.contains("To the overview"), "{path}: {page}");
+        assert!(!page.contains("aria-current=\"page\""), "{path} is none of the pages");
         assert!(!page.contains("<script>"), "{path}");
     }
     let long = "x".repeat(20_000);

@@ -29,11 +29,20 @@ async fn somebody_signs_in_and_sees_the_figures_move() {
     );
     browser.fits().await;
     browser.is_accessible().await;
-    // While somebody looks, requests come in.
+    // While somebody looks, requests come in: the tile and the charts move.
+    let bar =
+        "document.querySelector('figure .narrow svg [fill=\"#000001\"]').getBoundingClientRect().height";
+    let height = browser.run(&format!("return {bar}")).await.as_f64().unwrap();
+    let in_table =
+        |count| format!("document.querySelector('figure tbody td.number').textContent === '{count}'");
+    browser.comes_true(&in_table(3)).await;
     for _ in 0..4 {
         assert_eq!(world.keytide.post("/v1/chat/completions", &chat(false)).await.status(), 200);
     }
     browser.sees(".tiles div:nth-child(1) dd", "7").await;
+    browser.comes_true(&in_table(7)).await;
+    let taller = browser.run(&format!("return {bar}")).await.as_f64().unwrap();
+    assert!(taller > height * 1.1, "{height} has become {taller}");
     browser.press("button[value=zh]").await;
     browser.sees("h1", "概览").await;
     browser.press("button[value=dark]").await;

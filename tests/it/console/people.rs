@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    Visitor, World,
+    FormOf, Visitor, World,
     browser::{Browser, skipped},
 };
 use crate::harness::{chat, error_code};
@@ -20,9 +20,12 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
     );
     assert!(page.contains("demo-*, gpt-4") && !page.contains("<b>Co"), "{page}");
     let id = page.split_once("action=\"/users/").unwrap().1.split('"').next().unwrap().to_owned();
-    assert!(visitor.post_on("/users", &user).await.contains("news bad"), "two of one name");
+    let (status, again) = visitor.refused("/users", &user).await;
+    assert_eq!(status, 422, "two of one name");
+    assert!(again.contains("value=\"demo-*, gpt-4\"") && again.contains("value=\"2\""), "{again}");
     let wrong = [("name", "Bob"), ("requests_per_minute", "many")];
-    assert!(visitor.post_on("/users", &wrong).await.contains("A limit is a whole number."));
+    let (_, again) = visitor.refused("/users", &wrong).await;
+    assert!(again.contains("A limit is a whole number.") && again.contains("value=\"many\""), "{again}");
 
     let token = [("name", "laptop"), ("user", &*id), ("provider", "ollama"), ("requests_per_minute", "100")];
     let made = visitor.post("/tokens", &token).await.text().await.unwrap();
@@ -70,6 +73,68 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
 }
 
 #[tokio::test]
+async fn a_page_beyond_the_end_is_the_last_one() {
+    let world = World::new(&["sk-one-0123456789"]).await;
+    let visitor = Visitor::sign_in(&world).await;
+    for path in ["/tokens", "/users"] {
+        let answer = visitor.get(&format!("{path}?page=7")).await;
+        let none_yet = visitor.page(path).await.contains("no user yet");
+        assert_eq!(answer.status() == 200, none_yet, "{path}");
+    }
+    world.keytide.admin("POST", "/admin/users", &json!({"name": "Ann"})).await;
+    for (path, last) in [
+        ("/tokens?page=7", "/tokens?page=1"),
+        ("/users?page=7&search=ann", "/users?search=ann&page=1"),
+        ("/keys?page=7&sort=status", "/keys?sort=status&page=1"),
+    ] {
+        let answer = visitor.get(path).await;
+        assert_eq!((answer.status().as_u16(), &answer.headers()["location"]), (303, &last.parse().unwrap()));
+        assert_eq!(visitor.get(last).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_comes_back_with_the_reason() {
+    let world = World::new(&["sk-one-0123456789"]).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let token = [
+        ("name", "laptop"),
+        ("provider", "ollama"),
+        ("requests_per_minute", "77"),
+        ("allowed_addresses", "10.0.0.0/8, nowhere"),
+    ];
+    let (status, page) = visitor.refused("/tokens", &token).await;
+    assert_eq!(status, 422);
+    for kept in ["value=\"laptop\"", "value=\"77\"", "value=\"10.0.0.0/8, nowhere\"", "news bad"] {
+        assert!(page.contains(kept), "{kept}: {page}");
+    }
+    assert!(!visitor.page("/tokens").await.contains("laptop"), "nothing was made");
+    let made = world.keytide.admin("POST", "/admin/tokens", &json!({"name": "desk"})).await;
+    let own = format!("/tokens/{}", made["id"].as_str().unwrap());
+    let (status, page) = visitor.refused(&own, &token).await;
+    assert!(status == 422 && page.contains("value=\"laptop\"") && page.contains("nowhere"), "{page}");
+
+    let list = "key,colour\nsk-two-0123456789,red";
+    let (status, page) = visitor.refused("/keys/import", &[("list", list), ("provider", "ollama")]).await;
+    assert!(status == 422 && page.contains(list) && page.contains("news bad"), "{page}");
+    let key =
+        [("key", "sk-two-0123456789"), ("weight", "many"), ("note", "from afar"), ("provider", "ollama")];
+    let (status, page) = visitor.refused("/keys/add", &key).await;
+    assert!(
+        status == 422 && page.contains("value=\"from afar\"") && page.contains("value=\"many\""),
+        "{page}"
+    );
+
+    // In Chinese the API's own sentence stands beside the general one: it names the address.
+    let request = visitor.client.post(world.url("/tokens"));
+    let request = request.header("cookie", format!("{}; keytide_lang=zh", visitor.cookie));
+    let form: Vec<_> = token.into_iter().chain([("csrf", visitor.csrf.as_str())]).collect();
+    let page = request.form_of(&form).send().await.unwrap().text().await.unwrap();
+    let reason = page.split_once("原文（英文）").unwrap().1;
+    assert!(reason.split_once("</details>").unwrap().0.contains("the 2nd of allowed_addresses"), "{page}");
+}
+
+#[tokio::test]
 async fn the_other_pages_say_what_there_is() {
     let world = World::new(&["sk-one-0123456789"]).await;
     let visitor = Visitor::sign_in(&world).await;
@@ -79,6 +144,9 @@ async fn the_other_pages_say_what_there_is() {
         ("/storage", "Nothing replicates"),
         ("/settings", "50ms"),
         ("/settings?search=admin_token", "server.admin_token"),
+        ("/settings?search=database_url", "sync.database_url"),
+        ("/settings?search=headers", "tides"),
+        ("/settings?search=openrouter.proxy", "proxy.example"),
         ("/settings?search=nothing-like-that", "No setting is like that."),
         ("/playground", "The same from a program"),
         ("/stats", "Public statistics"),
@@ -132,8 +200,14 @@ async fn somebody_makes_a_token_and_chats_with_it() {
     browser.sees("[data-copy]", "Copied").await;
     browser.go("/playground?template=explain").await;
     browser.is_accessible().await;
+    // Nobody's token is used before it is chosen.
+    assert_eq!(browser.run("return document.getElementById('token').value").await, "");
+    assert_eq!(browser.run("return document.getElementById('models').children.length").await, 0);
     browser
-        .run("const token = document.getElementById('token'); token.value = [...token.options].at(-1).value")
+        .run(
+            "const token = document.getElementById('token'); token.value = [...token.options].at(-1).value; \
+             token.dispatchEvent(new Event('change'))",
+        )
         .await;
     // The first of the models that the token may use.
     browser.sees("pre", "demo-").await;
@@ -141,8 +215,59 @@ async fn somebody_makes_a_token_and_chats_with_it() {
     browser.sees("#took", "Answered in").await;
     let answer = browser.run("return document.getElementById('answer').textContent").await;
     assert!(answer.as_str().unwrap().len() > 10, "{answer}");
+    // As some providers answer: with thoughts, without an end of the last line, at once, or not at all.
+    for (kind, body, status, thought, says) in [
+        (
+            "text/event-stream",
+            "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n\
+             data: {\"choices\":[{\"delta\":{\"content\":\"on \"}}]}\n\n\
+             data: {\"choices\":[{\"delta\":{\"content\":\"and on\"}}]}",
+            200,
+            "hm",
+            "on and on",
+        ),
+        (
+            "application/json",
+            "{\"choices\":[{\"message\":{\"reasoning\":\"so\",\"content\":\"at once\"}}]}",
+            200,
+            "so",
+            "at once",
+        ),
+        (
+            "application/json",
+            "{\"error\":{\"code\":\"x\",\"message\":\"no key is left\"}}",
+            503,
+            "",
+            "no key is left",
+        ),
+    ] {
+        let options = json!({"status": status, "headers": {"content-type": kind}});
+        let answer = format!(
+            "const own = fetch; window.fetch = async (to, ...rest) => \
+                 to.startsWith('/admin/playground') ? new Response({}, {options}) : own(to, ...rest)",
+            json!(body)
+        );
+        browser.run(&answer).await;
+        browser.press("#ask button[type=submit]").await;
+        browser
+            .comes_true(&format!(
+                "document.getElementById('answer').textContent === {}",
+                json!(format!("{thought}{says}"))
+            ))
+            .await;
+        let apart = browser.run("return document.querySelector('.thought')?.textContent ?? ''").await;
+        assert_eq!(apart, thought, "{says}");
+    }
     browser.go("/tokens").await;
     browser.sees("tbody tr:last-child td[data-label=Requests]", "1").await;
+    browser.write("#search", "lap").await;
+    browser.press("[role=search] button").await;
+    browser.comes_true("document.querySelectorAll('tbody tr').length === 1").await;
+    browser.press("tbody th a").await;
+    browser.sees("h1", "laptop").await;
+    browser.is_accessible().await;
+    browser.press(".head a.button").await;
+    browser.comes_true("document.getElementById('token').selectedOptions[0].text === 'laptop'").await;
     for path in ["/users", "/events", "/storage", "/settings", "/stats", "/api-docs"] {
         browser.go(path).await;
         browser.is_accessible().await;
@@ -161,12 +286,28 @@ async fn whoever_is_signed_out_elsewhere_or_cut_off_is_told() {
     browser.sign_in(&world).await;
     browser.go("/keys?sort=status").await;
     browser.sees("h1", "Keys").await;
-    browser.forget("keytide_session").await;
+    browser.forget(&world.cookie()).await;
     browser.sees("h1", "Sign in").await;
-    browser.write("#token", world.admin_token()).await;
-    browser.press("button.primary").await;
+    browser.show_token(&world).await;
     // Back to where they were.
     browser.sees("th[aria-sort=ascending]", "State").await;
-    world.keytide.stop().await;
+    // The net goes and comes back.
+    browser.cut_off(true).await;
     browser.sees(".news.lost", "The connection is lost").await;
+    browser.cut_off(false).await;
+    browser.comes_true("document.querySelector('.news.lost') === null").await;
+    browser.complained_only_of("ERR_INTERNET_DISCONNECTED").await;
+    // Signed out while something is written: it stays, beside the way in.
+    browser.go("/keys").await;
+    browser.write("#search", "half a word").await;
+    browser.forget(&world.cookie()).await;
+    browser.sees(".news.lost", "The session has ended").await;
+    browser.comes_true("document.querySelectorAll('.news.lost').length === 1").await;
+    assert_eq!(browser.run("return document.getElementById('search').value").await, "half a word");
+    browser.is_there(".news.lost a[target=_blank][href='/login?ended=1']").await;
+    browser.go("/login?ended=1").await;
+    browser.sees("h1", "Sign in").await;
+    browser.show_token(&world).await;
+    browser.sees("h1", "Overview").await;
+    browser.ends_well().await;
 }

@@ -8,11 +8,11 @@ use serde_json::json;
 use super::{
     World,
     browser::{Browser, skipped},
+    hub,
 };
 use crate::{
     harness::{chat, chat_with},
     pg::{Cluster, Options},
-    replication::node,
 };
 
 const PAGES: [(&str, &str); 13] = [
@@ -41,20 +41,9 @@ async fn pictures_of_every_page() {
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     // With a hub, where Postgres is installed: the page of storage and sync has most to show then.
     let cluster = (!skipped(&["HUB_TESTS"])).then(|| Cluster::start(Options::default()));
-    let hub = cluster.as_ref().map(|cluster| {
-        let url = cluster.url("postgres", "postgres");
-        node::keytide(&["schema", "apply"], &url);
-        format!("[sync]\ndatabase_url = \"{url}\"\ninterval = \"1s\"\ninstance = \"east\"\n")
-    });
+    let hub = cluster.as_ref().map(hub::settings);
     let world = World::configured(&hub.unwrap_or_default(), &keys, history(&keys)).await;
-    let (key, user, token) = fill(&world).await;
-    let own = [
-        ("key", format!("/keys/{key}")),
-        ("user", format!("/users/{user}")),
-        ("token", format!("/tokens/{token}")),
-    ];
-    let pages: Vec<(&str, String)> =
-        PAGES.map(|(name, path)| (name, path.to_owned())).into_iter().chain(own).collect();
+    let pages = filled(&world).await;
     for (size, device) in [((1280, 900), "desk"), ((390, 844), "phone")] {
         let browser = Browser::start(&world, size).await;
         for lang in ["en", "zh"] {
@@ -78,6 +67,17 @@ async fn pictures_of_every_page() {
             }
         }
     }
+}
+
+/// All pages of a pool as it is after a while, by name and path.
+pub async fn filled(world: &World) -> Vec<(&'static str, String)> {
+    let (key, user, token) = fill(world).await;
+    let own = [
+        ("key", format!("/keys/{key}")),
+        ("user", format!("/users/{user}")),
+        ("token", format!("/tokens/{token}")),
+    ];
+    PAGES.map(|(name, path)| (name, path.to_owned())).into_iter().chain(own).collect()
 }
 
 /// A month as pools have them: days and nights, weekends, an hour in which the provider failed, an hour in which it rained.

@@ -3,6 +3,8 @@
 //! No crate for it fits: one brings another kind of licence, another changes how texts are added up in every test.
 
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -23,7 +25,9 @@ pub struct Driver {
 }
 
 impl Drop for Driver {
+    /// The browser is no child of the driver's group: it ends with the session, also where a test does not end well.
     fn drop(&mut self) {
+        drop(self.end_session());
         drop(self.process.kill());
         drop(self.process.wait());
     }
@@ -68,6 +72,15 @@ impl Driver {
         driver
     }
 
+    fn end_session(&self) -> std::io::Result<()> {
+        let address = self.session.trim_start_matches("http://");
+        let (host, path) = address.split_once('/').unwrap_or((address, ""));
+        let mut stream = TcpStream::connect(host)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "DELETE /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    }
+
     async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value, Refused> {
         let mut request = self.client.request(method.clone(), format!("{}{path}", self.session));
         if method == Method::POST {
@@ -109,8 +122,13 @@ impl Driver {
         self.post(&format!("/element/{element}/value"), json!({"text": text})).await.map(drop)
     }
 
+    /// Refused, too, where the page goes away under the script.
+    pub async fn try_run(&self, script: &str) -> Result<Value, Refused> {
+        self.post("/execute/sync", json!({"script": script, "args": []})).await
+    }
+
     pub async fn run(&self, script: &str) -> Value {
-        self.post("/execute/sync", json!({"script": script, "args": []})).await.unwrap()
+        self.try_run(script).await.unwrap()
     }
 
     /// The script calls its last argument with the result.

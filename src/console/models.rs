@@ -1,0 +1,76 @@
+//! Models by how much they are asked.
+
+use maud::{Markup, html};
+
+use super::visitor::Visitor;
+use crate::admin::view;
+
+/// One model's figures, as far as whoever looks may see them.
+pub(super) struct Row<'a> {
+    name: &'a str,
+    requests: u64,
+    success_rate: f64,
+    tokens: Option<u64>,
+}
+
+impl<'a> From<&'a view::ModelStats> for Row<'a> {
+    fn from(model: &'a view::ModelStats) -> Self {
+        Self {
+            name: &model.model,
+            requests: model.total_requests,
+            success_rate: model.success_rate,
+            tokens: Some(model.prompt_tokens + model.completion_tokens),
+        }
+    }
+}
+
+impl<'a> From<&'a view::PublicModel> for Row<'a> {
+    fn from(model: &'a view::PublicModel) -> Self {
+        let view::PublicModel { model: name, total_requests, success_rate, .. } = model;
+        Self { name, requests: *total_requests, success_rate: *success_rate, tokens: None }
+    }
+}
+
+/// Longer lists have pages of their own.
+const ROWS: usize = 8;
+
+pub(super) fn card<'a, T>(visitor: &Visitor, title: &str, note: &str, models: &'a [T]) -> Markup
+where
+    Row<'a>: From<&'a T>,
+{
+    let t = |en, zh| visitor.t(en, zh);
+    let rows: Vec<Row<'a>> = models.iter().take(ROWS).map(Row::from).collect();
+    let most = rows.iter().map(|row| row.requests).max().unwrap_or(0).max(1);
+    let with_tokens = rows.iter().any(|row| row.tokens.is_some());
+    html! {
+        section.card {
+            h2 { (title) }
+            @if rows.is_empty() {
+                p.empty { (t("No model has been asked yet.", "还没有模型被调用。")) }
+            } @else {
+                p.faint { (note) }
+                div.scroll tabindex="0" role="region" aria-label=(title) {
+                    table {
+                        thead { tr {
+                            th scope="col" { (t("Model", "模型")) }
+                            th.number scope="col" { (t("Requests", "请求")) }
+                            th.number scope="col" { (t("Success", "成功率")) }
+                            @if with_tokens { th.number scope="col" { (t("Tokens", "Token")) } }
+                        } }
+                        tbody { @for row in &rows {
+                            tr {
+                                th.name scope="row" {
+                                    bdi { (row.name) }
+                                    progress max=(most) value=(row.requests) aria-hidden="true" {}
+                                }
+                                td.number { (visitor.number(row.requests)) }
+                                td.number { (visitor.percent(row.success_rate)) }
+                                @if let Some(tokens) = row.tokens { td.number { (visitor.short(tokens)) } }
+                            }
+                        } }
+                    }
+                }
+            }
+        }
+    }
+}
