@@ -13,15 +13,55 @@ use crate::{
     ledger,
     model::{
         Timestamp, UserId,
-        error_body::{ErrorBody, LimitDetail, shorten},
+        error_body::{ErrorBody, LimitDetail, names, shorten},
     },
 };
+
+names! {
+    /// What went wrong, by name: callers' programs go by these.
+    Code {
+        AddressNotAllowed = "address_not_allowed",
+        Blocked = "blocked",
+        BodyTimeout = "body_timeout",
+        BodyTooLarge = "body_too_large",
+        BodyTruncated = "body_truncated",
+        DailyRequestsExceeded = "daily_requests_exceeded",
+        DailyTokensExceeded = "daily_tokens_exceeded",
+        HeadersTooLarge = "headers_too_large",
+        InternalError = "internal_error",
+        InvalidApiKey = "invalid_api_key",
+        InvalidJson = "invalid_json",
+        InvalidType = "invalid_type",
+        InvalidUtf8 = "invalid_utf8",
+        KeysRejected = "keys_rejected",
+        MethodNotAllowed = "method_not_allowed",
+        MissingModel = "missing_model",
+        MissingToken = "missing_token",
+        ModelNotAllowed = "model_not_allowed",
+        ModelNotFound = "model_not_found",
+        NoAvailableKeys = "no_available_keys",
+        NoNativeApi = "no_native_api",
+        ProviderDisabled = "provider_disabled",
+        QueryTooLong = "query_too_long",
+        RateLimitExceeded = "rate_limit_exceeded",
+        Throttled = "throttled",
+        TokenExpired = "token_expired",
+        UnknownPath = "unknown_path",
+        UnknownProvider = "unknown_provider",
+        UnsupportedEncoding = "unsupported_encoding",
+        UpstreamBroken = "upstream_broken",
+        UpstreamError = "upstream_error",
+        UpstreamTimeout = "upstream_timeout",
+        UpstreamUnreachable = "upstream_unreachable",
+        UserDisabled = "user_disabled",
+    }
+}
 
 /// An answer that keytide gives itself, in OpenAI's shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     pub status: StatusCode,
-    pub code: &'static str,
+    pub code: Code,
     pub message: Cow<'static, str>,
     pub param: Option<&'static str>,
     /// Whole seconds for `Retry-After`.
@@ -38,7 +78,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(status: StatusCode, code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             code,
@@ -66,7 +106,7 @@ impl ApiError {
         }
     }
 
-    pub fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn bad_request(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
@@ -83,7 +123,7 @@ impl ApiError {
     pub fn no_token() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "missing_token",
+            Code::MissingToken,
             "No token was sent: put yours in the header \"Authorization: Bearer <token>\" or \"x-api-key\".",
         )
     }
@@ -91,7 +131,7 @@ impl ApiError {
     pub fn bad_token() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "invalid_api_key",
+            Code::InvalidApiKey,
             "This token is not valid for this provider: check it, or ask the operator for one.",
         )
     }
@@ -99,7 +139,7 @@ impl ApiError {
     pub fn expired_token() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "token_expired",
+            Code::TokenExpired,
             "This token has expired: ask the operator for a new one.",
         )
     }
@@ -107,7 +147,7 @@ impl ApiError {
     pub fn model_not_allowed(model: &str) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
-            "model_not_allowed",
+            Code::ModelNotAllowed,
             format!("This token may not use the model \"{}\".", shorten(model)),
         )
         .param("model")
@@ -116,7 +156,7 @@ impl ApiError {
     pub fn user_disabled() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "user_disabled",
+            Code::UserDisabled,
             "The user of this token is disabled: ask the operator.",
         )
     }
@@ -132,7 +172,7 @@ impl ApiError {
     pub fn address_not_allowed(address: IpAddr) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
-            "address_not_allowed",
+            Code::AddressNotAllowed,
             format!("This token may not be used from {address}: ask the operator to allow it."),
         )
     }
@@ -146,15 +186,15 @@ impl ApiError {
         let limit = gauge.limit;
         let (code, message) = match gauge.of {
             Of::Minute => (
-                "rate_limit_exceeded",
+                Code::RateLimitExceeded,
                 format!("{who} may send {limit} requests per minute: wait and try again."),
             ),
             Of::DayRequests => (
-                "daily_requests_exceeded",
+                Code::DailyRequestsExceeded,
                 format!("{who} may send {limit} requests per day, and has: again from {}.", gauge.reset),
             ),
             Of::DayTokens => (
-                "daily_tokens_exceeded",
+                Code::DailyTokensExceeded,
                 format!("{who} may use {limit} tokens per day, and has: again from {}.", gauge.reset),
             ),
         };
@@ -168,7 +208,7 @@ impl ApiError {
             Barred::Blocked { until } => {
                 let error = Self::new(
                     StatusCode::FORBIDDEN,
-                    "blocked",
+                    Code::Blocked,
                     format!(
                         "Nothing is taken from here until {until}, since what came was not usual: ask the \
                          operator."
@@ -179,7 +219,7 @@ impl ApiError {
             Barred::Throttled { limit, reset } => {
                 let error = Self::new(
                     StatusCode::TOO_MANY_REQUESTS,
-                    "throttled",
+                    Code::Throttled,
                     format!(
                         "What came from here was not usual: for now {limit} requests per minute are taken."
                     ),
@@ -194,7 +234,7 @@ impl ApiError {
     pub fn unknown_path() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "unknown_path",
+            Code::UnknownPath,
             "There is nothing at this path: clients use /v1/… or /{provider}/v1/…, and /api/… for Ollama's own API.",
         )
     }
@@ -202,7 +242,7 @@ impl ApiError {
     pub fn unknown_provider(name: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "unknown_provider",
+            Code::UnknownProvider,
             format!("There is no provider \"{}\" here.", shorten(name)),
         )
     }
@@ -210,7 +250,7 @@ impl ApiError {
     pub fn provider_disabled(name: &str) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "provider_disabled",
+            Code::ProviderDisabled,
             format!("The provider \"{name}\" is switched off in the configuration."),
         )
     }
@@ -218,7 +258,7 @@ impl ApiError {
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let error = Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
+            Code::MethodNotAllowed,
             format!("This path takes {allow} only."),
         );
         Self { allow: Some(allow), ..error }
@@ -227,7 +267,7 @@ impl ApiError {
     pub fn not_native(name: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "no_native_api",
+            Code::NoNativeApi,
             format!("The provider \"{name}\" does not speak Ollama's API: use /{name}/v1/…."),
         )
     }
@@ -235,7 +275,7 @@ impl ApiError {
     pub fn body_too_large(limit: u64) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
+            Code::BodyTooLarge,
             format!("The body is larger than {limit} bytes, the most that is taken here."),
         )
     }
@@ -243,7 +283,7 @@ impl ApiError {
     pub fn encoded_body() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_encoding",
+            Code::UnsupportedEncoding,
             "The body is compressed: send it as it is, without Content-Encoding.",
         )
     }
@@ -251,28 +291,28 @@ impl ApiError {
     pub fn body_timeout() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
+            Code::BodyTimeout,
             "The body did not arrive in time: send the request again.",
         )
     }
 
     pub fn body_broken() -> Self {
-        Self::bad_request("body_truncated", "The body ended before it was complete.")
+        Self::bad_request(Code::BodyTruncated, "The body ended before it was complete.")
     }
 
     pub fn too_many_headers() -> Self {
         Self::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "headers_too_large",
+            Code::HeadersTooLarge,
             "The request has too many or too large headers.",
         )
     }
 
     pub fn query_too_long() -> Self {
-        Self::new(StatusCode::URI_TOO_LONG, "query_too_long", "The path's query is too long.")
+        Self::new(StatusCode::URI_TOO_LONG, Code::QueryTooLong, "The path's query is too long.")
     }
 
-    pub fn upstream(status: StatusCode, code: &'static str, message: &'static str) -> Self {
+    pub fn upstream(status: StatusCode, code: Code, message: &'static str) -> Self {
         Self::new(status, code, message)
     }
 
@@ -282,7 +322,7 @@ impl ApiError {
             let gauge = exceeded.0.0;
             LimitDetail { limit: gauge.limit, remaining: gauge.remaining, reset: gauge.reset }
         });
-        let body = ErrorBody::new(self.status.as_u16(), self.code, &self.message, self.param)
+        let body = ErrorBody::new(self.status.as_u16(), self.code.as_str(), &self.message, self.param)
             .with_limit(limit)
             .with_until(self.until.as_deref().copied());
         serde_json::to_string(&body).unwrap_or_default()

@@ -43,7 +43,7 @@ use tower::ServiceExt;
 use tracing::error;
 
 pub use body::Body;
-pub use error::ApiError;
+pub use error::{ApiError, Code};
 pub use options::{CacheOptions, Options, ProviderOptions};
 pub use provider::{BadBase, Lasting, Provider, Providers};
 
@@ -182,7 +182,7 @@ impl Gateway {
         let endpoint = endpoint.ok_or_else(ApiError::unknown_path)?;
         let now = self.clock.now();
         let refused = |error: ApiError| {
-            provider.metrics.refused(error.code);
+            provider.metrics.refused(error.code.as_str());
             if let (Some(user), Some(what)) = (error.user.as_deref(), error.refusal()) {
                 provider.ledger.note_refusal(core, *user, what, now);
             }
@@ -208,7 +208,7 @@ impl Gateway {
         let caller = match self.caller(provider, &parts.headers, &door) {
             Ok(caller) => caller,
             Err(error)
-                if take == Take::List && live.options.public_models && error.code == "missing_token" =>
+                if take == Take::List && live.options.public_models && error.code == Code::MissingToken =>
             {
                 return list(provider, core, endpoint, None).await;
             }
@@ -312,7 +312,7 @@ impl Gateway {
                 error!("the operator's side failed: {failed}");
                 ApiError::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal_error",
+                    Code::InternalError,
                     "This request could not be answered: the log says why.",
                 )
                 .response()

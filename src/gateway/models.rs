@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{ApiError, body::Body, peek::read_error_body, provider::Provider, verdict::effect_of};
+use super::{ApiError, Code, body::Body, peek::read_error_body, provider::Provider, verdict::effect_of};
 use crate::{
     guard::Caller,
     model::{Effect, KeyId, Timestamp},
@@ -89,7 +89,7 @@ pub async fn answer_one(
         Some(entry) => Ok(json_response(&entry)),
         None => Err(ApiError::new(
             StatusCode::NOT_FOUND,
-            "model_not_found",
+            Code::ModelNotFound,
             "There is no such model here: GET /v1/models lists those there are.",
         )),
     }
@@ -236,7 +236,7 @@ async fn fetch(provider: &Provider, core: usize, list: List) -> Result<Vec<Value
 fn no_list() -> NoList {
     let error = ApiError::upstream(
         StatusCode::BAD_GATEWAY,
-        "upstream_error",
+        Code::UpstreamError,
         "The provider's list of models cannot be read: try again.",
     );
     NoList { error, was_asked: true }
@@ -270,7 +270,7 @@ async fn call(
     }
     let error = ApiError::upstream(
         StatusCode::SERVICE_UNAVAILABLE,
-        "no_available_keys",
+        Code::NoAvailableKeys,
         "The provider's list of models could not be fetched with the keys there are: try again later.",
     );
     Err(NoList { error, was_asked: !tried.is_empty() })

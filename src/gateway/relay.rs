@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::warn;
 
 use super::{
-    ApiError, LOOK_EVERY,
+    ApiError, Code, LOOK_EVERY,
     body::BodyError,
     call::{Call, Closing},
     peek::concat,
@@ -342,7 +342,7 @@ impl Relay {
         let tokens = self.inspector.as_ref().and_then(Inspector::tokens);
         let ticket = self.call.close_broken(tokens);
         self.await_commit(ticket);
-        self.end_with(&ApiError::new(StatusCode::BAD_GATEWAY, "upstream_broken", BROKEN))
+        self.end_with(&ApiError::new(StatusCode::BAD_GATEWAY, Code::UpstreamBroken, BROKEN))
     }
 
     /// A caller that is no longer one gets no more of an answer; the upstream call is cancelled with it.
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn error_events_are_json() {
         for api in [Api::ChatCompletions, Api::Messages] {
-            let error = ApiError::new(StatusCode::BAD_GATEWAY, "upstream_broken", BROKEN);
+            let error = ApiError::new(StatusCode::BAD_GATEWAY, Code::UpstreamBroken, BROKEN);
             let event = String::from_utf8(sse_error(api, &error).to_vec()).unwrap();
             let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
             let value: serde_json::Value = serde_json::from_str(data).unwrap();

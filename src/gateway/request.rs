@@ -15,7 +15,7 @@ use serde::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, class, fields::each_field, route::Api, usage};
+use super::{ApiError, Code, class, fields::each_field, route::Api, usage};
 use crate::ledger::Class;
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
@@ -201,36 +201,36 @@ impl Asked {
         resolve: impl FnOnce(&str) -> Option<&'o str>,
     ) -> Result<Self, ApiError> {
         if body.is_empty() {
-            return Err(ApiError::bad_request("invalid_json", "The body is empty: send a JSON object."));
+            return Err(ApiError::bad_request(Code::InvalidJson, "The body is empty: send a JSON object."));
         }
         let text = std::str::from_utf8(&body).map_err(|error| {
             ApiError::bad_request(
-                "invalid_utf8",
+                Code::InvalidUtf8,
                 format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to()),
             )
         })?;
         if !text.trim_start().starts_with('{') {
-            return Err(ApiError::bad_request("invalid_json", "The body must be a JSON object."));
+            return Err(ApiError::bad_request(Code::InvalidJson, "The body must be a JSON object."));
         }
         let peek = Peek::of(text).map_err(|error| {
-            ApiError::bad_request("invalid_json", format!("The body is not valid JSON: {error}."))
+            ApiError::bad_request(Code::InvalidJson, format!("The body is not valid JSON: {error}."))
         })?;
         let stream = match peek.stream {
             None | Some("null") => api.streams_by_default(),
             Some("true") => true,
             Some("false") => false,
             Some(_) => {
-                return Err(ApiError::bad_request("invalid_type", "\"stream\" must be true or false.")
+                return Err(ApiError::bad_request(Code::InvalidType, "\"stream\" must be true or false.")
                     .param("stream"));
             }
         };
         let named = peek.model.or(if api.is_native() { peek.name } else { None });
         let Some(raw) = named else {
-            return Err(ApiError::bad_request("missing_model", "\"model\" is missing.").param("model"));
+            return Err(ApiError::bad_request(Code::MissingModel, "\"model\" is missing.").param("model"));
         };
         let model: Cow<'_, str> = read_string(raw)?;
         if model.trim().is_empty() {
-            return Err(ApiError::bad_request("missing_model", "\"model\" is empty.").param("model"));
+            return Err(ApiError::bad_request(Code::MissingModel, "\"model\" is empty.").param("model"));
         }
         let class = class::of(api, peek.content.map(Option::unwrap_or_default));
         let target = resolve(&model).filter(|target| *target != model);
@@ -261,7 +261,7 @@ impl Asked {
 fn asking_usage(peek: &Peek<'_>) -> Result<Option<String>, ApiError> {
     if peek.repeats_options {
         return Err(ApiError::bad_request(
-            "invalid_json",
+            Code::InvalidJson,
             "The body is not valid JSON: \"stream_options\" is there twice, or in capital letters.",
         )
         .param("stream_options"));
@@ -291,7 +291,7 @@ fn changed(text: &str, mut changes: Vec<(Range<usize>, String)>) -> Bytes {
 
 fn read_string(text: &str) -> Result<Cow<'_, str>, ApiError> {
     if text == "null" {
-        return Err(ApiError::bad_request("missing_model", "\"model\" is null.").param("model"));
+        return Err(ApiError::bad_request(Code::MissingModel, "\"model\" is null.").param("model"));
     }
     // Without escapes, which is nearly always, the text between the quotes is the value.
     if let Some(plain) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
@@ -301,7 +301,7 @@ fn read_string(text: &str) -> Result<Cow<'_, str>, ApiError> {
     }
     serde_json::from_str::<String>(text)
         .map(Cow::Owned)
-        .map_err(|_| ApiError::bad_request("invalid_type", "\"model\" must be a string.").param("model"))
+        .map_err(|_| ApiError::bad_request(Code::InvalidType, "\"model\" must be a string.").param("model"))
 }
 
 /// The token that a caller sent, wherever client libraries put it.

@@ -99,7 +99,7 @@ fn bad_bodies_are_told_what_is_wrong() {
         (b"{\"model\":\"m\",\"stream\":\"yes\"}", "invalid_type"),
     ] {
         let error = read(body).unwrap_err();
-        assert_eq!((error.code, error.status.as_u16()), (code, 400), "{body:?}");
+        assert_eq!((error.code.as_str(), error.status.as_u16()), (code, 400), "{body:?}");
     }
     // Deep nesting is read without recursion.
     let deep = format!("{{\"model\":\"m\",\"x\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use serde_json::value::RawValue;
 
-use super::ApiError;
+use super::{ApiError, Code};
 
 /// How a request's `stream_options` has to change, so that the answer tells what it used: what to put in their place, or
 /// nothing where they ask for it already.
@@ -19,7 +19,8 @@ pub(super) fn asking(options: Option<&str>) -> Result<Option<String>, ApiError> 
         Some(text) => text,
     };
     let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|_| {
-        ApiError::bad_request("invalid_type", "\"stream_options\" must be an object.").param("stream_options")
+        ApiError::bad_request(Code::InvalidType, "\"stream_options\" must be an object.")
+            .param("stream_options")
     })?;
     let known = fields.len();
     let asks = fields.get("include_usage").is_some_and(|value| value.get() == "true");
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(asked(r#"{"include_usage":false, "x" : [1, 2]}"#).as_deref(), Some(both));
         assert_eq!(asked(r#"{"include_usage":true,"INCLUDE_USAGE":false}"#), plain);
         for bad in ["[]", "7", "\"x\"", "true"] {
-            assert_eq!(asking(Some(bad)).unwrap_err().code, "invalid_type");
+            assert_eq!(asking(Some(bad)).unwrap_err().code.as_str(), "invalid_type");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
-use super::{ApiError, call::Closing, provider::Provider};
+use super::{ApiError, Code, call::Closing, provider::Provider};
 use crate::{
     model::{Effect, Timestamp},
     pool::{NoKey, Reason},
@@ -93,12 +93,12 @@ pub(super) fn last_error(status: StatusCode, rule: Rule, headers: HeaderMap, bod
     LastError::Ours(match rule.treat_as {
         Treat::RateLimit => ApiError::upstream(
             StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
+            Code::RateLimitExceeded,
             "The provider asks to slow down: wait and try again.",
         ),
         _ => ApiError::upstream(
             if status.is_server_error() { status } else { StatusCode::BAD_GATEWAY },
-            "upstream_error",
+            Code::UpstreamError,
             "The provider answered with an error: try again.",
         ),
     })
@@ -109,7 +109,7 @@ pub(super) fn of_client_error(error: &client::Error) -> ApiError {
         client::Error::Connect(_) => unreachable_provider(),
         client::Error::Timeout(_) => ApiError::upstream(
             StatusCode::GATEWAY_TIMEOUT,
-            "upstream_timeout",
+            Code::UpstreamTimeout,
             "The provider did not answer in time: try again.",
         ),
         client::Error::Broken(_) => broken_answer(),
@@ -121,12 +121,12 @@ pub(super) fn of_body_error(effect: Effect) -> ApiError {
         Effect::Auth { .. } | Effect::Quota { .. } => rejected_keys(),
         Effect::RateLimit { .. } => ApiError::upstream(
             StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
+            Code::RateLimitExceeded,
             "The provider asks to slow down: wait and try again.",
         ),
         _ => ApiError::upstream(
             StatusCode::BAD_GATEWAY,
-            "upstream_error",
+            Code::UpstreamError,
             "The provider answered with an error: try again.",
         ),
     }
@@ -135,7 +135,7 @@ pub(super) fn of_body_error(effect: Effect) -> ApiError {
 fn rejected_keys() -> ApiError {
     ApiError::upstream(
         StatusCode::SERVICE_UNAVAILABLE,
-        "keys_rejected",
+        Code::KeysRejected,
         "The provider refused every key that was tried: try again, or ask the operator.",
     )
 }
@@ -143,7 +143,7 @@ fn rejected_keys() -> ApiError {
 pub(super) fn broken_answer() -> ApiError {
     ApiError::upstream(
         StatusCode::BAD_GATEWAY,
-        "upstream_broken",
+        Code::UpstreamBroken,
         "The provider broke off its answer: try again.",
     )
 }
@@ -151,7 +151,7 @@ pub(super) fn broken_answer() -> ApiError {
 pub(super) fn unreachable_provider() -> ApiError {
     ApiError::upstream(
         StatusCode::BAD_GATEWAY,
-        "upstream_unreachable",
+        Code::UpstreamUnreachable,
         "The provider cannot be reached: try again.",
     )
 }
@@ -164,7 +164,7 @@ pub(super) fn no_key(provider: &str, none: &NoKey, now: Timestamp) -> ApiError {
     match none.reason {
         Reason::Empty => ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "no_available_keys",
+            Code::NoAvailableKeys,
             format!(
                 "There are no keys for \"{provider}\" yet: add one with `keytide keys add --provider {provider}` \
                  or POST /admin/api-keys."
@@ -172,14 +172,14 @@ pub(super) fn no_key(provider: &str, none: &NoKey, now: Timestamp) -> ApiError {
         ),
         Reason::RateLimited { retry_at } => ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
+            Code::RateLimitExceeded,
             format!("All keys for \"{provider}\" are at their limits: wait and try again."),
         )
         .retry_at(retry_at, now),
         Reason::Unavailable { retry_at } => {
             let error = ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "no_available_keys",
+                Code::NoAvailableKeys,
                 format!("No key for \"{provider}\" can be used at present: try again later."),
             );
             match retry_at {
@@ -189,7 +189,7 @@ pub(super) fn no_key(provider: &str, none: &NoKey, now: Timestamp) -> ApiError {
         }
         Reason::Excluded => ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "no_available_keys",
+            Code::NoAvailableKeys,
             format!("Every key for \"{provider}\" that can be used was tried: try again."),
         ),
     }

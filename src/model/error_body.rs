@@ -6,6 +6,28 @@ use serde::Serialize;
 
 use super::Timestamp;
 
+/// An enum of what programs go by, and its names.
+macro_rules! names {
+    ($(#[$meta:meta])* $of:ident { $($name:ident = $text:literal),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $of {
+            $($name),*
+        }
+
+        impl $of {
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text),*
+                }
+            }
+        }
+    };
+}
+pub(crate) use names;
+
 /// `{"error":{"message","type","code","param"}}`
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ErrorBody<'a> {
