@@ -98,6 +98,7 @@ fn shown(state: &State, token: &guard::Token, usage: &Usage) -> view::Token {
         expired: record.is_expired(now),
         allowed_models: texts(&record.limits.allowed_models),
         user: record.user,
+        user_name: record.user.and_then(|user| Some(state.users.get(user)?.record.name.to_string())),
         requests_per_minute: record.limits.requests_per_minute,
         requests_per_day: record.limits.requests_per_day,
         tokens_per_day: record.limits.tokens_per_day,

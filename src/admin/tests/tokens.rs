@@ -87,6 +87,7 @@ async fn a_token_is_changed_in_all_but_its_text() {
         "allowed_addresses": ["10.1.2.3/8", "10.0.0.0/8"], "token": "sk-own-0123456789abcdef"});
     let made = world.json("POST", "/admin/tokens", body).await.json();
     assert_eq!((&made["user"], &made["requests_per_day"]), (&ann, &json!(1000)));
+    assert_eq!(made["user_name"], "Ann");
     assert_eq!(
         (&made["tokens_per_day"], &made["allowed_addresses"]),
         (&json!(1_000_000), &json!(["10.0.0.0/8"]))

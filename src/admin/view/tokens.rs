@@ -23,6 +23,9 @@ pub struct Token {
     /// Whose it is; their limits hold as well.
     #[schema(value_type = Option<String>, format = "uuid")]
     pub user: Option<UserId>,
+    /// Null where there is no such user any more.
+    #[serde(default)]
+    pub user_name: Option<String>,
     pub requests_per_minute: Option<u32>,
     pub requests_per_day: Option<u64>,
     /// Prompt and completion tokens together.
