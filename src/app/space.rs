@@ -19,7 +19,7 @@ use crate::{
     ledger::Ledger,
     model::{
         Clock, History, Rung, Space, TableSpace,
-        budget::{Step, file_share},
+        budget::{Advice, AdviceCode, Step, file_share},
     },
     replica::{protocol, replicator::Replicator, space::soon},
     store::{self, Sizes, Store},
@@ -173,31 +173,34 @@ fn of_store(error: protocol::Error) -> store::Error {
     }
 }
 
-fn advice(space: &Space, sizes: &Sizes) -> Vec<String> {
+fn advice(space: &Space, sizes: &Sizes) -> Vec<Advice> {
     let mut advice = Vec::new();
     let free = sizes.file_bytes.saturating_sub(sizes.used());
     if space.budget_bytes.is_some_and(|budget| sizes.file_bytes > budget / 2) && free > sizes.file_bytes / 2 {
-        advice.push(
+        advice.push(Advice::new(
+            AdviceCode::Compact,
             "more than half of the file is free: stop keytide and run `keytide store compact`, or restart it when the file is \
-             near to its budget"
-                .to_owned(),
-        );
+             near to its budget",
+        ));
     }
     if space.rung >= Rung::Bare {
-        advice.push(
-            "raise [budget] local, or delete keys, tokens and users that are not needed any more".to_owned(),
-        );
+        advice.push(Advice::new(
+            AdviceCode::RaiseBudget,
+            "raise [budget] local, or delete keys, tokens and users that are not needed any more",
+        ));
     }
     if sizes.dropped_logs > 0 {
         let rows = sizes.dropped_logs;
-        advice.push(format!("{rows} rows of the usage log were dropped before a hub had them"));
+        let text = format!("{rows} rows of the usage log were dropped before a hub had them");
+        advice.push(Advice::new(AdviceCode::LogsDropped, text));
     }
     if sizes.dropped_late > 0 {
         let rows = sizes.dropped_late;
-        advice.push(format!(
+        let text = format!(
             "{rows} counts of hours and days, and of who used what, were dropped before a hub had them, which was away for too long: \
              its figures of those days lack them, the totals do not"
-        ));
+        );
+        advice.push(Advice::new(AdviceCode::CountsDropped, text));
     }
     advice.extend(soon(&space.tables));
     advice

@@ -179,6 +179,11 @@ pub(super) fn csrf(session: &view::Session) -> Markup {
     html! { input type="hidden" name="csrf" value=(session.csrf); }
 }
 
+/// What may be wider than the window is scrolled in a part of its own, with the keyboard too.
+pub(super) fn region(label: &str, content: &Markup) -> Markup {
+    html! { div.scroll tabindex="0" role="region" aria-label=(label) { (content) } }
+}
+
 /// The page that says why there is no other.
 pub(super) fn refused(visitor: &Visitor, session: Option<&view::Session>, refused: &Refused) -> Response {
     let t = |en, zh| visitor.t(en, zh);

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     admin::view,
-    model::{Rung, Space, TableSpace},
-    replica::status::{HubState, HubStatus, Report, StreamState},
+    model::{Rung, Space, TableSpace, budget::AdviceCode},
+    replica::status::{HubState, HubStatus, NoteCode, Report, StopCode, StreamState, Trouble},
 };
 
 pub(super) fn routes() -> Router<Console> {
@@ -118,7 +118,7 @@ fn tables(visitor: &Visitor, of: &str, tables: &[&TableSpace]) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     let largest = tables.iter().map(|table| table.bytes).max().unwrap_or(0).max(1);
     html! {
-        div.scroll tabindex="0" role="region" aria-label={ (of) ": " (t("Tables", "数据表")) } {
+        (layout::region(&format!("{of}: {}", t("Tables", "数据表")), &html! {
             table.cards {
                 thead { tr {
                     th scope="col" { (t("Table", "表")) }
@@ -147,14 +147,14 @@ fn tables(visitor: &Visitor, of: &str, tables: &[&TableSpace]) -> Markup {
                     }
                 } }
             }
-        }
+        }))
     }
 }
 
 /// What is there in English alone, behind a sentence that says what it is about.
 fn led(visitor: &Visitor, in_chinese: &str, text: &str) -> Markup {
     html! {
-        @if visitor.lang == Lang::Zh { (in_chinese) }
+        @if visitor.lang == Lang::Zh { (in_chinese) " " }
         (words::original(visitor, text))
     }
 }
@@ -173,16 +173,102 @@ fn rung_in_chinese(rung: Rung, is_file: bool) -> &'static str {
 
 fn advice(visitor: &Visitor, space: &Space) -> Markup {
     html! {
-        @match visitor.lang {
-            Lang::En => @for advice in &space.advice { p.news.plain { (advice) } },
-            Lang::Zh => @if !space.advice.is_empty() {
-                div.news.plain {
-                    @if space.rung == Rung::Bare { "空间即将用尽：请提高 [budget] 的预算，或删除不再需要的数据。" }
-                    @else { "有可以腾出空间的处理办法，或有数据表即将占满份额。" }
-                    @for advice in &space.advice { (words::original(visitor, advice)) }
-                }
-            },
+        @for advice in &space.advice {
+            div.news.plain { (led(visitor, advice_in_chinese(advice.code), &advice.text)) }
         }
+    }
+}
+
+const fn advice_in_chinese(code: AdviceCode) -> &'static str {
+    match code {
+        AdviceCode::BeyondPlan => "[budget] hub 高于套餐的额度：超出后数据库会变为只读，请调低。",
+        AdviceCode::Compact => {
+            "文件中一半以上是空闲空间：停止 keytide 后运行 keytide store compact 即可收回。"
+        }
+        AdviceCode::CountsDropped => "中心库离线过久，部分小时与每日明细未能送达，总数不受影响。",
+        AdviceCode::LogsDropped => "部分用量日志在送达中心库之前已被删除。",
+        AdviceCode::NoUsageLogs => "已启用用量日志，但中心库没有相应的数据表。",
+        AdviceCode::RaiseBudget => "空间即将用尽：请提高 [budget] 的预算，或删除不再需要的数据。",
+        AdviceCode::Rewrite => "有数据表过大，无法自动重写：请在 SQL 编辑器中处理，期间该表会被锁定。",
+        AdviceCode::ShareSoon => "有数据表已超出或即将占满份额。",
+        AdviceCode::Vacuum => "已删除的行仍占用空间：请在 SQL 编辑器中逐条运行 VACUUM。",
+        AdviceCode::VacuumFull => "VACUUM FULL 可以归还磁盘空间，期间该表会被锁定。",
+    }
+}
+
+/// What happened, and what to do.
+const fn trouble_in_chinese(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Busy => "中心库的调用过多，keytide 会稍后重试。",
+        Trouble::Certificate => "中心库的证书不受信任或已过期：请用 sslrootcert 指定颁发机构的证书。",
+        Trouble::Credentials => {
+            "无法登录中心库：请检查 DATABASE_URL 中的用户名和密码，或 service role 密钥。"
+        }
+        Trouble::Document => {
+            "本地保存的中心库状态来自更新版本的 keytide 或已损坏：请使用当时的版本，或恢复备份。"
+        }
+        Trouble::Fault => "keytide 自身出错，会自动重试：请查看日志并反馈。",
+        Trouble::Forbidden => {
+            "没有调用中心库函数的权限：请使用数据库所有者或 service role，或运行 keytide schema apply。"
+        }
+        Trouble::Full => "中心库的空间已满：请释放空间，统计会继续并稍后发送。",
+        Trouble::Garbage => "应答的不是 keytide 的中心库：请检查地址，以及中间有没有登录门户或代理。",
+        Trouble::Halted => "keytide 正在停止：请在运行时重试。",
+        Trouble::Missing => {
+            "中心库缺少数据表或列：请运行 keytide schema check 查看，用 keytide schema apply 添加。"
+        }
+        Trouble::NoSchema => "中心库没有 keytide 的函数：请运行 keytide schema apply。",
+        Trouble::ReadOnly => "中心库目前不接受写入：请释放空间或恢复项目，统计会继续并稍后发送。",
+        Trouble::Server => "中心库内部出错，keytide 会自动重试：请查看中心库的日志。",
+        Trouble::Settings => "中心库的设置无法使用：请修正后重启 keytide。",
+        Trouble::Store => "本地存储出现问题，恢复后会自动继续。",
+        Trouble::Timeout => "中心库没有及时应答，keytide 会改用较小的批次。",
+        Trouble::TooLarge => "数据超过中心库一次接受的大小，keytide 会改用较小的批次。",
+        Trouble::Unreachable => "无法连接中心库，keytide 会自动重试：请检查网络以及地址中的主机和端口。",
+        Trouble::Unsupported => {
+            "中心库的函数属于另一个版本的 keytide：请使用对应的版本，或运行 keytide schema apply。"
+        }
+    }
+}
+
+const fn stop_in_chinese(code: StopCode) -> &'static str {
+    match code {
+        StopCode::OtherHub => {
+            "原中心库的位置上是另一个数据库：若以后以它为准，请运行 keytide sync adopt，否则请修正地址。"
+        }
+        StopCode::RolledBack => {
+            "中心库回退到了本机保留的批次之前：请在最后联系过它的实例上运行 keytide sync adopt。"
+        }
+    }
+}
+
+const fn note_in_chinese(code: NoteCode) -> &'static str {
+    match code {
+        NoteCode::Adopted => "这个数据库从现在起是中心库。",
+        NoteCode::AdoptedInexactly => "接管已完成，但其他实例的部分计数可能缺失或重复。",
+        NoteCode::AdoptRefused => "目前无法接管这个数据库。",
+        NoteCode::Clock => "部分数据的时间在未来，已按当前时间重新发送：请检查本机时钟。",
+        NoteCode::Copied => {
+            "运行期间复制的文件正在被另一个实例使用：请停止它，只用 keytide store backup 备份。"
+        }
+        NoteCode::Expired => "部分小时或每日数据已过保留期，总数不受影响。",
+        NoteCode::Forked => "另一个实例在使用同一份文件，本机已改用新的编号。",
+        NoteCode::Gone => "部分数据属于已在别处删除的密钥、令牌或用户。",
+        NoteCode::KeptBack => "中心库没有空间存放可选数据，这些数据从现在起只保留在本机。",
+        NoteCode::LogsLeftOut => "首次连接中心库之前的用量日志未发送，总数已包含。",
+        NoteCode::Lost => "部分计数所属的密钥或令牌已无人知晓，未计入。",
+        NoteCode::Missing => "中心库缺少数据表或列：请运行 keytide schema apply。",
+        NoteCode::Moved => "中心库现在是另一个数据库，它已接替原来的位置。",
+        NoteCode::NoUsageLogs => "已启用用量日志，但中心库没有相应的数据表。",
+        NoteCode::ReadOnly => "中心库目前不接受写入，本机的统计与更改会等待。",
+        NoteCode::Resumed => "同步已恢复。",
+        NoteCode::ResyncBegun => "正在重新读取全部数据。",
+        NoteCode::ResyncDone => "全部数据已重新读取，没有缺失。",
+        NoteCode::ResyncIncomplete => "全部数据已重新读取，但有部分请求数不在中心库的总数中。",
+        NoteCode::RolledBack => "中心库丢失了部分批次，已重新发送。",
+        NoteCode::Stopped => "同步已停止，等待处理。",
+        NoteCode::Uncertain => "中心库被接管后，本机此前发送的部分请求数可能缺失。",
+        NoteCode::Unsupported => "中心库的函数属于另一个版本的 keytide。",
     }
 }
 
@@ -222,7 +308,7 @@ fn replication(visitor: &Visitor, hub: &HubStatus) -> Markup {
             div.head { h2 { (t("Replication", "同步")) (t(": ", "：")) (hub.name) } span class={ "state " (kind) } { (words) } }
             @if let Some(error) = &hub.last_error {
                 div.news.bad {
-                    (led(visitor, "同步失败，keytide 会自动重试；以下是详细信息与处理建议。", &format!("{} {}", error.message, error.advice)))
+                    (led(visitor, trouble_in_chinese(error.code), &format!("{}; {}", error.message, error.advice)))
                     " " small { (visitor.ago(error.at)) }
                 }
             }
@@ -234,7 +320,7 @@ fn replication(visitor: &Visitor, hub: &HubStatus) -> Markup {
                 dt { (t("Sent and received", "发送与接收")) } dd { (visitor.bytes(hub.traffic.sent)) " · " (visitor.bytes(hub.traffic.received)) }
             }
             @if !hub.streams.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label=(t("Providers", "服务商")) {
+                (layout::region(t("Providers", "服务商"), &html! {
                     table {
                         thead { tr {
                             th scope="col" { (t("Provider", "服务商")) }
@@ -247,17 +333,22 @@ fn replication(visitor: &Visitor, hub: &HubStatus) -> Markup {
                                 th scope="row" { (stream.provider) }
                                 td {
                                     span.state.good[stream.state == StreamState::Ok] { (stream_state(visitor, stream.state)) }
-                                    @if let Some(reason) = &stream.reason { br; small.faint { (words::original(visitor, reason)) } }
+                                    @if let Some(reason) = &stream.reason {
+                                        br;
+                                        small.faint {
+                                            (led(visitor, stream.stopped.map_or("", stop_in_chinese), reason))
+                                        }
+                                    }
                                 }
                                 td.number { (visitor.number(stream.pending_rows + stream.open_rows)) }
                                 td { (visitor.ago_or_never(stream.last_pull)) }
                             }
                         } }
                     }
-                }
+                }))
             }
             @if !hub.instances.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label=(t("Instances", "实例")) {
+                (layout::region(t("Instances", "实例"), &html! {
                     table {
                         thead { tr {
                             th scope="col" { (t("Instance", "实例")) }
@@ -272,9 +363,11 @@ fn replication(visitor: &Visitor, hub: &HubStatus) -> Markup {
                             }
                         } }
                     }
-                }
+                }))
             }
-            @for note in &hub.notes { div.faint { (visitor.ago(note.at)) ": " (words::original(visitor, &note.text)) } }
+            @for note in &hub.notes {
+                div.faint { (visitor.ago(note.at)) (t(": ", "：")) (led(visitor, note_in_chinese(note.code), &note.text)) }
+            }
             @for report in &hub.reports { div.faint { (reported(visitor, report)) } }
         }
     }
@@ -296,14 +389,14 @@ where
 
 async fn sync(Posted { signed, .. }: Posted) -> Answer {
     let done: Result<view::Sync, _> =
-        signed.send(Method::POST, "/admin/sync/now", &view::SyncHub::default()).await;
+        signed.api.send(Method::POST, "/admin/sync/now", &view::SyncHub::default()).await;
     let done =
         done.map(|_| signed.visitor.t("The hub and this instance are in step.", "同步完成。").to_owned());
     Ok(signed.went("/storage", done))
 }
 
 async fn retain(Posted { signed, .. }: Posted) -> Answer {
-    let done: Result<view::Storage, _> = signed.send(Method::POST, "/admin/storage/retain", &()).await;
+    let done: Result<view::Storage, _> = signed.api.send(Method::POST, "/admin/storage/retain", &()).await;
     let done = done.map(|_| {
         signed.visitor.t("File and hubs keep to their budgets.", "整理完成，均在预算之内。").to_owned()
     });

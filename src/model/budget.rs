@@ -134,8 +134,46 @@ pub struct Space {
     pub did: Vec<String>,
     /// Rows of what is optional that this hub was not told for want of room, since the start.
     pub kept_back: u64,
-    /// What to do, a sentence each.
-    pub advice: Vec<String>,
+    pub advice: Vec<Advice>,
+}
+
+/// What to do about a place's space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Advice {
+    pub code: AdviceCode,
+    /// A sentence, with tables and numbers.
+    pub text: String,
+}
+
+impl Advice {
+    pub fn new(code: AdviceCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdviceCode {
+    /// The budget is above what the plan allows for.
+    BeyondPlan,
+    /// Much of the file is free.
+    Compact,
+    /// Counts of hours and days were dropped before a hub had them.
+    CountsDropped,
+    /// Rows of the usage log were dropped before a hub had them.
+    LogsDropped,
+    /// The hub keeps no rows of requests, though they are wanted.
+    NoUsageLogs,
+    /// Nothing is left to be given up: a larger budget, or less data.
+    RaiseBudget,
+    /// A table cannot be written anew within a call.
+    Rewrite,
+    /// A table reaches its share of the budget before long, or is beyond it.
+    ShareSoon,
+    /// Rows that are gone still take space.
+    Vacuum,
+    /// A table would give space back to the disk.
+    VacuumFull,
 }
 
 impl Space {

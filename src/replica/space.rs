@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::wire::{DidRow, SizeRow, SizesAnswer};
-use crate::model::{Rung, Space, TableSpace, budget::hub_share};
+use crate::model::{
+    Rung, Space, TableSpace,
+    budget::{Advice, AdviceCode, hub_share},
+};
 
 /// Tables that are kept in parts, each named after the month or the day that it holds.
 const IN_PARTS: [&str; 4] = ["daily_logs", "hourly_stats", "security_events", "key_usage_logs"];
@@ -62,23 +65,24 @@ pub fn of(found: &SizesAnswer, prefixes: &[String], budget: Option<u64>) -> Spac
 
 /// What an operator should do about it. `to_vacuum` are tables for which this instance could not run VACUUM itself, `large`
 /// those that the hub could not write anew, `target` where the hub is.
-pub fn advice(space: &Space, to_vacuum: &[String], large: &[String], target: &str) -> Vec<String> {
+pub fn advice(space: &Space, to_vacuum: &[String], large: &[String], target: &str) -> Vec<Advice> {
     let mut advice = Vec::new();
     if let Some(why) = beyond_plan(target, space.budget_bytes) {
-        advice.push(why);
+        advice.push(Advice::new(AdviceCode::BeyondPlan, why));
     }
     if !to_vacuum.is_empty() {
         let all: Vec<_> = to_vacuum.iter().map(|table| format!("VACUUM {table};")).collect();
-        advice.push(format!(
-            "rows that are gone still take space; run in the SQL editor, each by itself: {}",
-            all.join(" ")
-        ));
+        let all = all.join(" ");
+        let text =
+            format!("rows that are gone still take space; run in the SQL editor, each by itself: {all}");
+        advice.push(Advice::new(AdviceCode::Vacuum, text));
     }
     for table in large.iter().filter(|table| is_table(table)) {
-        advice.push(format!(
+        let text = format!(
             "{table} is too large for the hub to write anew in the few seconds of a call; run in the SQL editor, each by itself, \
              while it is locked: ALTER TABLE {table} SET (fillfactor = 100); VACUUM FULL {table};"
-        ));
+        );
+        advice.push(Advice::new(AdviceCode::Rewrite, text));
     }
     if space.rung >= Rung::Early {
         let rows = space
@@ -88,31 +92,33 @@ pub fn advice(space: &Space, to_vacuum: &[String], large: &[String], target: &st
         advice.extend(rows.map(|table| {
             let megabytes = table.reusable_bytes / 1_000_000;
             let name = &table.name;
-            format!("`VACUUM FULL {name}` gives {megabytes} MB back to the disk; {name} is locked meanwhile")
+            let text = format!(
+                "`VACUUM FULL {name}` gives {megabytes} MB back to the disk; {name} is locked meanwhile"
+            );
+            Advice::new(AdviceCode::VacuumFull, text)
         }));
     }
     if space.rung >= Rung::Bare {
-        advice.push(
-            "make room: delete what is not keytide's, or raise [budget] hub if the plan allows for it"
-                .to_owned(),
-        );
+        advice.push(Advice::new(
+            AdviceCode::RaiseBudget,
+            "make room: delete what is not keytide's, or raise [budget] hub if the plan allows for it",
+        ));
     }
     advice.extend(soon(&space.tables));
     advice
 }
 
 /// Tables that will have used up their shares before long.
-pub fn soon(tables: &[TableSpace]) -> impl Iterator<Item = String> {
+pub fn soon(tables: &[TableSpace]) -> impl Iterator<Item = Advice> {
     tables.iter().filter_map(|table| {
         let name = &table.name;
-        match table.days_left? {
-            0 => Some(format!("table {name} is beyond its share of the budget")),
-            1 => Some(format!("at this rate table {name} reaches its share in a day")),
-            days @ ..=SOON_DAYS => {
-                Some(format!("at this rate table {name} reaches its share in {days} days"))
-            }
-            _ => None,
-        }
+        let text = match table.days_left? {
+            0 => format!("table {name} is beyond its share of the budget"),
+            1 => format!("at this rate table {name} reaches its share in a day"),
+            days @ ..=SOON_DAYS => format!("at this rate table {name} reaches its share in {days} days"),
+            _ => return None,
+        };
+        Some(Advice::new(AdviceCode::ShareSoon, text))
     })
 }
 
@@ -260,7 +266,8 @@ mod tests {
         };
         let large = ["public.d".to_owned(), "public.e; DROP TABLE f".to_owned()];
         let target = "postgresql://db.abc.supabase.co:5432/postgres";
-        let all = advice(&space, &["public.a".to_owned()], &large, target).join("\n");
+        let all = advice(&space, &["public.a".to_owned()], &large, target);
+        let all = all.into_iter().map(|advice| advice.text).collect::<Vec<_>>().join("\n");
         assert!(!all.contains("DROP"), "{all}");
         for part in [
             "500 MB",

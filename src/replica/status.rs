@@ -62,6 +62,8 @@ pub enum HubState {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HubError {
+    /// What kind of trouble it is: what to do goes by it.
+    pub code: Trouble,
     /// What was seen.
     pub message: String,
     /// What to do about it.
@@ -70,6 +72,37 @@ pub struct HubError {
     pub at: Timestamp,
     /// Failed rounds since the last good one.
     pub times: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    Busy,
+    Certificate,
+    Credentials,
+    /// What is kept here of the hub is a newer keytide's, or damaged.
+    Document,
+    /// Of keytide's own making.
+    Fault,
+    Forbidden,
+    Full,
+    /// What answers is no hub.
+    Garbage,
+    /// keytide is stopping.
+    Halted,
+    /// Tables or columns.
+    Missing,
+    NoSchema,
+    ReadOnly,
+    Server,
+    Settings,
+    /// The local file.
+    Store,
+    Timeout,
+    TooLarge,
+    Unreachable,
+    /// The hub's functions are another keytide's.
+    Unsupported,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -91,6 +124,7 @@ pub struct StreamStatus {
     pub provider: String,
     pub table_prefix: String,
     pub state: StreamState,
+    pub stopped: Option<StopCode>,
     /// Why it is stopped, what is missing, or what went wrong.
     pub reason: Option<String>,
     /// Sealed and not yet confirmed.
@@ -120,6 +154,15 @@ pub enum StreamState {
     Failing,
     /// Another database, or an older state of it, stands where the hub was.
     Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCode {
+    /// Another database stands where the hub was.
+    OtherHub,
+    /// The hub is back further than what is kept here.
+    RolledBack,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -174,5 +217,44 @@ impl From<&ReportRow> for Report {
 pub struct Note {
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
+    pub code: NoteCode,
     pub text: String,
+}
+
+/// What a note is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NoteCode {
+    Adopted,
+    AdoptedInexactly,
+    AdoptRefused,
+    /// Versions from the future.
+    Clock,
+    /// A copy of the file that was made while keytide ran is in use.
+    Copied,
+    /// Hours and days that are no longer kept.
+    Expired,
+    /// Another instance goes by the same file.
+    Forked,
+    /// Deleted elsewhere.
+    Gone,
+    /// The hub has no room for what is optional.
+    KeptBack,
+    LogsLeftOut,
+    /// Counts of keys and tokens that nobody knows any more.
+    Lost,
+    Missing,
+    Moved,
+    NoUsageLogs,
+    ReadOnly,
+    Resumed,
+    ResyncBegun,
+    ResyncDone,
+    /// Done, and some requests are not in the hub's total.
+    ResyncIncomplete,
+    RolledBack,
+    Stopped,
+    /// Some requests may be missing since the hub was adopted.
+    Uncertain,
+    Unsupported,
 }

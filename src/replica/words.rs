@@ -2,6 +2,7 @@
 
 use super::{
     protocol::{Error, Note, Obstacles, Stop, Why},
+    status::{NoteCode, StopCode, Trouble},
     transport::{self, ErrorKind},
     wire::MissingRow,
 };
@@ -9,37 +10,65 @@ use crate::model::Timestamp;
 
 /// What was seen, and what to do about it.
 pub struct Words {
+    pub trouble: Trouble,
     pub message: String,
     pub advice: String,
 }
 
 impl From<&transport::Error> for Words {
     fn from(error: &transport::Error) -> Self {
-        Self { message: error.detail.clone(), advice: error.kind.advice().to_owned() }
+        let advice = error.kind.advice().to_owned();
+        Self { trouble: error.kind.into(), message: error.detail.clone(), advice }
     }
 }
 
 impl From<&Error> for Words {
     fn from(error: &Error) -> Self {
-        let advice = match error {
-            Error::Garbage(_) => ErrorKind::Garbage.advice(),
-            Error::Store(_) => "see to the store; keytide goes on by itself then",
-            Error::Document(_) => "use the keytide that wrote it, or restore a backup of the store",
+        let (trouble, advice) = match error {
+            Error::Garbage(_) => (Trouble::Garbage, ErrorKind::Garbage.advice()),
+            Error::Store(_) => (Trouble::Store, "see to the store; keytide goes on by itself then"),
+            Error::Document(_) => {
+                (Trouble::Document, "use the keytide that wrote it, or restore a backup of the store")
+            }
         };
-        Self { message: error.to_string(), advice: advice.to_owned() }
+        Self { trouble, message: error.to_string(), advice: advice.to_owned() }
+    }
+}
+
+impl From<ErrorKind> for Trouble {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Unreachable => Self::Unreachable,
+            ErrorKind::Timeout => Self::Timeout,
+            ErrorKind::Certificate => Self::Certificate,
+            ErrorKind::Credentials => Self::Credentials,
+            ErrorKind::Forbidden => Self::Forbidden,
+            ErrorKind::NoSchema => Self::NoSchema,
+            ErrorKind::Missing => Self::Missing,
+            ErrorKind::ReadOnly => Self::ReadOnly,
+            ErrorKind::Full => Self::Full,
+            ErrorKind::Busy => Self::Busy,
+            ErrorKind::TooLarge => Self::TooLarge,
+            ErrorKind::Server => Self::Server,
+            ErrorKind::Garbage => Self::Garbage,
+            ErrorKind::Settings => Self::Settings,
+        }
     }
 }
 
 /// What keeps a hub that is reached from being replicated with.
 pub fn hindered(by: &Obstacles) -> Option<Words> {
-    let say = |message: String, advice: &str| Some(Words { message, advice: advice.to_owned() });
+    let say =
+        |trouble, message: String, advice: &str| Some(Words { trouble, message, advice: advice.to_owned() });
     if let Some(speaks) = &by.unsupported {
-        return say(other_functions(speaks), OTHER_FUNCTIONS);
+        return say(Trouble::Unsupported, other_functions(speaks), OTHER_FUNCTIONS);
     }
     if !by.missing.is_empty() {
-        return say(lacking(&by.missing), ErrorKind::Missing.advice());
+        return say(Trouble::Missing, lacking(&by.missing), ErrorKind::Missing.advice());
     }
-    by.read_only.then_some(()).and_then(|()| say(READ_ONLY.to_owned(), ErrorKind::ReadOnly.advice()))
+    by.read_only
+        .then_some(())
+        .and_then(|()| say(Trouble::ReadOnly, READ_ONLY.to_owned(), ErrorKind::ReadOnly.advice()))
 }
 
 const READ_ONLY: &str = "the hub takes no writes at present; what is counted and changed here waits";
@@ -90,6 +119,40 @@ fn why(why: Why) -> &'static str {
         Why::Forked => "another instance goes by the same file",
         Why::Clock => "this machine's clock is off by another amount than before",
         Why::Away => "this instance was away for longer than deletions are remembered",
+    }
+}
+
+pub fn code_of_stop(stop: &Stop) -> StopCode {
+    match stop {
+        Stop::OtherHub(_) => StopCode::OtherHub,
+        Stop::RolledBack(_) => StopCode::RolledBack,
+    }
+}
+
+pub fn code(note: &Note) -> NoteCode {
+    match note {
+        Note::Forked { .. } => NoteCode::Forked,
+        Note::Copied { .. } => NoteCode::Copied,
+        Note::RolledBack { .. } => NoteCode::RolledBack,
+        Note::Stopped { .. } => NoteCode::Stopped,
+        Note::Resumed { .. } => NoteCode::Resumed,
+        Note::Moved { .. } => NoteCode::Moved,
+        Note::ResyncBegun { .. } => NoteCode::ResyncBegun,
+        Note::ResyncDone { missing: 0, .. } => NoteCode::ResyncDone,
+        Note::ResyncDone { .. } => NoteCode::ResyncIncomplete,
+        Note::Clock { .. } => NoteCode::Clock,
+        Note::Gone { .. } => NoteCode::Gone,
+        Note::Expired { .. } => NoteCode::Expired,
+        Note::LogsLeftOut { .. } => NoteCode::LogsLeftOut,
+        Note::Uncertain { .. } => NoteCode::Uncertain,
+        Note::Lost { .. } => NoteCode::Lost,
+        Note::Missing { .. } => NoteCode::Missing,
+        Note::KeptBack { .. } => NoteCode::KeptBack,
+        Note::ReadOnly => NoteCode::ReadOnly,
+        Note::Unsupported { .. } => NoteCode::Unsupported,
+        Note::Adopted { .. } => NoteCode::Adopted,
+        Note::AdoptedInexactly { .. } => NoteCode::AdoptedInexactly,
+        Note::AdoptRefused { .. } => NoteCode::AdoptRefused,
     }
 }
 

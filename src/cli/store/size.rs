@@ -180,7 +180,7 @@ fn say(space: &Space, io: &mut Io) -> Result<(), Error> {
     for line in &space.did {
         io.line(&format!("done: {line}"))?;
     }
-    space.advice.iter().try_for_each(|line| io.line(&format!("advice: {line}")))
+    space.advice.iter().try_for_each(|advice| io.line(&format!("advice: {}", advice.text)))
 }
 
 #[cfg(test)]

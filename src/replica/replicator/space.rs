@@ -18,9 +18,13 @@ use tracing::{info, warn};
 
 use super::task::Task;
 use crate::{
-    model::{History, Rung, budget::Step},
+    model::{
+        History, Rung,
+        budget::{Advice, AdviceCode, Step},
+    },
     replica::{
         protocol, space,
+        status::NoteCode,
         transport::ErrorKind,
         wire::{DidRow, Function, PROTOCOL, RetainAnswer, RetainRequest, SizesAnswer, SizesRequest},
     },
@@ -280,8 +284,8 @@ impl Task {
         fresh.advice =
             space::advice(&fresh, &self.room.to_vacuum, &self.room.large, &self.transport.target());
         if let Some(why) = space::without_logs(found.usage_logs.as_deref()).filter(|_| logs) {
-            self.shared.say(now, why);
-            fresh.advice.push(why.to_owned());
+            self.shared.say(now, NoteCode::NoUsageLogs, why);
+            fresh.advice.push(Advice::new(AdviceCode::NoUsageLogs, why));
         }
         let mut space = self.shared.space();
         (fresh.retained_at, fresh.did) = (space.retained_at, std::mem::take(&mut space.did));

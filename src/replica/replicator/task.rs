@@ -21,7 +21,7 @@ use crate::{
     replica::{
         pace::{Pace, Rhythm, Round},
         protocol::{self, Call, Machine, Next, Note, Outcome, Sealing, Wishes},
-        status::HubState,
+        status::{HubState, Trouble},
         transport::{self, Transport},
         wire::Function,
         words::{self, Words},
@@ -84,13 +84,17 @@ impl Broken {
             Self::Call(error) | Self::Part(error) => error.into(),
             Self::Protocol(error) => error.into(),
             Self::Flush(why) => Words {
+                trouble: Trouble::Store,
                 message: why.clone(),
                 advice: "see to the store; keytide goes on by itself then".to_owned(),
             },
-            Self::Fault(why) => {
-                Words { message: why.clone(), advice: "report it; keytide tries again".to_owned() }
-            }
+            Self::Fault(why) => Words {
+                trouble: Trouble::Fault,
+                message: why.clone(),
+                advice: "report it; keytide tries again".to_owned(),
+            },
             Self::Halted => Words {
+                trouble: Trouble::Halted,
                 message: "keytide is stopping".to_owned(),
                 advice: "try again when it runs".to_owned(),
             },
@@ -401,7 +405,7 @@ impl Task {
             let notes = match self.calls().await {
                 Ok((_, notes)) => notes,
                 Err(broken) => {
-                    let Words { message, advice } = broken.words();
+                    let Words { message, advice, .. } = broken.words();
                     return Err(format!("{message}; {advice}; what was done so far stays, run it again"));
                 }
             };
@@ -420,7 +424,8 @@ impl Task {
             }
         }
         let hindered = words::hindered(self.steps.lock().obstacles());
-        if let Some(Words { message, advice }) = hindered.filter(|_| refused.is_some() || done.is_empty()) {
+        if let Some(Words { message, advice, .. }) = hindered.filter(|_| refused.is_some() || done.is_empty())
+        {
             return Err(format!("{message}; {advice}"));
         }
         match refused {

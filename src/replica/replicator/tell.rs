@@ -14,7 +14,7 @@ use crate::{
     replica::{
         pace,
         protocol::{self, Note},
-        status::{self, HubError, HubState},
+        status::{self, HubError, HubState, NoteCode},
         words::{self, Words},
     },
 };
@@ -42,7 +42,8 @@ impl Task {
         }
         // What the hub says that it cannot do has been noted when it began.
         let noted = broken.is_none();
-        let Some(Words { message, advice }) = broken.map(|broken| broken.words()).or(hindered) else {
+        let Some(Words { trouble, message, advice }) = broken.map(|broken| broken.words()).or(hindered)
+        else {
             if status.last_error.take().is_some() {
                 info!(hub = status.name, "replication goes on");
             }
@@ -53,7 +54,7 @@ impl Task {
         if !same && !noted {
             warn!(hub = status.name, "replication failed: {message}; {advice}");
         }
-        status.last_error = Some(HubError { message, advice, at: now, times });
+        status.last_error = Some(HubError { code: trouble, message, advice, at: now, times });
     }
 
     /// Reads from the store how each stream stands.
@@ -130,19 +131,19 @@ impl Shared {
                     continue;
                 }
             }
-            self.say(at, &words::note(&note));
+            self.say(at, words::code(&note), &words::note(&note));
         }
     }
 
     /// In the log, and among what operators are shown.
-    pub(super) fn say(&self, at: Timestamp, text: &str) {
+    pub(super) fn say(&self, at: Timestamp, code: NoteCode, text: &str) {
         let mut status = self.status();
         // What the hub repeats every round is said once.
         if status.notes.first().is_some_and(|last| last.text == text) {
             return;
         }
         warn!(hub = status.name, "{text}");
-        status.notes.insert(0, status::Note { at, text: text.to_owned() });
+        status.notes.insert(0, status::Note { at, code, text: text.to_owned() });
         status.notes.truncate(NOTES);
     }
 }
@@ -189,6 +190,7 @@ fn shown(
         provider: stream.provider,
         table_prefix: stream.stream,
         state,
+        stopped: stream.stopped.as_ref().map(words::code_of_stop),
         reason: stream
             .stopped
             .as_ref()
