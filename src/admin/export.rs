@@ -1,6 +1,6 @@
 //! Keys of a provider, spelled out: the one answer besides a new token that shows secrets.
 
-use std::{convert::Infallible, fmt::Write};
+use std::{convert::Infallible, fmt::Write, sync::Arc};
 
 use axum::{
     body::Body,
@@ -59,9 +59,22 @@ fn pieces(
     wanted: Wanted,
     format: Format,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    let of = Arc::new((state, provider, wanted));
     stream::unfold(Some(0), move |from| {
-        let piece = from.map(|from| piece(&state, &provider, &wanted, (format, from)));
-        async move { piece.map(|(text, next)| (Ok(text), next)) }
+        let of = of.clone();
+        async move {
+            let (state, provider, wanted) = &*of;
+            let mut from = from?;
+            loop {
+                let (text, next) = piece(state, provider, wanted, (format, from));
+                match next {
+                    // Nothing of that is wanted: others get their turn before more is looked through.
+                    Some(next) if text.is_empty() => from = next,
+                    next => return Some((Ok(text), next)),
+                }
+                tokio::task::yield_now().await;
+            }
+        }
     })
 }
 

@@ -72,7 +72,7 @@ pub(super) fn says(flaw: Flaw) -> &'static str {
         Flaw::UnknownOwner => "is no user here: make the user first, or leave it out",
         Flaw::OtherProvider | Flaw::OtherForm => "this is no key of this provider",
         Flaw::NotUtf8 => "the line is not UTF-8",
-        Flaw::Unreadable => "the line cannot be read",
+        Flaw::UnreadableLine => "the line cannot be read",
         Flaw::OpenQuote => "a quote is not closed",
         Flaw::TooManyCells => "the line has more cells than there are columns",
     }

@@ -24,8 +24,8 @@ use crate::{
 };
 use parse::{Content, Parsed};
 
-const MAX_EXISTING_LINES: usize = 100;
-const MAX_INVALID_LINES: usize = 1000;
+/// Of each kind.
+const MAX_LINES: usize = 1000;
 
 /// Adds many keys, from JSON, CSV, NDJSON or plain lines.
 #[utoipa::path(post, path = "/admin/api-keys/import", tag = "keys", params(ImportQuery),
@@ -45,7 +45,8 @@ pub(super) async fn import(
         state.provider(Some(name))?;
     }
     let body = read(request.into_body(), MAX_IMPORT).await?;
-    let parsed = blocking(move || parse::parse(format, &body)).await??;
+    let columns = query.columns.clone();
+    let parsed = blocking(move || parse::parse(format, &body, columns.as_deref())).await??;
     let provider = state.provider_of(query.provider.as_deref(), parsed.provider.as_deref())?;
     let imported = state.change(move |state| async move {
         let (providers, users) = (state.providers.load_full(), state.users.clone());
@@ -98,7 +99,8 @@ fn sort_out(
     parsed: Parsed,
     (owner, now): (Option<UserId>, Timestamp),
 ) -> (Vec<KeyRecord>, ImportReport) {
-    let mut report = ImportReport { provider: provider.name.to_string(), ..ImportReport::default() };
+    let columns = parsed.columns.map(|names| names.into_iter().map(str::to_owned).collect());
+    let mut report = ImportReport { provider: provider.name.to_string(), columns, ..ImportReport::default() };
     let mut records = Vec::new();
     let mut seen: HashSet<KeyId> = HashSet::new();
     for row in parsed.rows {
@@ -138,7 +140,7 @@ fn sort_out(
                     records.push(record);
                 } else {
                     report.existing += 1;
-                    if report.existing_lines.len() < MAX_EXISTING_LINES {
+                    if report.existing_lines.len() < MAX_LINES {
                         report.existing_lines.push(ExistingLine { line: row.line, key: mask(&text) });
                     } else {
                         report.truncated = true;
@@ -152,7 +154,7 @@ fn sort_out(
 
 fn refuse(report: &mut ImportReport, line: usize, (code, reason): (Flaw, String), key: &str) {
     report.invalid += 1;
-    if report.invalid_lines.len() < MAX_INVALID_LINES {
+    if report.invalid_lines.len() < MAX_LINES {
         report.invalid_lines.push(InvalidLine { line, code, reason, key: mask(key) });
     } else {
         report.truncated = true;

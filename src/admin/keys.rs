@@ -145,9 +145,10 @@ pub(super) async fn add(
         let code = if fault.field == "key" { view::Code::InvalidKey } else { view::Code::InvalidBody };
         ApiError::bad_request(code, format!("The key was not added: {}.", fault.why)).param(fault.field)
     })?;
-    form::belongs(&state.providers.load(), &provider, record.secret.expose()).map_err(|(_, why)| {
-        ApiError::bad_request(view::Code::WrongProvider, format!("The key was not added: {why}."))
-            .param("key")
+    form::belongs(&state.providers.load(), &provider, record.secret.expose()).map_err(|(flaw, why)| {
+        let is_others = flaw == view::Flaw::OtherProvider;
+        let code = if is_others { view::Code::WrongProvider } else { view::Code::WrongForm };
+        ApiError::bad_request(code, format!("The key was not added: {why}.")).param("key")
     })?;
     let added = state.change(|state| async move {
         let id = record.id(&provider.name);

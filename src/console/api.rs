@@ -5,9 +5,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{admin::view, guard::Origin};
+use crate::guard::Origin;
 
 /// What of a visitor's request tells the API who asks, and from where.
 const PASSED_ON: [HeaderName; 4] =
@@ -30,6 +31,13 @@ pub(super) struct Refused {
 }
 
 impl Refused {
+    /// In the shape of errors; of providers' some have no code, or a number for one, or are nothing but a sentence.
+    pub(super) fn said(status: StatusCode, error: &Value) -> Option<Self> {
+        let message = error["message"].as_str().or(error.as_str())?.to_owned();
+        let code = error["code"].as_str().unwrap_or_default().to_owned();
+        Some(Self { status, code, message })
+    }
+
     fn unreadable(status: StatusCode) -> Self {
         let message = "The control API gave an answer that this page cannot read.".to_owned();
         Self { status, code: "unreadable".to_owned(), message }
@@ -92,9 +100,8 @@ impl Api {
             return Ok(answer);
         }
         let body = collected(answer).await.ok_or_else(|| Refused::unreadable(status))?;
-        let error: view::ErrorBody =
-            serde_json::from_slice(&body).map_err(|_| Refused::unreadable(status))?;
-        Err(Refused { status, code: error.error.code, message: error.error.message })
+        let body: Value = serde_json::from_slice(&body).map_err(|_| Refused::unreadable(status))?;
+        Err(Refused::said(status, &body["error"]).unwrap_or_else(|| Refused::unreadable(status)))
     }
 
     async fn read<T: DeserializeOwned>(&self, answer: Response) -> Result<T, Refused> {

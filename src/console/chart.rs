@@ -8,7 +8,7 @@ use plotters::prelude::{
     ChartBuilder, Color, DrawingAreaErrorKind, IntoDrawingArea, IntoFont, RGBColor, Rectangle, SVGBackend,
 };
 
-use super::visitor::Visitor;
+use super::{layout, visitor::Visitor};
 
 const GOOD: RGBColor = RGBColor(0, 0, 1);
 const BAD: RGBColor = RGBColor(0, 0, 2);
@@ -61,7 +61,7 @@ pub(super) fn requests(visitor: &Visitor, title: &str, unit: &str, bars: &[Bar])
                 }
                 details {
                     summary { (t("As a table", "以表格显示")) }
-                    div.scroll tabindex="0" role="region" aria-label=(title) {
+                    (layout::region(title, &html! {
                         table {
                             thead { tr {
                                 th scope="col" { (unit) }
@@ -82,7 +82,7 @@ pub(super) fn requests(visitor: &Visitor, title: &str, unit: &str, bars: &[Bar])
                                 }
                             }
                         }
-                    }
+                    }))
                 }
             }
         }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     Console,
     layout::{self, Here},
+    search,
     signed::{Answer, Posted, Signed},
     visitor::{Params, Visitor, link},
 };
@@ -93,7 +94,9 @@ async fn list(signed: Signed, params: Params) -> Answer {
         h1 { (t("Events", "事件")) }
         @if !verdicts.verdicts.is_empty() { (kept_out(&signed, &verdicts)) }
         section.card aria-label=(t("Events", "事件")) {
-            form.line method="get" action="/events" {
+            form.line method="post" action=(search::PATH) {
+                (layout::csrf(&signed.session))
+                input type="hidden" name="list" value="/events";
                 div {
                     label for="severity" { (t("Severity", "严重程度")) }
                     select #severity name="severity" {
@@ -120,11 +123,10 @@ async fn list(signed: Signed, params: Params) -> Answer {
                 button type="submit" { (t("Show", "筛选")) }
             }
             div #events data-live {
-                @if page.events.is_empty() {
-                    p.empty {
-                        @if is_filtered { (t("No event is like that.", "没有符合条件的事件。")) " " a href="/events" { (t("Show all", "显示全部")) } }
-                        @else { (t("Nothing unusual has been seen.", "没有发现异常。")) }
-                    }
+                @if page.events.is_empty() && is_filtered {
+                    (layout::nothing_like_that(visitor, t("No event is like that.", "没有符合条件的事件。"), "/events"))
+                } @else if page.events.is_empty() {
+                    p.empty { (t("Nothing unusual has been seen.", "没有发现异常。")) }
                 } @else {
                     table.cards {
                         caption.hidden { (t("Events, the latest first", "事件，最近的在前")) }
@@ -181,6 +183,23 @@ fn named(visitor: &Visitor, names: &[(&str, &str, &str)], name: &str) -> String 
     known.map_or_else(|| name.replace('_', " "), |(_, en, zh)| visitor.t(en, zh).to_owned())
 }
 
+/// Who, with what they are in the page's language; addresses and networks say it themselves.
+fn subject(visitor: &Visitor, text: &str) -> String {
+    const KINDS: [(&str, &str, &str); 4] = [
+        ("user", "user", "用户"),
+        ("token", "token", "令牌"),
+        ("key", "key", "密钥"),
+        ("address", "address", "地址"),
+    ];
+    if text == "everyone" {
+        return visitor.t("everyone", "所有调用方").to_owned();
+    }
+    // As events write it, and as verdicts do.
+    let parts = text.split_once(' ').or_else(|| text.split_once(':'));
+    let known = parts.and_then(|(kind, rest)| Some((KINDS.iter().find(|(name, ..)| *name == kind)?, rest)));
+    known.map_or_else(|| text.to_owned(), |((_, en, zh), rest)| format!("{} {rest}", visitor.t(en, zh)))
+}
+
 /// A text without its quotes, a time as the visitor writes it, a number without needless digits.
 fn plain(visitor: &Visitor, name: &str, value: &Value) -> String {
     if let (true, Some(bytes)) = (name.ends_with("_bytes"), value.as_u64()) {
@@ -191,6 +210,7 @@ fn plain(visitor: &Visitor, name: &str, value: &Value) -> String {
             visitor.t(if *is { "yes" } else { "no" }, if *is { "是" } else { "否" }).to_owned()
         }
         Value::Null => "–".to_owned(),
+        Value::String(text) if name == "subject" => subject(visitor, text),
         Value::String(text) if text == "file" => visitor.t("the local file", "本地文件").to_owned(),
         Value::String(text) => match text.parse::<Timestamp>() {
             Ok(at) => visitor.format(at, "%-d %b, %H:%M:%S", "%-m月%-d日 %H:%M:%S"),
@@ -221,7 +241,7 @@ fn kept_out(signed: &Signed, verdicts: &view::Verdicts) -> Markup {
                 } }
                 tbody { @for verdict in &verdicts.verdicts {
                     tr {
-                        th.name.mono scope="row" { bdi { (verdict.subject) } }
+                        th.name.mono scope="row" { bdi { (subject(visitor, &verdict.subject)) } }
                         td data-label=(t("How", "方式")) {
                             @if verdict.action == "block" { (t("kept out", "禁止")) } @else { (t("slowed down", "减速")) }
                         }
@@ -243,7 +263,36 @@ fn kept_out(signed: &Signed, verdicts: &view::Verdicts) -> Markup {
 async fn lift(Posted { signed, form }: Posted) -> Answer {
     let subject = utf8_percent_encode(form.get("subject"), NON_ALPHANUMERIC).to_string();
     let done: Result<view::Lifted, _> =
-        signed.send(Method::DELETE, &format!("/admin/verdicts/{subject}"), &()).await;
+        signed.api.send(Method::DELETE, &format!("/admin/verdicts/{subject}"), &()).await;
     let done = done.map(|_| signed.visitor.t("They may come in again.", "限制已解除。").to_owned());
     Ok(signed.went("/events", done))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Uri, header};
+
+    use super::*;
+
+    #[test]
+    fn subjects_are_of_a_kind_in_every_language() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_LANGUAGE, "zh".parse().unwrap());
+        let [en, zh] = [HeaderMap::new(), headers]
+            .map(|headers| Visitor::of(&headers, &Uri::from_static("/events"), Timestamp(0)));
+        for (text, in_en, in_zh) in [
+            ("token ab12cd34", "token ab12cd34", "令牌 ab12cd34"),
+            (
+                "user:97665549-effe-5e34-a023-53e3b2c34a6d",
+                "user 97665549-effe-5e34-a023-53e3b2c34a6d",
+                "用户 97665549-effe-5e34-a023-53e3b2c34a6d",
+            ),
+            ("address:192.0.2.1", "address 192.0.2.1", "地址 192.0.2.1"),
+            ("key 0a1b2c3d", "key 0a1b2c3d", "密钥 0a1b2c3d"),
+            ("2001:db8::/64", "2001:db8::/64", "2001:db8::/64"),
+            ("everyone", "everyone", "所有调用方"),
+        ] {
+            assert_eq!((&*subject(&en, text), &*subject(&zh, text)), (in_en, in_zh));
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io::Write,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use axum::response::{Html, IntoResponse, Response};
@@ -20,21 +20,21 @@ use crate::model::Timestamp;
 /// Languages, themes and time zones are many; who asks for more has them made anew.
 const MOST: usize = 64;
 
-#[derive(Clone)]
 struct Page {
     until: Timestamp,
     plain: Bytes,
-    packed: Option<Bytes>,
+    /// For the first who accepts it.
+    packed: OnceLock<Option<Bytes>>,
 }
 
 #[derive(Default)]
-pub(super) struct Kept(Mutex<HashMap<String, Page>>);
+pub(super) struct Kept(Mutex<HashMap<String, Arc<Page>>>);
 
 impl Kept {
     /// The page as this visitor sees it, if it was made a moment ago.
     pub(super) fn find(&self, visitor: &Visitor, headers: &HeaderMap) -> Option<Response> {
         let found = self.lock().get(&name(visitor)).filter(|page| page.until > visitor.now).cloned();
-        found.map(|page| answer(page, headers))
+        found.map(|page| answer(&page, headers))
     }
 
     /// Keeps the page for whoever asks the same before `until`.
@@ -45,17 +45,17 @@ impl Kept {
         until: Timestamp,
         headers: &HeaderMap,
     ) -> Response {
-        let page = Page { until, packed: packed(text.as_bytes()), plain: text.into() };
+        let page = Arc::new(Page { until, plain: text.into(), packed: OnceLock::new() });
         let mut pages = self.lock();
         pages.retain(|_, page| page.until > visitor.now);
         if pages.len() < MOST {
             pages.insert(name(visitor), page.clone());
         }
         drop(pages);
-        answer(page, headers)
+        answer(&page, headers)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Page>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Page>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -74,9 +74,10 @@ pub(super) fn accepts_packed(headers: &HeaderMap) -> bool {
     accepted.is_some_and(|text| text.contains("gzip"))
 }
 
-fn answer(page: Page, headers: &HeaderMap) -> Response {
-    match page.packed.filter(|_| accepts_packed(headers)) {
-        None => Html(page.plain).into_response(),
+fn answer(page: &Page, headers: &HeaderMap) -> Response {
+    let packed = accepts_packed(headers).then(|| page.packed.get_or_init(|| packed(&page.plain)).clone());
+    match packed.flatten() {
+        None => Html(page.plain.clone()).into_response(),
         Some(packed) => {
             let gzip = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
             (gzip, Html(packed)).into_response()

@@ -6,8 +6,8 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::{
     api::Refused,
-    assets,
-    visitor::{Lang, SAID, Theme, Visitor, link},
+    assets, search,
+    visitor::{Lang, SAID, Said, Theme, Visitor, link},
     words,
 };
 use crate::admin::view;
@@ -92,7 +92,7 @@ pub(super) fn text(
                 data-ended=(t("The session has ended; what you have written stays. Sign in beside this page, then go on here.", "会话已结束，已填写的内容仍在。请在新标签页登录，再回到这里继续。"))
                 data-sign-in=(t("Sign in", "登录"))
                 data-gone=(t("This is no longer there: it was deleted meanwhile.", "此内容已不存在，可能刚被删除。"))
-                data-copied=(t("Copied", "已复制")) {
+                data-copied=(t("Copied", "已复制")) data-original=(words::ORIGINAL) {
                 a.skip href="#main" { (t("Skip to the content", "跳到正文")) }
                 header.side {
                     a.brand href="/" { (mark()) "keytide" }
@@ -120,10 +120,13 @@ pub(super) fn text(
                     }
                 }
                 main #main tabindex="-1" {
-                    @if let Some(said) = &visitor.said {
-                        p.news.good[said.is_good].bad[!said.is_good] role=(if said.is_good { "status" } else { "alert" }) {
-                            (said.text)
+                    @match &visitor.said {
+                        Some(Said::Good(text)) => p.news.good role="status" { (text) },
+                        Some(Said::Bad { done, refused }) => {
+                            @if !done.is_empty() { p.news.plain role="status" { (done) } }
+                            (words::news(visitor, refused))
                         }
+                        None => {}
                     }
                     (body)
                 }
@@ -228,13 +231,16 @@ pub(super) fn choose_provider(
 /// A search of the list at `path`, of which `kept` says what else it is.
 pub(super) fn search(
     visitor: &Visitor,
+    session: &view::Session,
     path: &str,
     kept: &[(&str, &str)],
     (value, hint): (&str, &str),
 ) -> Markup {
     let word = visitor.t("Search", "搜索");
     html! {
-        form.line method="get" action=(path) role="search" {
+        form.line method="post" action=(search::PATH) role="search" {
+            (csrf(session))
+            input type="hidden" name="list" value=(path);
             @for (name, value) in kept.iter().filter(|(_, value)| !value.is_empty()) {
                 input type="hidden" name=(name) value=(value);
             }
@@ -245,6 +251,11 @@ pub(super) fn search(
             button type="submit" { (word) }
         }
     }
+}
+
+/// In place of a list that is narrowed down to nothing.
+pub(super) fn nothing_like_that(visitor: &Visitor, says: &str, all: &str) -> Markup {
+    html! { p.empty { (says) " " a href=(all) { (visitor.t("Show all", "显示全部")) } } }
 }
 
 /// Where a list has become shorter than the page that is asked for: its last one.

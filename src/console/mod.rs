@@ -4,6 +4,7 @@
 //! - `api` asks the control API within the process, with the visitor's own cookie: a page can show and do nothing that
 //!   the API would not;
 //! - `kept` holds pages that are the same for many;
+//! - `search` leads from what is looked for to where it is;
 //! - `layout` is what all pages have in common, `chart` draws, `words` says what went wrong;
 //! - every page has a file of its own, and `assets` holds what they load.
 //!
@@ -25,6 +26,7 @@ mod models;
 mod open;
 mod overview;
 mod playground;
+mod search;
 mod settings;
 mod sign_in;
 mod signed;
@@ -71,6 +73,7 @@ pub fn router(api: Router, clock: Clock) -> Router {
         .merge(events::routes())
         .merge(storage::routes())
         .merge(playground::routes())
+        .merge(search::routes())
         .merge(settings::routes())
         .merge(open::routes())
         .fallback(elsewhere)

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::visitor::Visitor;
+use super::{layout, visitor::Visitor};
 use crate::admin::view;
 
 /// One model's figures, as far as whoever looks may see them.
@@ -49,7 +49,7 @@ where
                 p.empty { (t("No model has been asked yet.", "还没有模型被调用。")) }
             } @else {
                 p.faint { (note) }
-                div.scroll tabindex="0" role="region" aria-label=(title) {
+                (layout::region(title, &html! {
                     table {
                         thead { tr {
                             th scope="col" { (t("Model", "模型")) }
@@ -69,7 +69,7 @@ where
                             }
                         } }
                     }
-                }
+                }))
             }
         }
     }

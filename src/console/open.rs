@@ -140,7 +140,7 @@ fn described(visitor: &Visitor, document: &Value, operation: &Operation<'_>) -> 
             summary { span.state { (operation.method.to_uppercase()) } " " code { (operation.path) } " " (texts(&what["summary"])) }
             @if let Some(more) = what["description"].as_str() { p { (more) } }
             @if !parameters.is_empty() || !fields.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label=(t("What it takes", "参数")) {
+                (layout::region(t("What it takes", "参数"), &html! {
                     table {
                         thead { tr { th scope="col" { (t("Name", "名称")) } th scope="col" { (t("In", "位置")) } th scope="col" { (t("Type", "类型")) } th scope="col" { (t("Meaning", "说明")) } } }
                         tbody {
@@ -152,7 +152,7 @@ fn described(visitor: &Visitor, document: &Value, operation: &Operation<'_>) -> 
                             }
                         }
                     }
-                }
+                }))
             }
             p.faint { @for (status, answer) in what["responses"].as_object().into_iter().flatten() { code { (status) } " " (texts(&answer["description"])) ". " } }
         }

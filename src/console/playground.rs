@@ -1,13 +1,15 @@
 //! Asking a model as a caller would, and the same call for one's own program.
 
 use axum::{Router, body::Body, routing::get};
-use http::Method;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use super::{
-    Console, assets,
+    Console,
+    api::Refused,
+    assets,
     form::Form,
     layout::{self, Here},
     signed::{Answer, Posted, Signed},
@@ -19,6 +21,9 @@ use crate::{admin::view, model::TokenId};
 pub(super) fn routes() -> Router<Console> {
     Router::new().route("/playground", get(show).post(ask))
 }
+
+/// As many tokens as the API lists at once.
+const LISTED: usize = 1000;
 
 /// What stands in the fields.
 #[derive(Default)]
@@ -57,13 +62,14 @@ async fn ask(Posted { signed, form }: Posted) -> Answer {
 }
 
 /// What the model said, to us and to itself.
+#[derive(Default)]
 struct Said {
     text: String,
     thought: String,
 }
 
 /// What came, or why nothing did.
-async fn answer(signed: &Signed, form: &Form) -> Result<Said, String> {
+async fn answer(signed: &Signed, form: &Form) -> Result<Said, Markup> {
     let trial = json!({
         "token": form.get("token"), "model": form.get("model"), "message": form.get("message"),
         "system": form.given("system"), "temperature": form.get("temperature").parse::<f32>().ok(),
@@ -71,24 +77,45 @@ async fn answer(signed: &Signed, form: &Form) -> Result<Said, String> {
     let to = link("/admin/playground", &[("provider", form.get("provider"))]);
     let answer = signed.api.raw(Method::POST, &to, Body::from(trial.to_string())).await;
     let answer = answer.map_err(|refused| words::of(&signed.visitor, &refused))?;
-    let broken = || signed.visitor.t("The answer broke off.", "回答中断。").to_owned();
+    let broken = || html! { (signed.visitor.t("The answer broke off.", "回答中断。")) };
     let body = answer.into_body().collect().await.map_err(|_| broken())?.to_bytes();
-    let value: Value = serde_json::from_slice(&body).map_err(|_| broken())?;
-    let message = &value["choices"][0]["message"];
-    let text = |name: &str| message[name].as_str().map(str::to_owned);
-    let thought = text("reasoning_content").or(text("reasoning")).unwrap_or_default();
-    Ok(Said { text: text("content").unwrap_or_default(), thought })
+    let mut said = Said::default();
+    for part in parts(&body).ok_or_else(broken)? {
+        if let Some(refused) = Refused::said(StatusCode::BAD_GATEWAY, &part["error"]) {
+            return Err(words::of(&signed.visitor, &refused));
+        }
+        let choice = &part["choices"][0];
+        let message = choice.get("delta").unwrap_or(&choice["message"]);
+        let text = |name: &str| message[name].as_str();
+        said.thought += text("reasoning_content").or(text("reasoning")).unwrap_or_default();
+        said.text += text("content").unwrap_or_default();
+    }
+    Ok(said)
+}
+
+/// One answer, or a line for each part of it: some providers stream whatever they are asked, and call it what they like.
+fn parts(body: &[u8]) -> Option<Vec<Value>> {
+    if let Ok(whole) = serde_json::from_slice(body) {
+        return Some(vec![whole]);
+    }
+    let lines = std::str::from_utf8(body).ok()?.lines();
+    let data = lines.filter_map(|line| match line.strip_prefix("data:") {
+        Some(data) => Some(data.trim()).filter(|data| *data != "[DONE]"),
+        None => Some(line).filter(|line| line.starts_with('{')),
+    });
+    let parts: Vec<Value> = data.map(|data| serde_json::from_str(data).ok()).collect::<Option<_>>()?;
+    (!parts.is_empty()).then_some(parts)
 }
 
 async fn page(
     signed: &Signed,
     provider: &str,
     filled: Filled,
-    answer: Option<Result<Said, String>>,
+    answer: Option<Result<Said, Markup>>,
 ) -> Answer {
     let path = |path: &str| link(path, &[("provider", provider)]);
     let stats = path("/admin/stats");
-    let tokens = link("/admin/tokens", &[("provider", provider), ("pageSize", "1000")]);
+    let tokens = link("/admin/tokens", &[("provider", provider), ("pageSize", &LISTED.to_string())]);
     let (tokens, stats, providers, templates) = tokio::join!(
         signed.get::<view::TokenList>(&tokens),
         signed.get::<view::Stats>(&stats),
@@ -140,6 +167,12 @@ async fn page(
                                         option value=(token.id) selected[token.id.to_string() == filled.token] { (token.name) }
                                     }
                                 }
+                                @if tokens.total > LISTED {
+                                    span.hint {
+                                        (t("The oldest are listed. Any other is tried from its own page:", "仅列出最早的令牌。其他令牌可从其页面试用："))
+                                        " " a href=(path("/tokens")) { (t("Tokens", "令牌")) }
+                                    }
+                                }
                                 span.hint { (t(
                                     "Used as a caller would, from this machine's own address: that counts where a token allows some addresses only.",
                                     "与调用方的用法相同，但从本机地址发出：若令牌限定了来源地址，须包含本机。",
@@ -171,7 +204,7 @@ async fn page(
                                 @if !said.thought.is_empty() { span.thought.faint { (said.thought) } }
                                 (said.text)
                             }
-                            Some(Err(why)) => span.news.bad { (why) },
+                            Some(Err(why)) => div.news.bad { (why) },
                             None => span.faint { (t("It appears here as it is written.", "回答会在此逐字显示。")) },
                         }
                     }
@@ -257,6 +290,22 @@ fn samples(visitor: &Visitor, provider: &str, model: &str, filled: &Filled) -> M
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_are_read_by_what_they_are() {
+        let says = |body: &str| parts(body.as_bytes()).map(|parts| parts.len());
+        for (body, count) in [
+            ("{\n  \"choices\": []\n}", Some(1)),
+            ("data: {\"a\":1}\n\n: still there\n\ndata: {\"a\":2}\n\ndata: [DONE]\n\n", Some(2)),
+            ("event: x\r\ndata:{\"a\":1}\r\n", Some(1)),
+            ("{\"a\":1}\n{\"a\":2}\n", Some(2)),
+            ("<h1>Bad gateway</h1>", None),
+            ("data: {\"a\":1}\n\ndata: {\"a", None),
+            ("", None),
+        ] {
+            assert_eq!(says(body), count, "{body}");
+        }
+    }
 
     #[test]
     fn what_looks_like_a_place_stays_what_it_is() {

@@ -21,16 +21,14 @@ async fn show(signed: Signed, params: Params) -> Answer {
     let configuration: view::Configuration = signed.get("/admin/config").await?;
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
-    let search = params.get("search").trim().to_lowercase();
-    let wanted = |setting: &&view::Setting| {
-        setting.name.contains(&search) || setting.value.to_lowercase().contains(&search)
-    };
+    let search = params.get("search").trim();
+    let wanted = |setting: &&view::Setting| is_like(setting, search);
     let (defaults, set): (Vec<_>, Vec<_>) =
         configuration.settings.iter().filter(wanted).partition(|setting| setting.source == "default");
     let body = html! {
         div.head {
             h1 { (t("Settings", "设置")) }
-            (layout::search(visitor, "/settings", &[], (&search, t("Name or value", "名称或取值"))))
+            (layout::search(visitor, &signed.session, "/settings", &[], (search, t("Name or value", "名称或取值"))))
         }
         p.faint {
             @match &configuration.file {
@@ -44,7 +42,7 @@ async fn show(signed: Signed, params: Params) -> Answer {
         }
         section.card aria-label=(t("Settings", "设置")) {
             @if defaults.is_empty() && set.is_empty() {
-                p.empty { (t("No setting is like that.", "没有符合条件的设置。")) " " a href="/settings" { (t("Show all", "显示全部")) } }
+                (layout::nothing_like_that(visitor, t("No setting is like that.", "没有符合条件的设置。"), "/settings"))
             } @else {
                 @if !set.is_empty() { h2 { (t("Set here", "已设置")) } (table(visitor, &set)) }
                 @if !defaults.is_empty() {
@@ -57,6 +55,12 @@ async fn show(signed: Signed, params: Params) -> Answer {
         }
     };
     Ok(signed.page(Here::Settings, t("Settings", "设置"), &body))
+}
+
+/// Whether the text is in its name or its value.
+pub(super) fn is_like(setting: &view::Setting, text: &str) -> bool {
+    let text = text.to_lowercase();
+    setting.name.contains(&text) || setting.value.to_lowercase().contains(&text)
 }
 
 fn source<'a>(visitor: &Visitor, source: &'a str) -> Cow<'a, str> {

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
-use maud::html;
+use maud::{Markup, html};
 use serde_json::json;
 
 use super::{
@@ -38,10 +38,10 @@ pub(super) async fn page(
         )),
         _ => Some(visitor.t("Your session has ended. Sign in again to go on.", "会话已结束，请重新登录以继续。")),
     };
-    shown(&visitor, StatusCode::OK, own_path(params.get("next")), ended.map(str::to_owned))
+    shown(&visitor, StatusCode::OK, own_path(params.get("next")), ended.map(|text| html! { (text) }))
 }
 
-fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<String>) -> Response {
+fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<Markup>) -> Response {
     let t = |en, zh| visitor.t(en, zh);
     let body = html! {
         div.door {
@@ -50,7 +50,7 @@ fn shown(visitor: &Visitor, status: StatusCode, next: &str, says: Option<String>
                 "With the admin token. It is in the file admin-token of the data folder, or in your configuration.",
                 "请使用管理令牌。它保存在数据目录的 admin-token 文件中，或写在您的配置里。",
             )) }
-            @if let Some(says) = says { p.news.bad role="alert" id="says" { (says) } }
+            @if let Some(says) = says { div.news.bad role="alert" { (says) } }
             form method="post" action="/login" {
                 input type="hidden" name="next" value=(next);
                 // Programs that keep passwords ask whose it is.

@@ -9,7 +9,7 @@ use axum::{
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use maud::Markup;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::{
     Console,
@@ -17,8 +17,7 @@ use super::{
     form::Form,
     layout::{self, Here},
     sign_in::own_path,
-    visitor::{SAID, Visitor, link},
-    words,
+    visitor::{SAID, Said, Visitor, link},
 };
 use crate::admin::view::{self, Code};
 
@@ -74,15 +73,6 @@ impl Signed {
         self.api.get(path).await.map_err(|refused| self.refused(&refused))
     }
 
-    pub(super) async fn send<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, Refused> {
-        self.api.send(method, path, body).await
-    }
-
     /// Only an id goes on into a path of the API.
     pub(super) fn id<T: FromStr>(&self, text: &str, code: Code) -> Result<T, Failure> {
         text.parse().map_err(|_| {
@@ -109,12 +99,23 @@ impl Signed {
 
     /// Goes on to a page that says how it went.
     pub(super) fn went(&self, to: &str, outcome: Result<String, Refused>) -> Response {
-        let (kind, text) = match outcome {
-            Ok(text) => ("good", text),
-            Err(refused) => ("bad", words::of(&self.visitor, &refused)),
-        };
-        let mut news = utf8_percent_encode(&format!("{kind}|"), NON_ALPHANUMERIC).to_string();
-        for letter in text.chars() {
+        self.told(
+            to,
+            &match outcome {
+                Ok(text) => Said::Good(text),
+                Err(refused) => Said::Bad { done: String::new(), refused },
+            },
+        )
+    }
+
+    /// As `went`, where something was done before the rest was refused.
+    pub(super) fn broke_off(&self, to: &str, done: String, refused: Refused) -> Response {
+        self.told(to, &Said::Bad { done, refused })
+    }
+
+    fn told(&self, to: &str, said: &Said) -> Response {
+        let mut news = String::new();
+        for letter in said.written().chars() {
             let letter = utf8_percent_encode(letter.encode_utf8(&mut [0; 4]), NON_ALPHANUMERIC).to_string();
             if news.len() + letter.len() > LONGEST_NEWS {
                 break;

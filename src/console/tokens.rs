@@ -1,7 +1,5 @@
 //! Client tokens: made, shown once, limited, revoked.
 
-use std::collections::HashMap;
-
 use axum::{
     Router,
     extract::Path,
@@ -44,25 +42,52 @@ impl<'a> From<&'a view::Token> for Limits<'a> {
     }
 }
 
-/// The names of users, by their ids.
+/// The names of users to choose from, by their ids.
 async fn users(signed: &Signed) -> Result<Vec<(UserId, String)>, Failure> {
     let page: view::UserPage = signed.get("/admin/users?pageSize=1000&sort=name").await?;
     Ok(page.users.into_iter().map(|user| (user.id, user.name)).collect())
 }
 
+/// What of the list is looked at: who goes on from it to a token comes back to it.
+#[derive(Clone, Copy)]
+struct Shown<'a> {
+    provider: &'a str,
+    search: &'a str,
+    page: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    fn of(get: impl Fn(&str) -> &'a str) -> Self {
+        Self { provider: get("provider"), search: get("search"), page: get("page") }
+    }
+
+    fn parameters(&self) -> [(&'static str, &'a str); 3] {
+        [("provider", self.provider), ("search", self.search), ("page", self.page)]
+    }
+
+    fn list(&self) -> String {
+        link("/tokens", &self.parameters())
+    }
+
+    fn one(&self, id: TokenId) -> String {
+        link(&format!("/tokens/{id}"), &self.parameters())
+    }
+
+    /// As a form passes it on.
+    fn fields(&self) -> Markup {
+        html! { @for (name, value) in self.parameters() { input type="hidden" name=(name) value=(value); } }
+    }
+}
+
 async fn list(signed: Signed, params: Params) -> Answer {
-    let page = if params.get("page").is_empty() { "1" } else { params.get("page") };
-    shown(&signed, params.get("provider"), params.get("search"), page, None).await
+    shown(&signed, Shown::of(|name| params.get(name)), None).await
 }
 
 /// The list, and the form for another one, or the one that was refused.
-async fn shown(
-    signed: &Signed,
-    provider: &str,
-    search: &str,
-    page: &str,
-    refused: Option<(&Form, &Refused)>,
-) -> Answer {
+async fn shown(signed: &Signed, shown: Shown<'_>, refused: Option<(&Form, &Refused)>) -> Answer {
+    let Shown { provider, search, page } = shown;
+    // Without a page the API lists all of them.
+    let page = if page.is_empty() { "1" } else { page };
     let path = link("/admin/tokens", &[("provider", provider), ("search", search), ("page", page)]);
     let (list, providers, users) = tokio::join!(
         signed.get::<view::TokenList>(&path),
@@ -75,19 +100,19 @@ async fn shown(
     if let Some(last) = layout::last_page(list.page, list.pages, at) {
         return Ok(last);
     }
-    let names: HashMap<UserId, &str> = users.iter().map(|(id, name)| (*id, name.as_str())).collect();
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let body = html! {
         div.head {
             h1 { (t("Tokens", "令牌")) }
             (layout::choose_provider(visitor, &providers, &list.provider, "/tokens"))
-            (layout::search(visitor, "/tokens", &[("provider", provider)], (search, t("Name, user or id", "名称、用户或编号"))))
+            (layout::search(visitor, &signed.session, "/tokens", &[("provider", provider)], (search, t("Name, user, id or whole token", "名称、用户、编号或完整令牌"))))
         }
         section.card aria-label=(t("Tokens", "令牌")) {
             div #tokens data-live[refused.is_none()] {
                 @if list.tokens.is_empty() && !search.is_empty() {
-                    p.empty { (t("No token is like that.", "没有符合条件的令牌。")) " " a href=(link("/tokens", &[("provider", provider)])) { (t("Show all", "显示全部")) } }
+                    @let all = link("/tokens", &[("provider", provider)]);
+                    (layout::nothing_like_that(visitor, t("No token is like that.", "没有符合条件的令牌。"), &all))
                 } @else if list.tokens.is_empty() {
                     p.empty { (t("There is no token yet. Callers need one: create it below.", "还没有令牌。调用方需要令牌，请在下方创建。")) }
                 } @else {
@@ -102,7 +127,7 @@ async fn shown(
                             th.number scope="col" { (t("Tokens used", "Token 用量")) }
                             th scope="col" { (t("Last used", "最近使用")) }
                         } }
-                        tbody { @for token in &list.tokens { (row(visitor, provider, token, &names)) } }
+                        tbody { @for token in &list.tokens { (row(visitor, &shown, token)) } }
                     }
                     (layout::pager(visitor, list.page, list.pages, at))
                 }
@@ -126,14 +151,13 @@ async fn shown(
     })
 }
 
-fn row(visitor: &Visitor, provider: &str, token: &view::Token, users: &HashMap<UserId, &str>) -> Markup {
+fn row(visitor: &Visitor, shown: &Shown<'_>, token: &view::Token) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
-    let own = link(&format!("/tokens/{}", token.id), &[("provider", provider)]);
     html! {
         tr {
             th.name scope="row" {
                 span {
-                    a.clip href=(own) { bdi { (token.name) } }
+                    a.clip href=(shown.one(token.id)) { bdi { (token.name) } }
                     small.mono.faint { bdi { (token.token) } }
                     @if token.expired { " " span.state.expired { (t("Expired", "过期")) } }
                     @else if let Some(at) = token.expires_at { small.faint { " " (t("ends", "到期")) " " (visitor.ago(at)) } }
@@ -141,7 +165,7 @@ fn row(visitor: &Visitor, provider: &str, token: &view::Token, users: &HashMap<U
             }
             td.name.blank[token.user.is_none()] data-label=(t("User", "用户")) {
                 @match token.user {
-                    Some(user) => a href={ "/users/" (user) } { bdi.clip { (users.get(&user).copied().unwrap_or("–")) } },
+                    Some(user) => a href={ "/users/" (user) } { bdi.clip { (token.user_name.as_deref().unwrap_or("–")) } },
                     None => span.faint { "–" },
                 }
             }
@@ -201,7 +225,7 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let provider = form.get("provider");
-    let list = link("/tokens", &[("provider", provider)]);
+    let of = Shown { provider, search: "", page: "" };
     let wished = || {
         let limits = limits::read(visitor, &form)?;
         Ok(view::AddToken {
@@ -218,12 +242,12 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
     };
     let body = match wished() {
         Ok(body) => body,
-        Err(refused) => return shown(&signed, provider, "", "1", Some((&form, &refused))).await,
+        Err(refused) => return shown(&signed, of, Some((&form, &refused))).await,
     };
     let to = link("/admin/tokens", &[("provider", provider)]);
-    let made: view::Token = match signed.send(Method::POST, &to, &body).await {
+    let made: view::Token = match signed.api.send(Method::POST, &to, &body).await {
         Ok(made) => made,
-        Err(refused) => return shown(&signed, provider, "", "1", Some((&form, &refused))).await,
+        Err(refused) => return shown(&signed, of, Some((&form, &refused))).await,
     };
     // The one page that shows it: it goes into no cookie, no address and no log.
     let title = t("The token is made", "令牌已创建");
@@ -237,7 +261,7 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
                 button.primary type="button" data-copy="made" { (t("Copy", "复制")) }
             }
         }
-        p { a.button href=(list) { (t("Back to the tokens", "返回令牌列表")) } }
+        p { a.button href=(of.list()) { (t("Back to the tokens", "返回令牌列表")) } }
     };
     Ok(signed.page(Here::Tokens, title, &page))
 }
@@ -248,26 +272,31 @@ async fn find(signed: &Signed, provider: &str, id: &str) -> Result<view::Token, 
 }
 
 async fn one(signed: Signed, Path(id): Path<String>, params: Params) -> Answer {
-    let provider = params.get("provider");
-    let token = find(&signed, provider, &id).await?;
-    own_page(&signed, provider, &token, None).await
+    let shown = Shown::of(|name| params.get(name));
+    let token = find(&signed, shown.provider, &id).await?;
+    own_page(&signed, shown, &token, None).await
 }
 
 /// A token's own page, with the change of it that was refused, if one was.
 async fn own_page(
     signed: &Signed,
-    provider: &str,
+    shown: Shown<'_>,
     token: &view::Token,
     refused: Option<(&Form, &Refused)>,
 ) -> Answer {
-    let users = users(signed).await?;
+    let mut users = users(signed).await?;
+    if let (Some(own), Some(name)) = (token.user, &token.user_name)
+        && users.iter().all(|(id, _)| *id != own)
+    {
+        users.push((own, name.clone()));
+    }
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let body = html! {
-        p { a href=(link("/tokens", &[("provider", provider)])) { "← " (t("All tokens", "全部令牌")) } }
+        p { a href=(shown.list()) { "← " (t("All tokens", "全部令牌")) } }
         div.head {
             h1 { bdi { (token.name) } }
-            a.button href=(link("/playground", &[("provider", provider), ("token", &token.id.to_string())])) { (t("Try it", "试用")) }
+            a.button href=(link("/playground", &[("provider", shown.provider), ("token", &token.id.to_string())])) { (t("Try it", "试用")) }
         }
         dl.tiles {
             div { dt { (t("Requests", "请求数")) } dd { (visitor.number(token.request_count)) } dd.note { (visitor.number(token.failure_count)) " " (t("failed", "次失败")) } }
@@ -279,7 +308,7 @@ async fn own_page(
             h2 { (t("Change it", "编辑")) }
             form.wide method="post" action={ "/tokens/" (token.id) } data-written[refused.is_some()] {
                 (layout::csrf(&signed.session))
-                input type="hidden" name="provider" value=(provider);
+                (shown.fields())
                 @if let Some((form, refused)) = refused { (words::news(visitor, refused)) (fields(visitor, form, &users)) }
                 @else { (fields(visitor, &written(token), &users)) }
                 div.row { button.primary type="submit" { (t("Save", "保存")) } }
@@ -290,7 +319,7 @@ async fn own_page(
             p.faint { (t("Callers that use it are refused from now on. Its figures stay.", "使用它的调用会立即被拒绝，统计数据保留。")) }
             form method="post" action="/tokens/revoke" {
                 (layout::csrf(&signed.session))
-                input type="hidden" name="provider" value=(provider);
+                (shown.fields())
                 input type="hidden" name="id" value=(token.id);
                 label.check { input type="checkbox" name="sure" value="1" required; (t("Yes, revoke this token", "确认吊销该令牌")) }
                 div.row { button.danger type="submit" { (t("Revoke", "吊销")) } }
@@ -304,9 +333,9 @@ async fn own_page(
 }
 
 async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer {
-    let provider = form.get("provider");
+    let shown = Shown::of(|name| form.get(name));
+    let provider = shown.provider;
     let token = find(&signed, provider, &id).await?;
-    let page = link(&format!("/tokens/{}", token.id), &[("provider", provider)]);
     let visitor = &signed.visitor;
     let wished = || {
         let limits = limits::read(visitor, &form)?;
@@ -323,20 +352,20 @@ async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer
     };
     let body = match wished() {
         Ok(body) => body,
-        Err(refused) => return own_page(&signed, provider, &token, Some((&form, &refused))).await,
+        Err(refused) => return own_page(&signed, shown, &token, Some((&form, &refused))).await,
     };
     let to = link(&format!("/admin/tokens/{}", token.id), &[("provider", provider)]);
-    match signed.send::<view::Token>(Method::PATCH, &to, &body).await {
-        Ok(_) => Ok(signed.went(&page, Ok(visitor.t("Saved.", "已保存。").to_owned()))),
-        Err(refused) => own_page(&signed, provider, &token, Some((&form, &refused))).await,
+    match signed.api.send::<view::Token>(Method::PATCH, &to, &body).await {
+        Ok(_) => Ok(signed.went(&shown.one(token.id), Ok(visitor.t("Saved.", "已保存。").to_owned()))),
+        Err(refused) => own_page(&signed, shown, &token, Some((&form, &refused))).await,
     }
 }
 
 async fn revoke(Posted { signed, form }: Posted) -> Answer {
-    let provider = form.get("provider");
-    let token = find(&signed, provider, form.get("id")).await?;
-    let to = link(&format!("/admin/tokens/{}", token.id), &[("provider", provider)]);
-    let done = signed.send::<view::Deleted>(Method::DELETE, &to, &()).await;
+    let shown = Shown::of(|name| form.get(name));
+    let token = find(&signed, shown.provider, form.get("id")).await?;
+    let to = link(&format!("/admin/tokens/{}", token.id), &[("provider", shown.provider)]);
+    let done = signed.api.send::<view::Deleted>(Method::DELETE, &to, &()).await;
     let done = done.map(|_| signed.visitor.t("The token is revoked.", "令牌已吊销。").to_owned());
-    Ok(signed.went(&link("/tokens", &[("provider", provider)]), done))
+    Ok(signed.went(&shown.list(), done))
 }

@@ -62,14 +62,14 @@ async fn shown(signed: &Signed, search: &str, page: &str, refused: Option<(&Form
     let body = html! {
         div.head {
             h1 { (t("Users", "用户")) }
-            (layout::search(visitor, "/users", &[], (search, t("Name or id", "名称或编号"))))
+            (layout::search(visitor, &signed.session, "/users", &[], (search, t("Name or id", "名称或编号"))))
         }
         section.card aria-label=(t("Users", "用户")) {
             div #users data-live[refused.is_none()] {
-                @if page.users.is_empty() {
-                    p.empty { @if search.is_empty() {
-                        (t("There is no user yet. Users are people whose tokens share limits and daily logs.", "还没有用户。用户的多个令牌共享限额与每日记录。"))
-                    } @else { (t("No user is like that.", "没有符合条件的用户。")) " " a href="/users" { (t("Show all", "显示全部")) } } }
+                @if page.users.is_empty() && !search.is_empty() {
+                    (layout::nothing_like_that(visitor, t("No user is like that.", "没有符合条件的用户。"), "/users"))
+                } @else if page.users.is_empty() {
+                    p.empty { (t("There is no user yet. Users are people whose tokens share limits and daily logs.", "还没有用户。用户的多个令牌共享限额与每日记录。")) }
                 } @else {
                     table.cards {
                         caption.hidden { (t("Users", "用户")) }
@@ -162,7 +162,7 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
         allowed_models: Some(wished.allowed_models),
         allowed_addresses: Some(wished.allowed_addresses),
     };
-    match signed.send::<view::User>(Method::POST, "/admin/users", &body).await {
+    match signed.api.send::<view::User>(Method::POST, "/admin/users", &body).await {
         Ok(user) => Ok(signed.went(
             &format!("/users/{}", user.id),
             Ok(visitor
@@ -290,7 +290,7 @@ fn log(visitor: &Visitor, days: &view::UserDays) -> Markup {
         @if !days.days.is_empty() {
             section.card {
                 h2 { (t("Daily log", "每日记录")) }
-                div.scroll tabindex="0" role="region" aria-label=(t("Daily log", "每日记录")) {
+                (layout::region(t("Daily log", "每日记录"), &html! {
                     table {
                         thead { tr {
                             th scope="col" { (t("Day", "日期")) }
@@ -319,7 +319,7 @@ fn log(visitor: &Visitor, days: &view::UserDays) -> Markup {
                             }
                         } }
                     }
-                }
+                }))
             }
         }
     }
@@ -344,7 +344,7 @@ async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer
         },
         enabled => view::EditUser { enabled: Some(enabled == "yes"), ..view::EditUser::default() },
     };
-    let saved = signed.send::<view::User>(Method::PATCH, &format!("/admin/users/{id}"), &body).await;
+    let saved = signed.api.send::<view::User>(Method::PATCH, &format!("/admin/users/{id}"), &body).await;
     match saved {
         Err(refused) if form.get("enabled").is_empty() => {
             own_page(&signed, id, Some((&form, &refused))).await
@@ -355,7 +355,7 @@ async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer
 
 async fn delete(Path(id): Path<String>, Posted { signed, .. }: Posted) -> Answer {
     let id: UserId = signed.id(&id, Code::UnknownUser)?;
-    let done = signed.send::<view::Deleted>(Method::DELETE, &format!("/admin/users/{id}"), &()).await;
+    let done = signed.api.send::<view::Deleted>(Method::DELETE, &format!("/admin/users/{id}"), &()).await;
     let done = done.map(|_| signed.visitor.t("The user is deleted.", "用户已删除。").to_owned());
     Ok(signed.went("/users", done))
 }

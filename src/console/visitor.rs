@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 
 use axum::extract::FromRequestParts;
-use http::{HeaderMap, Uri, header, request::Parts};
+use http::{HeaderMap, StatusCode, Uri, header, request::Parts};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use maud::{Markup, html};
 
-use super::Console;
+use super::{Console, api::Refused};
 use crate::model::Timestamp;
 
 pub(super) const LANG: &str = "keytide_lang";
@@ -51,10 +51,34 @@ pub(super) struct Visitor {
 }
 
 /// What came of a form, told on the page that follows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) is_good: bool,
-    pub(super) text: String,
+#[derive(Clone, Debug)]
+pub(super) enum Said {
+    Good(String),
+    Bad {
+        /// What was done before; mostly nothing.
+        done: String,
+        refused: Refused,
+    },
+}
+
+impl Said {
+    /// As it goes to that page.
+    pub(super) fn written(&self) -> String {
+        match self {
+            Self::Good(text) => format!("good|{text}"),
+            Self::Bad { done, refused } => format!("bad|{done}|{}|{}", refused.code, refused.message),
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (kind, text) = text.split_once('|')?;
+        if kind == "good" {
+            return Some(Self::Good(text.to_owned()));
+        }
+        let mut parts = text.splitn(3, '|').map(str::to_owned);
+        let (done, code, message) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self::Bad { done, refused: Refused { status: StatusCode::BAD_REQUEST, code, message } })
+    }
 }
 
 impl FromRequestParts<Console> for Visitor {
@@ -81,8 +105,7 @@ impl Visitor {
         let zone = zone.and_then(|name| TimeZoneDatabase::bundled().get(name).ok());
         let said = cookie(headers, SAID).and_then(|text| {
             let text = percent_encoding::percent_decode_str(text).decode_utf8().ok()?;
-            let (kind, text) = text.split_once('|')?;
-            Some(Said { is_good: kind == "good", text: text.to_owned() })
+            Said::read(&text)
         });
         let here = uri.path_and_query().map_or("/", |here| here.as_str()).to_owned();
         let zone = zone.unwrap_or(TimeZone::UTC);

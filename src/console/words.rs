@@ -54,7 +54,8 @@ const fn in_chinese(code: Code) -> &'static str {
         Code::UnknownToken => "这个令牌已不存在，可能刚被吊销。",
         Code::UnknownUser => "没有这个用户，可能刚被删除。",
         Code::UserExists => "已有同名用户。",
-        Code::WrongProvider => "这个密钥的格式与该服务商不符。",
+        Code::WrongForm => "这个密钥的格式与该服务商不符（见 key_pattern）。",
+        Code::WrongProvider => "这是另一个服务商的密钥。",
     }
 }
 
@@ -75,28 +76,38 @@ const fn flaw_in_chinese(flaw: Flaw) -> &'static str {
         Flaw::OtherProvider => "这是另一个服务商的密钥",
         Flaw::OtherForm => "与该服务商的密钥格式不符（见 key_pattern）",
         Flaw::NotUtf8 => "这一行不是 UTF-8 编码",
-        Flaw::Unreadable => "这一行无法识别",
+        Flaw::UnreadableLine => "这一行无法识别",
         Flaw::OpenQuote => "引号没有闭合",
         Flaw::TooManyCells => "单元格多于列数",
     }
 }
 
-/// What callers get, and so the playground too.
-const OF_CALLS: [(&str, &str); 17] = [
+/// What callers get, and so the playground too, where the control API has no such word.
+const OF_CALLS: [(&str, &str); 27] = [
     ("address_not_allowed", "该令牌不能从这个地址使用。"),
+    ("blocked", "该令牌或其用户暂时被禁止使用，请查看事件页面。"),
     ("daily_requests_exceeded", "今日请求数已达上限。"),
     ("daily_tokens_exceeded", "今日 Token 用量已达上限。"),
+    ("headers_too_large", "请求头过多或过大。"),
     ("invalid_api_key", "该令牌无效，可能刚被吊销。"),
+    ("invalid_type", "请求中有字段的类型不正确。"),
+    ("invalid_utf8", "请求内容不是 UTF-8 编码。"),
     ("keys_rejected", "所有尝试的密钥都被服务商拒绝，请查看密钥页面。"),
     ("missing_model", "请填写模型。"),
+    ("missing_token", "请求没有附带令牌。"),
     ("model_not_allowed", "该令牌不能使用这个模型。"),
     ("model_not_found", "没有这个模型。"),
     ("no_available_keys", "没有可用的密钥，请查看密钥页面。"),
+    ("no_native_api", "该服务商不支持 Ollama 原生接口，请使用 /v1 接口。"),
     ("provider_disabled", "该服务商已停用。"),
+    ("query_too_long", "地址中的参数过长。"),
     ("rate_limit_exceeded", "请求过于频繁，请稍后再试。"),
+    ("throttled", "因异常使用，该令牌或其用户暂时被减速，请查看事件页面。"),
     ("token_expired", "该令牌已过期。"),
     ("unreadable", "页面无法读取接口的回答。"),
+    ("unsupported_encoding", "请求内容经过压缩，请不经压缩发送。"),
     ("upstream_broken", "服务商的回答中断了。"),
+    ("upstream_error", "服务商返回了错误，请重试。"),
     ("upstream_timeout", "服务商没有及时回答。"),
     ("upstream_unreachable", "无法连接服务商。"),
     ("user_disabled", "该令牌的用户已停用。"),
@@ -108,47 +119,22 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     errors.chain(OF_CALLS).chain(flaws)
 }
 
-/// What is not known here is said as it came.
-pub(super) fn of(visitor: &Visitor, refused: &Refused) -> String {
+/// What was refused and why, beside the sentence in which it was said, which may tell more.
+pub(super) fn of(visitor: &Visitor, refused: &Refused) -> Markup {
     let known = all().find(|(code, _)| *code == refused.code);
-    match (visitor.lang, known) {
-        (Lang::Zh, Some((_, text))) => text.to_owned(),
-        _ => refused.message.clone(),
-    }
-}
-
-/// Codes of which there is one sentence in Chinese, but many in English, that say more.
-const fn is_general(code: Code) -> bool {
-    matches!(
-        code,
-        Code::HubFailed
-            | Code::InternalError
-            | Code::InvalidBody
-            | Code::InvalidCsv
-            | Code::InvalidJson
-            | Code::InvalidKey
-            | Code::InvalidPath
-            | Code::InvalidQuery
-            | Code::InvalidSelection
-            | Code::InvalidSubject
-            | Code::InvalidTime
-            | Code::InvalidTokenSettings
-            | Code::InvalidUserSettings
-            | Code::NoAnswer
-            | Code::StoreUnavailable
-            | Code::WrongProvider
-    )
-}
-
-/// What was refused and why, as a page says it.
-pub(super) fn news(visitor: &Visitor, refused: &Refused) -> Markup {
-    let is_general = Code::ALL.iter().any(|code| code.as_str() == refused.code && is_general(*code));
     html! {
-        div.news.bad role="alert" {
-            (of(visitor, refused))
-            @if visitor.lang == Lang::Zh && is_general { " " (original(visitor, &refused.message)) }
+        @match (visitor.lang, known) {
+            (Lang::Zh, Some((_, text))) => { (text) " " (original(visitor, &refused.message)) }
+            // What is not known here is said as it came.
+            (Lang::Zh, None) => span lang=[refused.message.is_ascii().then_some("en")] { (refused.message) },
+            (Lang::En, _) => (refused.message),
         }
     }
+}
+
+/// As a page says it.
+pub(super) fn news(visitor: &Visitor, refused: &Refused) -> Markup {
+    html! { div.news.bad role="alert" { (of(visitor, refused)) } }
 }
 
 pub(super) fn of_line(visitor: &Visitor, line: &InvalidLine) -> String {
@@ -169,12 +155,15 @@ pub(super) fn for_modules(visitor: &Visitor) -> String {
     Value::Object(words).to_string()
 }
 
+/// Before what is there in English alone.
+pub(super) const ORIGINAL: &str = "原文（英文）";
+
 /// A sentence that is there in English alone. In Chinese something has been said of it before.
 pub(super) fn original(visitor: &Visitor, text: &str) -> Markup {
     html! {
         @match visitor.lang {
             Lang::En => (text),
-            Lang::Zh => details.original { summary { "原文（英文）" } span lang="en" { (text) } },
+            Lang::Zh => details.original { summary { (ORIGINAL) } span lang="en" { (text) } },
         }
     }
 }
@@ -200,9 +189,6 @@ mod tests {
     fn words_go_by_the_names_on_the_wire() {
         for flaw in Flaw::ALL {
             assert_eq!(serde_json::to_value(flaw).unwrap(), flaw.as_str());
-        }
-        for code in Code::ALL {
-            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
         let names: HashSet<_> = all().map(|(name, _)| name).collect();
         assert_eq!(names.len(), all().count(), "a name means one thing");

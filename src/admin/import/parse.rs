@@ -52,11 +52,19 @@ pub(super) struct Parsed {
     pub(super) rows: Vec<Row>,
     /// Only JSON can name one.
     pub(super) provider: Option<String>,
+    /// Of CSV with anything in it.
+    pub(super) columns: Option<Vec<&'static str>>,
 }
 
+/// `columns` are those of a CSV whose header is known from elsewhere, so that it has none of its own.
+///
 /// # Errors
 /// When the whole cannot be read: no JSON at all, or a CSV header that makes no sense.
-pub(super) fn parse(format: Format, body: &[u8]) -> Result<Parsed, ApiError> {
+pub(super) fn parse(format: Format, body: &[u8], columns: Option<&str>) -> Result<Parsed, ApiError> {
+    if columns.is_some() && format != Format::Csv {
+        let why = "Only CSV has columns: leave \"columns\" out, or say format=csv.";
+        return Err(ApiError::bad_request(Code::InvalidQuery, why).param("columns"));
+    }
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     match format {
         Format::Json => json(body),
@@ -65,7 +73,7 @@ pub(super) fn parse(format: Format, body: &[u8]) -> Result<Parsed, ApiError> {
             "" => Content::Blank,
             line => element(line),
         })),
-        Format::Csv => csv(body),
+        Format::Csv => csv(body, columns),
     }
 }
 
@@ -78,7 +86,7 @@ fn lines(body: &[u8], mut read: impl FnMut(&str) -> Content) -> Parsed {
         };
         Row { line: at + 1, content }
     };
-    Parsed { rows: each_line(body).enumerate().map(row).collect(), provider: None }
+    Parsed { rows: each_line(body).enumerate().map(row).collect(), ..Parsed::default() }
 }
 
 fn each_line(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -105,7 +113,11 @@ fn text_line(line: &str) -> Content {
 fn element(json: &str) -> Content {
     // serde would take a list for an object whose fields stand in their order.
     if json.starts_with('[') {
-        return Content::because(Flaw::Unreadable, "a list, expected a key, or an object with \"key\"", "");
+        return Content::because(
+            Flaw::UnreadableLine,
+            "a list, expected a key, or an object with \"key\"",
+            "",
+        );
     }
     let row = if json.starts_with('"') {
         serde_json::from_str(json).map(|key: String| KeyRow { key, ..KeyRow::default() })
@@ -119,7 +131,7 @@ fn element(json: &str) -> Content {
             // The position inside one element helps nobody.
             let text = text.rfind(" at line ").map_or(text.as_str(), |at| &text[..at]);
             // What of it is the key is not known: nothing is shown.
-            Content::because(Flaw::Unreadable, presentable(text), "")
+            Content::because(Flaw::UnreadableLine, presentable(text), "")
         }
     }
 }
@@ -158,15 +170,17 @@ fn json(body: &[u8]) -> Result<Parsed, ApiError> {
         },
     };
     let rows = document.keys.iter().enumerate().map(row).collect();
-    Ok(Parsed { rows, provider: document.provider.clone() })
+    Ok(Parsed { rows, provider: document.provider.clone(), columns: None })
 }
 
 const COLUMNS: [&str; 6] = ["key", "username", "expires_at", "note", "weight", "owner"];
 
 /// Read line by line, so that one stray quote spoils one line and not the rest of the file. No field of ours
 /// can hold a line break anyway.
-fn csv(body: &[u8]) -> Result<Parsed, ApiError> {
-    let mut columns: Option<Vec<&str>> = None;
+fn csv(body: &[u8], columns: Option<&str>) -> Result<Parsed, ApiError> {
+    let makes_no_sense = |why| ApiError::bad_request(Code::InvalidCsv, why);
+    let given = columns.map(|text| text.split(',').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
+    let mut columns = given.map(|cells| header(&cells)).transpose().map_err(makes_no_sense)?;
     let mut refused = None;
     let parsed = lines(body, |line| {
         if line.is_empty() || line.starts_with('#') {
@@ -186,8 +200,8 @@ fn csv(body: &[u8]) -> Result<Parsed, ApiError> {
         csv_row(columns.get_or_insert_with(|| COLUMNS.to_vec()), cells)
     });
     match refused {
-        None => Ok(parsed),
-        Some(why) => Err(ApiError::bad_request(Code::InvalidCsv, why)),
+        None => Ok(Parsed { columns, ..parsed }),
+        Some(why) => Err(makes_no_sense(why)),
     }
 }
 
@@ -195,6 +209,7 @@ fn known(cell: &str) -> Option<&'static str> {
     COLUMNS.into_iter().find(|name| name.eq_ignore_ascii_case(cell))
 }
 
+/// The one rule for it: whoever sends a file in pieces goes by what the first of them was read as.
 fn is_header(cells: &[String]) -> bool {
     let named = |cell: &String| known(cell);
     let keyless = named(&cells[0]).is_some() || form::key(&cells[0]).is_err();
@@ -240,7 +255,7 @@ fn cells(line: &str) -> Result<Vec<String>, Flaw> {
         .from_reader(line.as_bytes());
     match reader.records().next() {
         Some(Ok(record)) => Ok(record.iter().map(str::to_owned).collect()),
-        Some(Err(_)) | None => Err(Flaw::Unreadable),
+        Some(Err(_)) | None => Err(Flaw::UnreadableLine),
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn rows(format: Format, body: impl AsRef<[u8]>) -> Vec<(usize, Content)> {
-    let parsed = parse(format, body.as_ref()).unwrap();
+    let parsed = parse(format, body.as_ref(), None).unwrap();
     parsed
         .rows
         .into_iter()
@@ -106,7 +106,31 @@ fn csv_rows_at_fault_stop_nothing() {
 fn csv_headers_that_make_no_sense_are_refused() {
     for body in ["key,colour\nsk-key-one,red\n", "key,key\n", "username,note\nAnn,x\n", "api_key_name,key\n"]
     {
-        assert_eq!(parse(Format::Csv, body.as_bytes()).unwrap_err().code.as_str(), "invalid_csv", "{body}");
+        assert_eq!(
+            parse(Format::Csv, body.as_bytes(), None).unwrap_err().code.as_str(),
+            "invalid_csv",
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn a_later_piece_is_read_as_the_first_was() {
+    let first = parse(Format::Csv, b"# ours\nNote,KEY\nx,sk-key-one\n", None).unwrap();
+    assert_eq!(first.columns.as_deref(), Some(&["note", "key"][..]));
+    // What would be a header at the beginning of a file is a row of it in the middle.
+    let later = parse(Format::Csv, b"key,sk-key-two\n", Some("note,key")).unwrap();
+    let two = KeyRow { key: "sk-key-two".to_owned(), note: Some("key".to_owned()), ..KeyRow::default() };
+    assert_eq!(later.rows, [Row { line: 1, content: Content::Key(two) }]);
+    let plain = parse(Format::Csv, b"sk-key-one,Ann", None).unwrap();
+    assert_eq!(plain.columns.as_deref(), Some(&COLUMNS[..]));
+    assert_eq!(parse(Format::Csv, b"# nothing yet\n\n", None).unwrap().columns, None);
+    for (format, columns, code) in [
+        (Format::Csv, "key,colour", "invalid_csv"),
+        (Format::Csv, "", "invalid_csv"),
+        (Format::Text, "key", "invalid_query"),
+    ] {
+        assert_eq!(parse(format, b"x", Some(columns)).unwrap_err().code.as_str(), code, "{columns}");
     }
 }
 
@@ -125,7 +149,7 @@ fn ndjson_takes_strings_and_objects() {
 fn json_has_defaults_and_invalid_elements() {
     let body = r#"{"keys":["sk-key-one",{"key":"sk-key-two","username":"Bob"},5,{"key":7},null],
         "username":"Ann","weight":2,"provider":"p"}"#;
-    let parsed = parse(Format::Json, body.as_bytes()).unwrap();
+    let parsed = parse(Format::Json, body.as_bytes(), None).unwrap();
     assert_eq!(parsed.provider.as_deref(), Some("p"));
     let names: Vec<_> = parsed
         .rows
@@ -150,11 +174,11 @@ fn json_that_cannot_be_read_as_a_whole_is_refused_with_its_place() {
         ("{\"keys\":\"sk-key-one\"}", "line 1"),
         ("", "empty"),
     ] {
-        let error = parse(Format::Json, body.as_bytes()).unwrap_err();
+        let error = parse(Format::Json, body.as_bytes(), None).unwrap_err();
         assert!(error.status == 400 && error.message.contains(says), "{body}: {}", error.message);
         assert!(!error.message.contains("sk-key-one"), "{}", error.message);
     }
-    assert!(parse(Format::Json, b"{\"keys\":[\"\xff\"]}").is_err());
+    assert!(parse(Format::Json, b"{\"keys\":[\"\xff\"]}", None).is_err());
 }
 
 fn formats() -> impl proptest::strategy::Strategy<Value = Format> {
@@ -164,13 +188,13 @@ fn formats() -> impl proptest::strategy::Strategy<Value = Format> {
 proptest! {
     #[test]
     fn nothing_panics(format in formats(), body in proptest::collection::vec(any::<u8>(), 0..400)) {
-        drop(parse(format, &body));
+        drop(parse(format, &body, None));
     }
 
     /// Every line is a row; only a header is taken out.
     #[test]
     fn nothing_is_passed_over(format in formats(), body in "[ a-z0-9,\"#{}:\\n\\r\u{e9}-]{0,200}") {
-        if let Ok(parsed) = parse(format, body.as_bytes()) && format != Format::Json {
+        if let Ok(parsed) = parse(format, body.as_bytes(), None) && format != Format::Json {
             let body = body.replace("\r\n", "\n").replace('\r', "\n");
             let lines = body.strip_suffix('\n').unwrap_or(&body).split('\n').count();
             prop_assert_eq!(parsed.rows.len(), if body.is_empty() { 0 } else { lines });

@@ -29,6 +29,12 @@ async fn every_format_is_taken() {
     let csv = "key,username,expires_at\nsk-alpha-four,Bob,2040-01-01\n";
     let report = send(&world, "?format=csv", "text/plain", csv).await.json();
     assert_eq!((&report["added"], &report["total"]), (&json!(1), &json!(1)));
+    assert_eq!(report["columns"], json!(["key", "username", "expires_at"]));
+    let later =
+        send(&world, "?format=csv&columns=username,key", "text/plain", "key,sk-alpha-four\n").await.json();
+    assert_eq!((&later["existing"], &later["columns"]), (&json!(1), &json!(["username", "key"])));
+    let wrong = send(&world, "?format=text&columns=key", "text/plain", "sk-alpha-four").await;
+    assert_eq!(wrong.error(), (400, "invalid_query".to_owned()));
     let report = send(&world, "", "application/x-ndjson", "\"sk-alpha-five\"\n{\"key\":1}\n").await.json();
     assert_eq!((&report["added"], &report["invalid"]), (&json!(1), &json!(1)));
 
@@ -212,4 +218,22 @@ async fn an_export_and_a_change_are_of_the_list_that_is_looked_at() {
         assert_eq!(ids["ids"].as_array().unwrap().len(), keys.len(), "{query}");
     }
     assert_eq!(world.get("/admin/api-keys/ids?page=1").await.error().0, 400);
+}
+
+#[tokio::test]
+async fn an_export_of_little_comes_in_no_empty_pieces() {
+    let world = World::new();
+    let keys: Vec<_> = (0..2_000).map(|n| format!("sk-many-{n:06}")).collect();
+    assert_eq!(send(&world, "", "text/plain", keys.join("\n")).await.json()["added"], 2_000);
+    for (search, count) in [("nobody", 0), (keys[1_999].as_str(), 1)] {
+        let path = format!("/admin/api-keys/export?format=text&search={search}");
+        let request = Request::post(path).header("x-admin-token", TOKEN).body(Body::empty()).unwrap();
+        let mut body = world.router.clone().oneshot(request).await.unwrap().into_body();
+        let mut pieces = Vec::new();
+        while let Some(piece) = body.frame().await {
+            pieces.push(piece.unwrap().into_data().unwrap());
+        }
+        assert_eq!(pieces.iter().filter(|piece| !piece.is_empty()).count(), count, "{search}");
+        assert!(pieces.len() <= count + 1, "{search}: {}", pieces.len());
+    }
 }

@@ -49,7 +49,7 @@ async fn bad_keys_are_refused_with_the_reason() {
         (post, json!({"key": KEY, "colour": 1}), 400, "invalid_body"),
         (post, json!({"key": 5}), 400, "invalid_body"),
         (post, json!({"key": "sk-be-0123456789"}), 400, "wrong_provider"),
-        (post, json!({"key": KEY, "provider": "beta"}), 400, "wrong_provider"),
+        (post, json!({"key": KEY, "provider": "beta"}), 400, "wrong_form"),
         (post, json!({"key": KEY, "provider": "gamma"}), 404, "unknown_provider"),
         ("/admin/api-keys?provider=gamma", json!({"key": KEY}), 404, "unknown_provider"),
         ("/admin/api-keys?provider=alpha", json!({"key": KEY, "provider": "beta"}), 400, "provider_mismatch"),

@@ -3,25 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-macro_rules! names {
-    ($(#[$doc:meta])* $of:ident { $($name:ident = $text:literal),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-        pub enum $of {
-            $(#[serde(rename = $text)] $name),*
-        }
-
-        impl $of {
-            pub const ALL: &[Self] = &[$(Self::$name),*];
-
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text),*
-                }
-            }
-        }
-    };
-}
+use crate::model::error_body::names;
 
 names! {
     /// Of an answer that is an error.
@@ -68,12 +50,15 @@ names! {
         UnknownToken = "unknown_token",
         UnknownUser = "unknown_user",
         UserExists = "user_exists",
+        WrongForm = "wrong_form",
         WrongProvider = "wrong_provider",
     }
 }
 
 names! {
     /// Why a line of an import is no key.
+    #[derive(Serialize, Deserialize, ToSchema)]
+    #[serde(rename_all = "snake_case")]
     Flaw {
         KeyEmpty = "key_empty",
         KeyTooLong = "key_too_long",
@@ -90,7 +75,7 @@ names! {
         OtherProvider = "other_provider",
         OtherForm = "other_form",
         NotUtf8 = "not_utf8",
-        Unreadable = "unreadable_line",
+        UnreadableLine = "unreadable_line",
         OpenQuote = "open_quote",
         TooManyCells = "too_many_cells",
     }

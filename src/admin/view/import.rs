@@ -26,6 +26,9 @@ pub struct ImportQuery {
     /// Instead of the Content-Type.
     #[param(inline)]
     pub format: Option<Format>,
+    /// Of CSV without a header of its own, as the later pieces of a file: the names of its columns, as the report on
+    /// the first piece tells them.
+    pub columns: Option<String>,
     /// The id of the user who shares the keys that name nobody.
     #[param(value_type = Option<String>)]
     pub owner: Option<UserId>,
@@ -86,7 +89,9 @@ pub struct ImportReport {
     pub blank: usize,
     pub total: usize,
     pub dry_run: bool,
-    /// The first 100.
+    /// Of CSV: how its columns were read.
+    pub columns: Option<Vec<String>>,
+    /// The first 1000.
     pub existing_lines: Vec<ExistingLine>,
     /// The first 1000.
     pub invalid_lines: Vec<InvalidLine>,

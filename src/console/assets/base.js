@@ -99,6 +99,19 @@ export async function maySend(form) {
   return false;
 }
 
+// What was refused, in words of the page's language, which go by the code, and beside them the sentence that came: it
+// may tell more.
+export function reasons(error, words) {
+  const sentence = error.message ?? String(error);
+  const known = words[error.code];
+  if (!known) return [sentence];
+  const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });
+  const original = Object.assign(document.createElement("details"), { className: "original" });
+  const text = Object.assign(element("span", sentence), { lang: "en" });
+  original.append(element("summary", body.dataset.original), text);
+  return [known, " ", original];
+}
+
 // Whether the visitor has begun something that a new load would take away.
 function isDirty(field) {
   if (field.options) {

@@ -1,11 +1,12 @@
 // A file goes to the control API in pieces of whole lines, however large it is, and every line that is not understood
 // is told. What was imported stays when the connection breaks; sending the file again adds nothing twice.
 
-import { maySend } from "./base.js";
+import { maySend, reasons } from "./base.js";
 
 const form = document.getElementById("import");
 const input = document.getElementById("file");
 const output = document.getElementById("progress");
+const list = document.getElementById("lines");
 // Bytes. Proxies take a megabyte by default, header and all.
 const PIECE = 1 << 18;
 const LONGEST_LINE = 1_000_000;
@@ -18,7 +19,12 @@ const FORMATS = { csv: "csv", json: "json", ndjson: "ndjson", jsonl: "ndjson" };
 const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()] ?? "text";
 
 // An error that is said as it stands.
-class Said extends Error {}
+class Said extends Error {
+  constructor(...words) {
+    super();
+    this.words = words;
+  }
+}
 
 // A list's elements as JSON, in pieces of about so many bytes, each with the number of elements before it.
 function* partsOf(list, words) {
@@ -70,18 +76,9 @@ function countLines(bytes) {
   return count;
 }
 
-// The line that names the columns, to stand before every piece; empty where the first line is a key already.
-function headerOf(bytes) {
-  const lines = new TextDecoder().decode(bytes).split(/\r\n|\r|\n/);
-  const first = lines.find((line) => line.trim() && !line.trim().startsWith("#"));
-  if (first === undefined) return null;
-  const cells = first.split(",").map((cell) => cell.trim().replace(/^"(.*)"$/, "$1").toLowerCase());
-  return cells.includes("key") ? `${first}\n` : "";
-}
-
 // A field of CSV never goes on over the end of a line: the API reads every line for itself.
-async function* piecesOfLines(file, format, words) {
-  let [before, header] = [0, format === "csv" ? null : ""];
+async function* piecesOfLines(file, words) {
+  let before = 0;
   for (let from = 0; from < file.size; ) {
     let [bytes, cut] = [null, 0];
     for (const size of [PIECE, LONGEST_LINE]) {
@@ -92,21 +89,43 @@ async function* piecesOfLines(file, format, words) {
     if (!cut) throw new Said(`${words.longLine} ${before + 1}`);
     const piece = bytes.subarray(0, cut);
     from += cut;
-    yield { body: new Blob([header ?? "", piece]), before: header ? before - 1 : before, done: from / file.size };
-    header ??= headerOf(piece);
+    yield { body: piece, before, done: from / file.size };
     before += countLines(piece);
   }
 }
 
 // Pieces of whole lines, each with the number of the lines before it.
-export const piecesOf = (file, format, words) =>
-  format === "json" ? piecesOfJson(file, words) : piecesOfLines(file, format, words);
+const piecesOf = (file, format, words) => (format === "json" ? piecesOfJson(file, words) : piecesOfLines(file, words));
 
-function element(name, text, classes = "") {
+function element(name, content, classes) {
   const one = document.createElement(name);
-  one.textContent = text;
-  one.className = classes;
+  one.append(content);
+  if (classes) one.className = classes;
   return one;
+}
+
+// The first lines of a kind, as the page itself would tell them.
+class Lines {
+  constructor(kind) {
+    this.part = document.getElementById(kind).content.cloneNode(true).firstElementChild;
+    this.rows = this.part.querySelector("tbody");
+    this.only = this.part.querySelector(".shown");
+    this.words = this.only.textContent;
+  }
+
+  add(line, key, ...why) {
+    if (this.rows.rows.length >= MOST_LINES) return;
+    const cells = [element("td", line, "number"), element("td", element("bdi", key), "mono"), ...why.map((one) => element("td", one))];
+    this.rows.insertRow().append(...cells);
+    if (!this.part.isConnected) list.append(this.part);
+  }
+
+  // So many there are; not all of them are told.
+  total(all) {
+    const [shown, of] = [this.rows.rows.length, all].map((count) => count.toLocaleString(document.documentElement.lang));
+    this.only.textContent = this.words.replace("%SHOWN%", shown).replace("%ALL%", of);
+    this.only.hidden = all <= this.rows.rows.length;
+  }
 }
 
 form.addEventListener("submit", async (event) => {
@@ -115,7 +134,6 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const words = form.dataset;
   const ofCodes = JSON.parse(words.ofCodes);
-  const inWords = (error) => error && (ofCodes[error.code] ?? error.message);
   const button = form.querySelector("button");
   button.disabled = true;
   if (!(await maySend(form))) return void (button.disabled = false);
@@ -124,10 +142,8 @@ form.addEventListener("submit", async (event) => {
   bar.value = 0;
   bar.setAttribute("aria-label", words.progress);
   const status = element("p", "…");
-  const table = document.createElement("table");
-  const head = table.createTHead().insertRow();
-  for (const word of [words.line, words.key, words.why]) head.append(element("th", word));
-  const rows = table.createTBody();
+  const [invalid, existing] = [new Lines("invalid-lines"), new Lines("existing-lines")];
+  list.replaceChildren();
   output.replaceChildren(bar, status);
   output.hidden = false;
   const sum = { added: 0, existing: 0, invalid: 0 };
@@ -137,8 +153,10 @@ form.addEventListener("submit", async (event) => {
   };
   try {
     const format = formatOf(file.name);
+    // A file of CSV has one header, or none: every piece is read as the first was.
+    let columns = null;
     for await (const { body, before, done } of piecesOf(file, format, words)) {
-      const query = new URLSearchParams({ format, provider: form.elements.provider.value });
+      const query = new URLSearchParams({ format, provider: form.elements.provider.value, ...(columns && { columns }) });
       const answer = await fetch(`/admin/api-keys/import?${query}`, {
         method: "POST",
         headers: { "x-csrf-token": form.elements.csrf.value },
@@ -147,18 +165,15 @@ form.addEventListener("submit", async (event) => {
       const report = await answer.json().catch(() => null);
       // It has ended between two pieces: the way in stands beside the reason.
       if (answer.status === 401) await maySend(form);
-      if (!answer.ok || !report) throw new Said(inWords(report?.error) ?? `${words.noAnswer} (${answer.status})`);
+      if (!answer.ok || !report) {
+        throw new Said(...(report?.error ? reasons(report.error, ofCodes) : [`${words.noAnswer} (${answer.status})`]));
+      }
+      columns ??= report.columns?.join(",");
       for (const name of Object.keys(sum)) sum[name] += report[name];
-      for (const line of report.invalid_lines) {
-        if (rows.rows.length >= MOST_LINES) break;
-        const row = rows.insertRow();
-        row.append(element("td", line.line + before, "number"), element("td", line.key, "mono"), element("td", inWords({ code: line.code, message: line.reason })));
-      }
-      if (rows.rows.length && !table.isConnected) {
-        const scroll = element("div", "", "scroll");
-        scroll.append(table);
-        output.append(scroll);
-      }
+      for (const line of report.invalid_lines) invalid.add(line.line + before, line.key, ofCodes[line.code] ?? line.reason);
+      for (const line of report.existing_lines) existing.add(line.line + before, line.key);
+      invalid.total(sum.invalid);
+      existing.total(sum.existing);
       bar.value = Math.min(done, 1);
       tell(words.progress + ":");
     }
@@ -167,7 +182,9 @@ form.addEventListener("submit", async (event) => {
     input.value = "";
   } catch (error) {
     tell(words.failed);
-    output.append(element("p", error instanceof Said ? error.message : words.noAnswer, "news bad"));
+    const news = element("div", "", "news bad");
+    news.append(...(error instanceof Said ? error.words : [words.noAnswer]));
+    output.append(news);
   } finally {
     button.disabled = false;
   }

@@ -1,6 +1,6 @@
 // The answer as it is written, and samples that follow what is typed.
 
-import { maySend } from "./base.js";
+import { maySend, reasons } from "./base.js";
 
 const form = document.getElementById("ask");
 const answer = document.getElementById("answer");
@@ -25,8 +25,8 @@ function fill() {
   }
 }
 
-// Server-sent events, of which only the lines with data matter here; the last need not end.
-async function* dataOf(stream) {
+// As they come; the last need not end.
+async function* linesOf(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (let ended = false; !ended; ) {
@@ -34,20 +34,34 @@ async function* dataOf(stream) {
     ended = done;
     const lines = (rest + (value ?? "")).split(/\r?\n/);
     rest = ended ? "" : lines.pop();
-    for (const line of lines) {
-      if (line.startsWith("data:") && line.slice(5).trim() !== "[DONE]") yield JSON.parse(line.slice(5));
-    }
+    yield* lines;
   }
 }
 
-// Some providers answer at once, whatever they are asked.
-async function* partsOf(reply) {
-  const isStream = reply.headers.get("content-type")?.startsWith("text/event-stream");
-  if (isStream) yield* dataOf(reply.body);
-  else yield await reply.json();
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
-const inWords = (error) => ofCodes[error?.code] ?? error?.message ?? form.dataset.noAnswer;
+// By what the lines are, for providers call them what they like: events with data, or JSON, a part in each line or one
+// answer over many.
+async function* partsOf(stream) {
+  const open = [];
+  for await (const line of linesOf(stream)) {
+    const data = line.startsWith("data:") ? line.slice(5).trim() : null;
+    if (open.length) open.push(line);
+    else if (data !== null && data !== "[DONE]") yield JSON.parse(data);
+    else if (line.trimStart().startsWith("{")) {
+      const part = parsed(line);
+      if (part) yield part;
+      else open.push(line);
+    }
+  }
+  if (open.length) yield JSON.parse(open.join("\n"));
+}
 
 // What the model says to itself stands apart from what it answers.
 function write(part) {
@@ -63,12 +77,13 @@ function write(part) {
   answer.append(said?.content ?? "");
 }
 
-function complain(text) {
-  const news = document.createElement("p");
-  news.className = "news bad";
-  news.textContent = text;
+function complain(...words) {
+  const news = Object.assign(document.createElement("div"), { className: "news bad" });
+  news.append(...words);
   answer.append(news);
 }
+
+const complainOf = (error) => complain(...(error ? reasons(error, ofCodes) : [form.dataset.noAnswer]));
 
 // The models that the chosen token may use; those that were asked before are there in any case. Nobody's token is used
 // before somebody has chosen it, or it is the only one.
@@ -123,13 +138,15 @@ form.addEventListener("submit", async (event) => {
     });
     if (!reply.ok) {
       const said = await reply.json().catch(() => null);
-      complain(inWords(said?.error));
-      return;
+      return complainOf(said?.error);
     }
-    for await (const part of partsOf(reply)) {
-      if (part.error) complain(inWords(part.error));
+    let count = 0;
+    for await (const part of partsOf(reply.body)) {
+      count += 1;
+      if (part.error) complainOf(part.error);
       write(part);
     }
+    if (!count) return complain(form.dataset.noAnswer);
     took.textContent = `${form.dataset.took} ${((performance.now() - begun) / 1000).toFixed(1)} s`;
   } catch (error) {
     if (error.name !== "AbortError") complain(form.dataset.noAnswer);

@@ -7,6 +7,7 @@ use axum::{
 use http::{HeaderValue, Method, header};
 use maud::{Markup, html};
 
+use super::fields;
 use crate::{
     admin::view,
     console::{
@@ -71,25 +72,7 @@ fn one(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
                     label for="key" { (t("Key", "密钥")) }
                     input #key.mono name="key" value=(form.get("key")) required spellcheck="false" autocapitalize="off" autocomplete="off";
                 }
-                div.fields {
-                    div {
-                        label for="username" { (t("Account", "账号")) }
-                        input #username name="username" maxlength="256" autocomplete="off" value=(form.get("username"));
-                        span.hint { (t("Keys of one account share its limits.", "同一账号的密钥共享限额。")) }
-                    }
-                    div {
-                        label for="weight" { (t("Weight", "权重")) }
-                        input #weight name="weight" type="number" min="1" max="1000" placeholder="1" value=(form.get("weight"));
-                    }
-                    div {
-                        label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
-                        input #expires name="expires_at" type="date" value=(form.get("expires_at"));
-                    }
-                    div {
-                        label for="note" { (t("Note", "备注")) }
-                        input #note name="note" maxlength="256" value=(form.get("note"));
-                    }
-                }
+                (fields(&signed.visitor, form))
                 div.row { button.primary type="submit" { (t("Add the key", "添加")) } }
             }
         }
@@ -104,8 +87,7 @@ fn many(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
             h2 { (t("Many keys", "批量导入")) }
             form.wide #import method="post" action="/keys/import" autocomplete="off" data-written[again.is_some()]
                 data-progress=(t("Imported", "已导入")) data-added=(t("new", "新增")) data-existing=(t("there already", "已存在"))
-                data-invalid=(t("not understood", "无法识别")) data-line=(t("Line", "行")) data-why=(t("Why", "原因"))
-                data-key=(t("Key", "密钥")) data-failed=(t("The import stopped; what was imported stays. Send the same again.", "导入中断；已导入的保留，可重新提交。"))
+                data-invalid=(t("not understood", "无法识别")) data-failed=(t("The import stopped; what was imported stays. Send the same again.", "导入中断；已导入的保留，可重新提交。"))
                 data-bad-json=(t("This is not a JSON list of keys, nor an object with \"keys\".", "这不是 JSON 密钥列表，也不是含有 \"keys\" 的对象。"))
                 data-long-line=(t("A line is longer than 1 MB; put each key on a line of its own. It is line", "有一行超过 1 MB；请每行一个密钥。所在行："))
                 data-no-answer=(t("There was no answer that can be read.", "没有收到可识别的回答。"))
@@ -121,14 +103,20 @@ fn many(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
                 div {
                     label for="list" { (t("Or paste them, one a line", "或直接粘贴，每行一个")) }
                     textarea #list.mono name="list" spellcheck="false" autocapitalize="off" { (list) }
-                    span.hint { (t(
-                        "A first line with the columns key, username, expires_at, note, weight makes it CSV.",
-                        "首行写列名 key, username, expires_at, note, weight 即按 CSV 读取。",
-                    )) }
+                    span.hint {
+                        (t("As CSV, more may follow:", "按 CSV 格式，密钥之后可写：")) " "
+                        code { "username, expires_at, note, weight" } (t(". ", "。"))
+                        (t("A first line may name the columns.", "首行可写列名。"))
+                    }
                 }
                 div.row { button.primary type="submit" { (t("Import", "导入")) } }
             }
             div #progress aria-live="polite" hidden {}
+            // What the module fills and shows beside what is read out.
+            div #lines {}
+            @for kind in [Kind::Invalid, Kind::Existing] {
+                template id=(kind.name()) { (lines(&signed.visitor, kind, &[], None)) }
+            }
         }
     }
 }
@@ -153,7 +141,7 @@ pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
         }
     };
     let to = link("/admin/api-keys", &[("provider", provider)]);
-    match signed.send::<view::Key>(Method::POST, &to, &body).await {
+    match signed.api.send::<view::Key>(Method::POST, &to, &body).await {
         Ok(key) => {
             let own = link(&format!("/keys/{}", key.id), &[("provider", provider)]);
             Ok(signed.went(&own, Ok(visitor.t("The key is in the pool.", "密钥已加入池中。").to_owned())))
@@ -168,12 +156,8 @@ pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
 pub(super) async fn import(Posted { signed, form }: Posted) -> Answer {
     let (visitor, provider, list) = (&signed.visitor, form.get("provider"), form.get("list"));
     let t = |en, zh| visitor.t(en, zh);
-    let first = list.lines().next().unwrap_or_default();
-    let is_csv = first.split(',').any(|column| column.trim().eq_ignore_ascii_case("key"));
-    let to = link(
-        "/admin/api-keys/import",
-        &[("provider", provider), ("format", if is_csv { "csv" } else { "text" })],
-    );
+    // A list of keys alone is CSV of one column.
+    let to = link("/admin/api-keys/import", &[("provider", provider), ("format", "csv")]);
     let answer = signed.api.import(&to, list.to_owned()).await;
     let report: view::ImportReport = match answer {
         Ok(report) => report,
@@ -182,37 +166,89 @@ pub(super) async fn import(Posted { signed, form }: Posted) -> Answer {
                 .await;
         }
     };
+    let invalid: Vec<Line<'_>> = report
+        .invalid_lines
+        .iter()
+        .map(|line| Line { line: line.line, key: &line.key, why: Some(words::of_line(visitor, line)) })
+        .collect();
+    let existing: Vec<Line<'_>> = report
+        .existing_lines
+        .iter()
+        .map(|line| Line { line: line.line, key: &line.key, why: None })
+        .collect();
     let title = t("The import is done", "导入完成");
     let body = html! {
         h1 { (title) }
         section.card {
             p { (summary(visitor, &report)) }
-            @if !report.invalid_lines.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label=(t("Lines that were not understood", "无法识别的行")) {
-                    table {
-                        thead { tr {
-                            th.number scope="col" { (t("Line", "行")) }
-                            th scope="col" { (t("Key", "密钥")) }
-                            th scope="col" { (t("Why", "原因")) }
-                        } }
-                        tbody { @for line in &report.invalid_lines {
-                            tr { td.number { (line.line) } td.mono { bdi { (line.key) } } td { (words::of_line(visitor, line)) } }
-                        } }
-                    }
-                }
-            }
-            @if !report.existing_lines.is_empty() {
-                details {
-                    summary { (t("Those that were there already", "已存在的密钥")) }
-                    table { tbody { @for line in &report.existing_lines {
-                        tr { td.number { (line.line) } td.mono { bdi { (line.key) } } }
-                    } } }
-                }
-            }
+            @if !invalid.is_empty() { (lines(visitor, Kind::Invalid, &invalid, Some(report.invalid))) }
+            @if !existing.is_empty() { (lines(visitor, Kind::Existing, &existing, Some(report.existing))) }
         }
         p { a.button.primary href=(link("/keys", &[("provider", provider)])) { (t("To the keys", "查看密钥")) } }
     };
     Ok(signed.page(Here::Keys, title, &body))
+}
+
+/// What is told of lines one by one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Invalid,
+    Existing,
+}
+
+impl Kind {
+    /// Where the module finds it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid-lines",
+            Self::Existing => "existing-lines",
+        }
+    }
+}
+
+struct Line<'a> {
+    line: usize,
+    key: &'a str,
+    why: Option<String>,
+}
+
+/// The first of so many lines; for the module, which counts itself, without either.
+fn lines(visitor: &Visitor, kind: Kind, lines: &[Line<'_>], all: Option<usize>) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    let title = match kind {
+        Kind::Invalid => t("Lines that were not understood", "无法识别的行"),
+        Kind::Existing => t("Keys that were there already", "已存在的密钥"),
+    };
+    let (shown, of) = match all {
+        Some(all) => (visitor.number(lines.len() as u64), visitor.number(all as u64)),
+        None => ("%SHOWN%".to_owned(), "%ALL%".to_owned()),
+    };
+    let only = match visitor.lang {
+        Lang::En => format!("Only the first {shown} of {of} are shown."),
+        Lang::Zh => format!("共 {of} 行，仅显示前 {shown} 行。"),
+    };
+    html! {
+        details open[kind == Kind::Invalid] {
+            summary { (title) }
+            (layout::region(title, &html! {
+                table {
+                    thead { tr {
+                        th.number scope="col" { (t("Line", "行")) }
+                        th scope="col" { (t("Key", "密钥")) }
+                        @if kind == Kind::Invalid { th scope="col" { (t("Why", "原因")) } }
+                    } }
+                    tbody { @for line in lines {
+                        tr {
+                            td.number { (line.line) }
+                            td.mono { bdi { (line.key) } }
+                            @if let Some(why) = &line.why { td { (why) } }
+                        }
+                    } }
+                }
+            }))
+            p.faint.shown hidden[all.is_none_or(|all| all <= lines.len())] { (only) }
+        }
+    }
 }
 
 fn summary(visitor: &Visitor, report: &view::ImportReport) -> String {

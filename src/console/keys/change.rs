@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::response::Response;
 use http::Method;
 use maud::{Markup, html};
 
@@ -50,20 +51,23 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
             Ok(ask(&signed, back, &ids, is_all.then_some(&filter), provider))
         }
         "delete" => {
-            let mut deleted = 0;
+            let (mut deleted, mut stopped) = (0, None);
             for ids in ids.chunks(AT_ONCE) {
                 let body = view::DeleteKeys { ids: ids.to_vec(), keys: Vec::new() };
-                let done = signed.send::<view::Deleted>(Method::DELETE, &to("/admin/api-keys"), &body).await;
-                deleted += done.map_err(|refused| signed.refused(&refused))?.deleted;
+                match signed.api.send::<view::Deleted>(Method::DELETE, &to("/admin/api-keys"), &body).await {
+                    Ok(done) => deleted += done.deleted,
+                    Err(refused) => {
+                        stopped = Some(refused);
+                        break;
+                    }
+                }
             }
             let count = visitor.number(deleted as u64);
-            Ok(signed.went(
-                back,
-                Ok(match visitor.lang {
-                    Lang::En => format!("Deleted: {count}. Their statistics stay."),
-                    Lang::Zh => format!("已删除 {count} 个密钥，统计数据保留。"),
-                }),
-            ))
+            let done = match visitor.lang {
+                Lang::En => format!("Deleted: {count}. Their statistics stay."),
+                Lang::Zh => format!("已删除 {count} 个密钥，统计数据保留。"),
+            };
+            Ok(ended(&signed, back, (deleted, done), stopped))
         }
         "test" => test(&signed, provider, back, ids).await,
         "disable" => {
@@ -74,20 +78,12 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
             let until = hours
                 .map(|hours| visitor.now.saturating_add(Duration::from_secs(hours.min(MOST_HOURS) * 3600)));
             let body = |ids| view::DisableKeys { ids: Some(ids), until, ..view::DisableKeys::default() };
-            let outcome = switch(&signed, &to("/admin/keys/disable"), &ids, body).await;
-            Ok(signed.went(
-                back,
-                outcome
-                    .map(|(changed, missing)| counted(&signed, ("Switched off", "已停用"), changed, missing)),
-            ))
+            Ok(switch(&signed, (&to("/admin/keys/disable"), back), ("Switched off", "已停用"), &ids, body)
+                .await)
         }
         "enable" => {
             let body = |ids| view::EnableKeys { ids: Some(ids), ..view::EnableKeys::default() };
-            let outcome = switch(&signed, &to("/admin/keys/enable"), &ids, body).await;
-            Ok(signed.went(
-                back,
-                outcome.map(|(changed, missing)| counted(&signed, ("Enabled", "已启用"), changed, missing)),
-            ))
+            Ok(switch(&signed, (&to("/admin/keys/enable"), back), ("Enabled", "已启用"), &ids, body).await)
         }
         _ => {
             let nothing = Refused {
@@ -104,17 +100,34 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
 
 async fn switch<B: serde::Serialize>(
     signed: &Signed,
-    path: &str,
+    (path, back): (&str, &str),
+    words: (&str, &str),
     ids: &[KeyId],
     body: impl Fn(Vec<KeyId>) -> B,
-) -> Result<(usize, usize), Refused> {
-    let (mut changed, mut missing) = (0, 0);
+) -> Response {
+    let (mut changed, mut missing, mut stopped) = (0, 0, None);
     for ids in ids.chunks(AT_ONCE) {
-        let done: view::Changed = signed.send(Method::POST, path, &body(ids.to_vec())).await?;
-        changed += done.changed;
-        missing += done.missing.len();
+        match signed.api.send::<view::Changed>(Method::POST, path, &body(ids.to_vec())).await {
+            Ok(done) => {
+                changed += done.changed;
+                missing += done.missing.len();
+            }
+            Err(refused) => {
+                stopped = Some(refused);
+                break;
+            }
+        }
     }
-    Ok((changed, missing))
+    ended(signed, back, (changed, counted(signed, words, changed, missing)), stopped)
+}
+
+/// How a change of many ended; one that broke off says how many it had changed by then.
+fn ended(signed: &Signed, back: &str, (count, done): (usize, String), stopped: Option<Refused>) -> Response {
+    match stopped {
+        None => signed.went(back, Ok(done)),
+        Some(refused) if count == 0 => signed.went(back, Err(refused)),
+        Some(refused) => signed.broke_off(back, done, refused),
+    }
 }
 
 fn counted(signed: &Signed, (en, zh): (&str, &str), changed: usize, missing: usize) -> String {
@@ -138,7 +151,7 @@ fn ask(
     ids: &[KeyId],
     list: Option<&[(&str, &str); 3]>,
     provider: &str,
-) -> axum::response::Response {
+) -> Response {
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let count = visitor.number(ids.len() as u64);
@@ -192,7 +205,7 @@ async fn test(signed: &Signed, provider: &str, back: &str, ids: Vec<KeyId>) -> A
     let path = link("/admin/keys/health-check", &[("provider", provider)]);
     let body = view::CheckKeys { ids: Some(ids), ..view::CheckKeys::default() };
     let report: view::CheckReport =
-        signed.send(Method::POST, &path, &body).await.map_err(|refused| signed.refused(&refused))?;
+        signed.api.send(Method::POST, &path, &body).await.map_err(|refused| signed.refused(&refused))?;
     let title = match visitor.lang {
         Lang::En => format!("Tested: {} well, {} not", report.summary.ok, report.summary.failed),
         Lang::Zh => format!("测试结果：{} 个正常，{} 个异常", report.summary.ok, report.summary.failed),
@@ -200,7 +213,7 @@ async fn test(signed: &Signed, provider: &str, back: &str, ids: Vec<KeyId>) -> A
     let body = html! {
         h1 { (title) }
         section.card {
-            div.scroll tabindex="0" role="region" aria-label=(title) {
+            (layout::region(&title, &html! {
                 table {
                     thead { tr {
                         th scope="col" { (t("Key", "密钥")) }
@@ -217,7 +230,7 @@ async fn test(signed: &Signed, provider: &str, back: &str, ids: Vec<KeyId>) -> A
                         }
                     } }
                 }
-            }
+            }))
         }
         p { a.button href=(back) { (t("Back to the keys", "返回密钥列表")) } }
     };
@@ -231,5 +244,71 @@ fn told(visitor: &Visitor, result: &view::CheckResult) -> Markup {
         (Lang::Zh, true, _) => html! { "可用" },
         (Lang::Zh, false, None) => html! { "这个密钥已不存在，可能刚被删除。" },
         (Lang::Zh, false, Some(_)) => html! { "密钥未通过测试。" (words::original(visitor, &result.detail)) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{
+        Json, Router,
+        body::Body,
+        response::IntoResponse,
+        routing::{delete, get, post},
+    };
+    use http::{Request, StatusCode, header};
+    use serde_json::json;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::model::{Clock, Timestamp};
+
+    /// A control API that changes as many keys as one request holds, and then nothing more.
+    fn breaking() -> Router {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let change = move || {
+            let first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if first {
+                    let done = json!({"deleted": AT_ONCE, "changed": AT_ONCE, "missing": []});
+                    return Json(done).into_response();
+                }
+                let error = json!({"error": {"code": "store_unavailable", "message": "The disk is full."}});
+                (StatusCode::SERVICE_UNAVAILABLE, Json(error)).into_response()
+            }
+        };
+        let session = view::Session { csrf: "second".to_owned(), expires_at: Timestamp(0) };
+        Router::new()
+            .route("/admin/session", get(async move || Json(session)))
+            .route("/admin/api-keys", delete(change.clone()))
+            .route("/admin/keys/disable", post(change))
+    }
+
+    #[tokio::test]
+    async fn a_change_that_breaks_off_says_how_far_it_came() {
+        let ids: String = (0..=AT_ONCE as u128).map(|n| format!("&id={}", KeyId(n))).collect();
+        for (wish, says) in [("delete", "Deleted: 20,000."), ("disable", "Switched off: 20,000.")] {
+            let form = format!("csrf=second&back=/keys&do={wish}&sure={}{ids}", AT_ONCE + 1);
+            let request = Request::post("/keys/change").body(Body::from(form)).unwrap();
+            let Ok(answer) = crate::console::router(breaking(), Clock::System).oneshot(request).await;
+            assert_eq!(answer.headers()[header::LOCATION], "/keys", "{wish}");
+            let cookie = answer.headers()[header::SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
+            let Ok(page) = crate::console::router(breaking(), Clock::System)
+                .oneshot(
+                    Request::get("/nowhere")
+                        .header("accept", "text/html")
+                        .header("cookie", cookie)
+                        .body(Body::empty())
+                        .unwrap(),
+                )
+                .await;
+            let page = axum::body::to_bytes(page.into_body(), usize::MAX).await.unwrap();
+            let page = String::from_utf8_lossy(&page);
+            assert!(page.contains(says) && page.contains("The disk is full."), "{wish}: {page}");
+        }
     }
 }

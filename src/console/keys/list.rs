@@ -52,7 +52,7 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
             }
         } @else {
             section.card aria-label=(t("Keys", "密钥")) {
-                (filter(visitor, &shown, counts))
+                (filter(&signed, &shown, counts))
                 div #keys data-live { (table(&signed, &shown, &page)) }
             }
             @if page.total > 0 { form method="post" action="/keys/export" .line data-download {
@@ -114,7 +114,8 @@ impl<'a> Shown<'a> {
     }
 }
 
-fn filter(visitor: &Visitor, shown: &Shown<'_>, counts: view::KeyCounts) -> Markup {
+fn filter(signed: &Signed, shown: &Shown<'_>, counts: view::KeyCounts) -> Markup {
+    let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let count = |name: &str| match name {
         "active" => counts.active,
@@ -140,7 +141,7 @@ fn filter(visitor: &Visitor, shown: &Shown<'_>, counts: view::KeyCounts) -> Mark
                     }
                 }
             }
-            (layout::search(visitor, "/keys", &kept, (shown.search, t("Account, note or id", "账号、备注或编号"))))
+            (layout::search(visitor, &signed.session, "/keys", &kept, (shown.search, t("Account, note, id or whole key", "账号、备注、编号或完整密钥"))))
         }
     }
 }
@@ -150,10 +151,8 @@ fn table(signed: &Signed, shown: &Shown<'_>, page: &view::KeyPage) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     html! {
         @if page.keys.is_empty() {
-            p.empty {
-                (t("No key is like that.", "没有符合条件的密钥。")) " "
-                a href=(link("/keys", &[("provider", shown.provider)])) { (t("Show all", "显示全部")) }
-            }
+            @let all = link("/keys", &[("provider", shown.provider)]);
+            (layout::nothing_like_that(visitor, t("No key is like that.", "没有符合条件的密钥。"), &all))
         } @else {
             form method="post" action="/keys/change" {
                 (layout::csrf(&signed.session))

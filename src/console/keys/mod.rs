@@ -11,7 +11,7 @@ use axum::{
 };
 use maud::{Markup, html};
 
-use super::{Console, visitor::Visitor};
+use super::{Console, form::Form, visitor::Visitor};
 use crate::{admin::view, model::Status};
 
 pub(super) fn routes() -> Router<Console> {
@@ -22,6 +22,33 @@ pub(super) fn routes() -> Router<Console> {
         .route("/keys/import", post(add::import))
         .route("/keys/export", post(add::export))
         .route("/keys/{id}", get(one::show).post(one::edit))
+}
+
+/// What people say of a key, new or known.
+fn fields(visitor: &Visitor, form: &Form) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    html! {
+        div.fields {
+            div {
+                label for="username" { (t("Account", "账号")) }
+                input #username name="username" maxlength="256" autocomplete="off" value=(form.get("username"));
+                span.hint { (t("Keys of one account share its limits.", "同一账号的密钥共享限额。")) }
+            }
+            div {
+                label for="note" { (t("Note", "备注")) }
+                input #note name="note" maxlength="256" value=(form.get("note"));
+            }
+            div {
+                label for="weight" { (t("Weight", "权重")) }
+                input #weight name="weight" type="number" min="1" max="1000" placeholder="1" value=(form.get("weight"));
+            }
+            div {
+                label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
+                input #expires name="expires_at" type="date" value=(form.get("expires_at"));
+                input type="hidden" name="expires_at_was" value=(form.get("expires_at_was"));
+            }
+        }
+    }
 }
 
 const STATES: [Status; 4] = [Status::Active, Status::Failed, Status::Disabled, Status::Expired];

@@ -6,7 +6,7 @@ use axum::extract::Path;
 use http::Method;
 use maud::{Markup, html};
 
-use super::{reason, state};
+use super::{fields, reason, state};
 use crate::{
     admin::view::{self, Code},
     console::{
@@ -187,25 +187,7 @@ fn edit_form(signed: &Signed, provider: &str, key: &view::Key, refused: Option<(
                 (layout::csrf(&signed.session))
                 @if let Some((_, refused)) = refused { (words::news(&signed.visitor, refused)) }
                 input type="hidden" name="provider" value=(provider);
-                div.fields {
-                    div {
-                        label for="username" { (t("Account", "账号")) }
-                        input #username name="username" maxlength="256" value=(form.get("username"));
-                    }
-                    div {
-                        label for="note" { (t("Note", "备注")) }
-                        input #note name="note" maxlength="256" value=(form.get("note"));
-                    }
-                    div {
-                        label for="weight" { (t("Weight", "权重")) }
-                        input #weight name="weight" type="number" min="1" max="1000" value=(form.get("weight"));
-                    }
-                    div {
-                        label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
-                        input #expires name="expires_at" type="date" value=(form.get("expires_at"));
-                        input type="hidden" name="expires_at_was" value=(form.get("expires_at_was"));
-                    }
-                }
+                (fields(&signed.visitor, form))
                 div.row { button.primary type="submit" { (t("Save", "保存")) } }
             }
         }
@@ -221,7 +203,7 @@ pub(super) async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted
         Err(refused) => return own_page(&signed, provider, id, Some((&form, &refused))).await,
     };
     let to = link(&format!("/admin/api-keys/{id}"), &[("provider", provider)]);
-    match signed.send::<view::Key>(Method::PATCH, &to, &body).await {
+    match signed.api.send::<view::Key>(Method::PATCH, &to, &body).await {
         Ok(_) => Ok(signed.went(&page, Ok(signed.visitor.t("Saved.", "已保存。").to_owned()))),
         Err(refused) => own_page(&signed, provider, id, Some((&form, &refused))).await,
     }
