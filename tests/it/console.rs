@@ -2,11 +2,13 @@
 
 mod browser;
 mod hub;
+mod imports;
 mod keys;
 mod overview;
 mod pages;
 mod people;
 mod screenshots;
+mod search;
 mod webdriver;
 
 use std::time::Duration;
@@ -211,6 +213,41 @@ async fn a_wrong_token_and_a_foreign_next_lead_nowhere() {
         let answer = login(world.admin_token(), next).await.unwrap();
         assert_eq!(answer.headers()["location"], "/", "{next}");
     }
+}
+
+#[tokio::test]
+async fn behind_a_proxy_wrong_tokens_slow_down_only_who_tries_them() {
+    let upstream = upstream().await;
+    let mut setup = Setup::new(&upstream, "");
+    setup.config.server.gateway.trusted_proxies = vec!["127.0.0.1".to_owned()];
+    let keytide = setup.start().await;
+    let url = format!("{}/admin/providers", keytide.url);
+    let client = plain_client();
+    let ask = |from: &'static str, token: &str| {
+        let request = client.get(&url).bearer_auth(token).header("x-forwarded-for", from);
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    const GUESSER: &str = "203.0.113.7";
+    for _ in 0..5 {
+        assert_eq!(ask(GUESSER, "not-the-admin-token").await, 401);
+    }
+    // From here on their tries wait for each other, longer and longer; for those that are too many there is no place.
+    let mut waiting: Vec<_> =
+        (0..20).map(|_| Box::pin(tokio::spawn(ask(GUESSER, "not-the-admin-token")))).collect();
+    loop {
+        let (status, _, others) = futures_util::future::select_all(waiting).await;
+        waiting = others;
+        if status.unwrap() == 429 {
+            break;
+        }
+    }
+    let token = keytide.app.admin_token().secret.expose().to_owned();
+    assert_eq!(ask(GUESSER, &token).await, 429, "nor for the right one, until they have stopped");
+    const VISITOR: &str = "198.51.100.7";
+    assert_eq!(ask(VISITOR, "mistyped-admin-token").await, 401);
+    assert_eq!(ask(VISITOR, &token).await, 200);
+    assert!(waiting.iter().any(|one| !one.is_finished()), "all that while others waited");
+    waiting.iter().for_each(|one| one.abort());
 }
 
 #[tokio::test]

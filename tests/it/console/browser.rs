@@ -10,7 +10,10 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{World, webdriver::Driver};
+use super::{
+    World,
+    webdriver::{Driver, Refused},
+};
 
 pub use crate::pg::skipped;
 
@@ -37,6 +40,17 @@ pub struct Browser {
     driver: Driver,
     origin: String,
     _profile: tempfile::TempDir,
+}
+
+/// Who is signed in to a keytide with these keys; nobody where there is no browser.
+pub async fn signed_in(keys: &[&str]) -> Option<(World, Browser)> {
+    if skipped(&["BROWSER_TESTS"]) {
+        return None;
+    }
+    let world = World::new(keys).await;
+    let browser = Browser::start(&world, (1280, 900)).await;
+    browser.sign_in(&world).await;
+    Some((world, browser))
 }
 
 impl Browser {
@@ -70,11 +84,7 @@ impl Browser {
     }
 
     /// Waits for the element, and for the page to be done with replacing it.
-    async fn with_element<F: AsyncFn(&Driver, &str) -> Result<(), super::webdriver::Refused>>(
-        &self,
-        css: &str,
-        act: F,
-    ) {
+    async fn with_element<F: AsyncFn(&Driver, &str) -> Result<(), Refused>>(&self, css: &str, act: F) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let acted = match self.driver.find(css).await {
@@ -149,8 +159,21 @@ impl Browser {
         assert!(complaints.iter().all(|complaint| complaint.contains(what)), "{complaints:#?}");
     }
 
+    /// Between two pages there is none to run it in: that is waited out. What a script itself does wrong is said at once.
     pub async fn run(&self, script: &str) -> Value {
-        self.driver.run(script).await
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.driver.try_run(script).await {
+                Ok(value) => return value,
+                Err(Refused(why)) => {
+                    assert!(
+                        !why.starts_with("javascript error") && Instant::now() < deadline,
+                        "{script}: {why}"
+                    );
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The page is wholly there: nothing sticks out to the side.
@@ -174,17 +197,19 @@ impl Browser {
         assert_eq!(found, json!([]), "{}", self.driver.address().await);
     }
 
-    /// No sentence stands there in English that does not say of itself that it is English.
+    /// No sentence stands there in English that does not say of itself that it is English, except for what others wrote,
+    /// and commands, which are the same in every language.
     pub async fn speaks_chinese(&self) {
         let script = "const page = document.body.cloneNode(true); \
-            for (const other of page.querySelectorAll('[lang=en], pre, code, textarea')) other.remove(); \
+            for (const other of page.querySelectorAll('[lang=en], pre, code, textarea, bdi')) other.remove(); \
             const said = [page.textContent]; \
-            for (const one of page.querySelectorAll('*')) { \
-                for (const name of ['title', 'placeholder', 'aria-label', 'data-lost', 'data-ended', 'data-gone', 'data-no-answer']) { \
-                    said.push(one.getAttribute(name) ?? ''); \
+            for (const one of [page, ...page.querySelectorAll('*')]) { \
+                for (const { name, value } of one.attributes) { \
+                    if (/^(title|placeholder|aria-label|data-.*)$/.test(name)) said.push(value); \
                 } \
             } \
-            return said.join('\\n').match(/[A-Za-z]{2,}(?:,? [A-Za-z]{2,}){3,}/g) ?? []";
+            const commands = /keytide [a-z]+ [a-z-]+/g; \
+            return said.join('\\n').replace(commands, '').match(/[A-Za-z]{2,}(?:,? [A-Za-z]{2,}){2,}/g) ?? []";
         assert_eq!(self.run(script).await, json!([]), "{}", self.driver.address().await);
     }
 

@@ -5,10 +5,7 @@ use std::fmt::Write;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::{
-    Visitor, World,
-    browser::{Browser, skipped},
-};
+use super::{Visitor, World, browser::signed_in};
 
 #[tokio::test]
 async fn keys_come_and_go_by_forms_alone() {
@@ -165,10 +162,7 @@ async fn strange_addresses_are_answered_in_words() {
 
 #[tokio::test]
 async fn somebody_imports_a_file_and_switches_a_key_off() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&[]).await;
+    let Some((world, browser)) = signed_in(&[]).await else { return };
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keys.csv");
     let mut text = "key,username,note\n".to_owned();
@@ -178,8 +172,6 @@ async fn somebody_imports_a_file_and_switches_a_key_off() {
     }
     text += "bad,,\n";
     std::fs::write(&file, text).unwrap();
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
     browser.sees(".attention", "There is no key in the pool yet").await;
     browser.press(".attention a").await;
     browser.sees("h1", "Add keys").await;
@@ -187,7 +179,7 @@ async fn somebody_imports_a_file_and_switches_a_key_off() {
     browser.write("#file", file.to_str().unwrap()).await;
     browser.press("#import button").await;
     browser.sees("#progress", "The import is done. 40,000 new, 0 there already, 1 not understood").await;
-    browser.sees("#progress td.number", "40002").await;
+    browser.sees("#lines td.number", "40002").await;
     browser.is_accessible().await;
 
     browser.go("/keys?sort=username").await;

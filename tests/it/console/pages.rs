@@ -2,12 +2,13 @@
 
 use std::{fmt::Write, io};
 
+use keytide::gateway;
 use reqwest::StatusCode;
 use serde_json::json;
 
 use super::{
     Visitor, World,
-    browser::{Browser, skipped},
+    browser::{Browser, signed_in, skipped},
     plain_client, screenshots,
 };
 
@@ -76,19 +77,14 @@ async fn a_large_file_is_imported_in_pieces() {
     browser
         .sees("#progress", "The import is done. 10,000 new, 170,000 there already, 1 not understood")
         .await;
-    browser.sees("#progress td.number", "180002").await;
+    browser.sees("#lines td.number", "180002").await;
     browser.ends_well().await;
 }
 
 #[tokio::test]
 async fn files_that_are_no_lists_are_explained() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&[]).await;
+    let Some((_world, browser)) = signed_in(&[]).await else { return };
     let dir = tempfile::tempdir().unwrap();
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
     browser.prefer("zh", "light").await;
     for (name, content, says) in [
         ("one-line.txt", "x".repeat(1_200_000), "有一行超过 1 MB"),
@@ -102,15 +98,19 @@ async fn files_that_are_no_lists_are_explained() {
         browser.go("/keys/add").await;
         browser.write("#file", file.to_str().unwrap()).await;
         browser.press("#import button").await;
-        browser.sees("#progress", says).await;
+        browser.sees("main", says).await;
     }
     browser.complained_only_of("400").await;
     browser.go("/keys").await;
     browser.sees(".choice small", "2").await;
     // The list goes out as often as somebody asks for it.
-    browser.press("[data-download] button").await;
-    browser.press("[data-download] button").await;
-    browser.comes_true("document.querySelector('[data-download]').dataset.busy === undefined").await;
+    browser
+        .run("window.out = 0; addEventListener('submit', event => { out += event.defaultPrevented ? 0 : 1 })")
+        .await;
+    for times in 1..=2 {
+        browser.press("[data-download] button").await;
+        browser.comes_true(&format!("out === {times}")).await;
+    }
     browser.ends_well().await;
 }
 
@@ -159,20 +159,15 @@ async fn names_stay_names() {
         }
         browser.go("/keys").await;
         // Each stands where it belongs, whatever its letters say.
-        let places = "[...document.querySelectorAll('tbody td.name bdi')].every(one => getComputedStyle(one).unicodeBidi === 'isolate')";
-        browser.comes_true(places).await;
+        let places = "return [...document.querySelectorAll('tbody td.name bdi')].map(one => getComputedStyle(one).unicodeBidi)";
+        assert_eq!(browser.run(places).await, json!(vec!["isolate"; 4]));
         browser.ends_well().await;
     }
 }
 
 #[tokio::test]
 async fn what_is_deleted_meanwhile_is_said_once() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&["sk-one-0123456789"]).await;
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
+    let Some((world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
     browser.go("/keys").await;
     browser.press("tbody th a").await;
     browser.sees("h2", "How it stands").await;
@@ -195,13 +190,51 @@ async fn what_is_deleted_meanwhile_is_said_once() {
 }
 
 #[tokio::test]
-async fn what_is_written_outlives_its_session() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
+async fn a_refresh_that_is_refused_says_why_and_goes_on() {
+    let Some((world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
+    browser.go("/keys").await;
+    browser.sees("tbody", "Active").await;
+    for (status, page, says) in [
+        (429, "<main><p class=\"news bad\">Too many, wait.</p></main>", "Too many, wait."),
+        (403, "<h1>a proxy's own page</h1>", "The connection is lost. Trying again… (403)"),
+    ] {
+        let answer = json!({"status": status});
+        browser
+            .run(&format!(
+                "window.own ??= fetch; window.fetch = async () => new Response({}, {answer})",
+                json!(page)
+            ))
+            .await;
+        browser.run("document.dispatchEvent(new Event('visibilitychange'))").await;
+        browser.sees(".news.lost", says).await;
+        // What was there stays.
+        browser.sees("tbody", "Active").await;
+        browser.run("window.fetch = window.own").await;
+        browser.comes_true("document.querySelector('.news.lost') === null").await;
     }
+    // It goes on by itself.
+    world.keytide.admin("POST", "/admin/keys/disable", &json!({"all": true})).await;
+    browser.sees("tbody", "switched off by a person").await;
+    browser.ends_well().await;
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_call_has_words() {
     let world = World::new(&["sk-one-0123456789"]).await;
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let request = visitor.client.get(world.url("/playground"));
+    let request = request.header("cookie", format!("{}; keytide_lang=zh", visitor.cookie));
+    let page = request.send().await.unwrap().text().await.unwrap();
+    let words = page.split_once("data-of-codes=\"").unwrap().1.split('"').next().unwrap();
+    let words: serde_json::Value = serde_json::from_str(&words.replace("&quot;", "\"")).unwrap();
+    let without: Vec<_> =
+        gateway::Code::ALL.iter().map(|code| code.as_str()).filter(|code| !words[code].is_string()).collect();
+    assert!(without.is_empty(), "{without:?}");
+}
+
+#[tokio::test]
+async fn what_is_written_outlives_its_session() {
+    let Some((world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
     browser.go("/keys/add").await;
     browser.write("#list", "sk-two-0123456789").await;
     browser.forget(&world.cookie()).await;
@@ -220,13 +253,8 @@ async fn what_is_written_outlives_its_session() {
 
 #[tokio::test]
 async fn a_question_outlives_its_session() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&["sk-one-0123456789"]).await;
+    let Some((world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
     world.keytide.admin("POST", "/admin/tokens", &json!({"name": "laptop"})).await;
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
     browser.go("/playground").await;
     browser.run("document.getElementById('token').selectedIndex = 1").await;
     browser.run("document.getElementById('model').value = 'demo-large'").await;
@@ -250,12 +278,7 @@ async fn a_question_outlives_its_session() {
 
 #[tokio::test]
 async fn what_a_proxy_says_is_no_session_and_two_clicks_are_one() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&["sk-one-0123456789"]).await;
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
+    let Some((_world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
     browser.go("/keys/add").await;
     browser.write("#list", "sk-two-0123456789").await;
     browser
@@ -268,13 +291,14 @@ async fn what_a_proxy_says_is_no_session_and_two_clicks_are_one() {
     browser.run("window.fetch = window.own").await;
     browser.comes_true("document.querySelector('.news.lost') === null").await;
     assert_eq!(browser.run("return document.getElementById('list').value").await, "sk-two-0123456789");
-    // The answer to the question comes in two parts, and between them somebody presses again.
+    // While the answer to the question is on its way somebody presses again: later than in the same breath, in which
+    // the browser itself would not let them.
     browser
         .run(
             "window.sent = 0; window.asked = 0; const form = document.getElementById('import'); \
              form.requestSubmit = () => { sent++ }; \
              window.fetch = async () => ({ status: 200, ok: true, json: async () => { \
-                 if (asked++ === 0) form.querySelector('button').click(); \
+                 if (asked++ === 0) { await new Promise(later => setTimeout(later)); form.querySelector('button').click() } \
                  return { csrf: form.elements.csrf.value } } })",
         )
         .await;
@@ -286,12 +310,7 @@ async fn what_a_proxy_says_is_no_session_and_two_clicks_are_one() {
 
 #[tokio::test]
 async fn signing_out_of_an_ended_session_leads_to_the_way_in() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&["sk-one-0123456789"]).await;
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
+    let Some((world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
     browser.go("/keys/add").await;
     browser.forget(&world.cookie()).await;
     browser.press("form[action='/logout'] button").await;

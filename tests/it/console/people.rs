@@ -2,10 +2,7 @@
 
 use serde_json::json;
 
-use super::{
-    FormOf, Visitor, World,
-    browser::{Browser, skipped},
-};
+use super::{FormOf, Visitor, World, browser::signed_in};
 use crate::harness::{chat, error_code};
 
 #[tokio::test]
@@ -64,8 +61,20 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
     assert!(visitor.post_on(&format!("/users/{cleo}/delete"), &[]).await.contains("The user is deleted."));
     let page = visitor.page(&format!("/tokens/{hers}")).await;
     assert!(page.contains(&format!("<option value=\"{cleo}\" selected>")), "{page}");
-    let revoked = visitor.post_on("/tokens/revoke", &[("id", &made), ("sure", "1")]).await;
-    assert!(revoked.contains("The token is revoked.") && !revoked.contains("desk"), "{revoked}");
+    // Whoever goes from a page of what was found to a token comes back to it.
+    let found = visitor.page("/tokens?search=des&page=1").await;
+    assert!(found.contains(&format!("href=\"/tokens/{made}?search=des&amp;page=1\"")), "{found}");
+    let own = visitor.page(&format!("/tokens/{made}?search=des&page=1")).await;
+    assert!(own.contains("href=\"/tokens?search=des&amp;page=1\""), "{own}");
+    let revoke = own.split_once("action=\"/tokens/revoke\"").unwrap().1.split_once("</form>").unwrap().0;
+    for kept in ["name=\"search\" value=\"des\"", "name=\"page\" value=\"1\""] {
+        assert!(revoke.contains(kept), "{revoke}");
+    }
+    let wish = [("id", &*made), ("sure", "1"), ("search", "des"), ("page", "1")];
+    let revoked = visitor.post("/tokens/revoke", &wish).await;
+    assert_eq!(revoked.headers()["location"], "/tokens?search=des&page=1");
+    let list = visitor.page("/tokens").await;
+    assert!(!list.contains("desk"), "{list}");
     assert_eq!(error_code(ask().await).await, (401, "invalid_api_key".to_owned()));
     assert_eq!(visitor.get(&format!("/tokens/{made}")).await.status(), 404);
     assert!(visitor.post_on(&format!("/users/{id}/delete"), &[]).await.contains("The user is deleted."));
@@ -125,12 +134,24 @@ async fn what_was_written_comes_back_with_the_reason() {
         "{page}"
     );
 
+    // After a redirect too.
+    let request = visitor.client.post(world.url("/events/lift"));
+    let request = request.header("cookie", format!("{}; keytide_lang=zh", visitor.cookie));
+    let lifted =
+        request.form_of(&[("subject", "address:192.0.2.1"), ("csrf", &visitor.csrf)]).send().await.unwrap();
+    let said = lifted.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let request = visitor.client.get(world.url("/events"));
+    let request = request.header("cookie", format!("{}; keytide_lang=zh; {said}", visitor.cookie));
+    let page = request.send().await.unwrap().text().await.unwrap();
+    let news = page.split_once("这个对象当前没有被限制。").unwrap().1.split_once("</div>").unwrap().0;
+    assert!(news.contains("<span lang=\"en\">No verdict holds for"), "{news}");
+
     // In Chinese the API's own sentence stands beside the general one: it names the address.
     let request = visitor.client.post(world.url("/tokens"));
     let request = request.header("cookie", format!("{}; keytide_lang=zh", visitor.cookie));
     let form: Vec<_> = token.into_iter().chain([("csrf", visitor.csrf.as_str())]).collect();
     let page = request.form_of(&form).send().await.unwrap().text().await.unwrap();
-    let reason = page.split_once("原文（英文）").unwrap().1;
+    let reason = page.split_once("原文（英文）</summary>").unwrap().1;
     assert!(reason.split_once("</details>").unwrap().0.contains("the 2nd of allowed_addresses"), "{page}");
 }
 
@@ -183,12 +204,7 @@ async fn the_other_pages_say_what_there_is() {
 
 #[tokio::test]
 async fn somebody_makes_a_token_and_chats_with_it() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&["sk-one-0123456789"]).await;
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
+    let Some((_world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
     browser.press(".side nav a[href='/tokens']").await;
     browser.write("#name", "laptop").await;
     browser.is_accessible().await;
@@ -235,6 +251,31 @@ async fn somebody_makes_a_token_and_chats_with_it() {
         ),
         (
             "application/json",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"events by \"}}]}\n\n\
+             data: {\"choices\":[{\"delta\":{\"content\":\"another name\"}}]}\n\ndata: [DONE]\n\n",
+            200,
+            "",
+            "events by another name",
+        ),
+        (
+            "application/json",
+            "{\n  \"choices\": [\n    {\"message\": {\"content\": \"over many lines\"}}\n  ]\n}\n",
+            200,
+            "",
+            "over many lines",
+        ),
+        (
+            "application/json",
+            "{\"choices\":[{\"delta\":{\"content\":\"line \"}}]}\n\
+             {\"choices\":[{\"delta\":{\"content\":\"by line\"}}]}\n",
+            200,
+            "",
+            "line by line",
+        ),
+        ("application/json", "{\"error\":\"nothing but a sentence\"}", 400, "", "nothing but a sentence"),
+        ("application/json", "", 200, "", "There was no answer."),
+        (
+            "application/json",
             "{\"error\":{\"code\":\"x\",\"message\":\"no key is left\"}}",
             503,
             "",
@@ -278,12 +319,7 @@ async fn somebody_makes_a_token_and_chats_with_it() {
 
 #[tokio::test]
 async fn whoever_is_signed_out_elsewhere_or_cut_off_is_told() {
-    if skipped(&["BROWSER_TESTS"]) {
-        return;
-    }
-    let world = World::new(&["sk-one-0123456789"]).await;
-    let browser = Browser::start(&world, (1280, 900)).await;
-    browser.sign_in(&world).await;
+    let Some((world, browser)) = signed_in(&["sk-one-0123456789"]).await else { return };
     browser.go("/keys?sort=status").await;
     browser.sees("h1", "Keys").await;
     browser.forget(&world.cookie()).await;

@@ -3,15 +3,19 @@
 //! No crate for it fits: one brings another kind of licence, another changes how texts are added up in every test.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How an answer names an element.
@@ -37,24 +41,39 @@ impl Drop for Driver {
 #[derive(Debug)]
 pub struct Refused(pub String);
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// The driver chooses a port that is free, and says which.
+async fn port_of(output: ChildStdout) -> u16 {
+    const LEAD: &str = "ChromeDriver was started successfully on port ";
+    let (tell, told) = oneshot::channel();
+    // To its end: a driver that nobody listens to would stop at what it says.
+    thread::spawn(move || {
+        let mut tell = Some(tell);
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let port = line.strip_prefix(LEAD).map(|port| port.trim_end_matches('.').parse::<u16>().unwrap());
+            if let Some((tell, port)) = port.and_then(|port| Some((tell.take()?, port))) {
+                // Nobody waits any more when the test has ended.
+                let _gone = tell.send(port);
+            }
+        }
+    });
+    timeout(PATIENCE, told).await.expect("chromedriver starts in time").expect("chromedriver names its port")
 }
 
 impl Driver {
     pub async fn start(flags: &[String]) -> Self {
-        let port = free_port();
         let program = std::env::var("CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
-        let process = Command::new(&program)
-            .arg(format!("--port={port}"))
+        let mut process = Command::new(&program)
+            .arg("--port=0")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{program} cannot be started ({error}): install chromium-driver"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let base = format!("http://127.0.0.1:{port}");
-        let mut driver = Self { client, session: base.clone(), process };
+        let output = process.stdout.take().unwrap();
+        let mut driver = Self { client, session: String::new(), process };
+        let base = format!("http://127.0.0.1:{}", port_of(output).await);
+        driver.session = base.clone();
         let wishes = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
             "goog:chromeOptions": {"args": flags},
@@ -125,10 +144,6 @@ impl Driver {
     /// Refused, too, where the page goes away under the script.
     pub async fn try_run(&self, script: &str) -> Result<Value, Refused> {
         self.post("/execute/sync", json!({"script": script, "args": []})).await
-    }
-
-    pub async fn run(&self, script: &str) -> Value {
-        self.try_run(script).await.unwrap()
     }
 
     /// The script calls its last argument with the result.
