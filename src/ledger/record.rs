@@ -341,7 +341,9 @@ impl ProviderLedger {
     fn drain(&self, core: &mut CoreDelta) -> ProviderDelta {
         let mut delta = ProviderDelta::default();
         for shard in 0..self.shards.len() {
-            self.shard(shard).drain(&self.models, &mut delta, core);
+            let taken = self.shard(shard).take();
+            let spare = taken.put_into(&self.models, &mut delta, core);
+            self.shard(shard).give_back(spare);
         }
         delta
     }

@@ -43,6 +43,8 @@ type ById<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 #[derive(Default)]
 pub(super) struct Shard {
     present: Slot,
+    /// What `present` was before the last collection, empty: its memory will be needed again.
+    spare: Slot,
     /// Of other hours: the one that has just passed, or those that a clock was set back to.
     others: Vec<Slot>,
     logs: Vec<UsageLog>,
@@ -103,19 +105,54 @@ impl Shard {
         self.present.until = self.present.from;
     }
 
-    pub(super) fn drain(&mut self, models: &ModelNames, delta: &mut ProviderDelta, core: &mut CoreDelta) {
-        for mut slot in self.others.drain(..) {
+    /// Hands over what was counted. A core waits for no more than that: going through it may take many milliseconds.
+    pub(super) fn take(&mut self) -> Taken {
+        let next = Slot {
+            hour: self.present.hour,
+            day: self.present.day,
+            from: self.present.from,
+            until: self.present.until,
+            ..std::mem::take(&mut self.spare)
+        };
+        Taken {
+            present: std::mem::replace(&mut self.present, next),
+            others: std::mem::take(&mut self.others),
+            logs: std::mem::take(&mut self.logs),
+        }
+    }
+
+    pub(super) fn give_back(&mut self, spare: Slot) {
+        self.spare = spare;
+    }
+}
+
+/// What was counted until it was collected.
+pub(super) struct Taken {
+    present: Slot,
+    others: Vec<Slot>,
+    logs: Vec<UsageLog>,
+}
+
+impl Taken {
+    /// Puts it where it belongs; what is left is for [`Shard::give_back`].
+    pub(super) fn put_into(
+        mut self,
+        models: &ModelNames,
+        delta: &mut ProviderDelta,
+        core: &mut CoreDelta,
+    ) -> Slot {
+        for mut slot in self.others {
             slot.drain(models, delta, core);
         }
-        // This one's memory will be needed again.
         self.present.drain(models, delta, core);
         core.logs.append(&mut self.logs);
+        self.present
     }
 }
 
 /// What was counted in one hour of one day: where zones are half an hour apart, a day may begin within an hour.
 #[derive(Default)]
-struct Slot {
+pub(super) struct Slot {
     hour: Hour,
     day: Day,
     /// The instants that belong to it.
@@ -244,6 +281,9 @@ impl Slot {
 
     fn drain(&mut self, models: &ModelNames, delta: &mut ProviderDelta, core: &mut CoreDelta) {
         let (hour, day) = (self.hour.0, self.day.0);
+        delta.keys.reserve(self.keys.len());
+        core.tallies.reserve(2 * self.keys.len());
+        core.sets.reserve(2 * self.keys.len());
         for (id, of) in self.keys.drain() {
             let usage = KeyUsage {
                 counts: counts(of.counts),

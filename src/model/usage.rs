@@ -111,6 +111,10 @@ impl ProviderDelta {
 
     /// Adds a later delta.
     pub fn add(&mut self, later: Self) {
+        if self.is_empty() {
+            *self = later;
+            return;
+        }
         for (id, usage) in later.keys {
             self.keys.entry(id).or_default().add(&usage);
         }
@@ -140,6 +144,10 @@ impl CoreDelta {
 
     /// Adds a later delta.
     pub fn add(&mut self, later: Self) {
+        if self.is_empty() && later.logs.len() <= UsageLog::MOST {
+            *self = later;
+            return;
+        }
         for (id, tally) in later.tallies {
             self.tallies.entry(id).or_default().add(&tally);
         }
