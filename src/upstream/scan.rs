@@ -8,6 +8,7 @@ mod error;
 mod framing;
 mod json;
 mod meaning;
+mod silent;
 #[cfg(test)]
 mod tests;
 
@@ -115,6 +116,7 @@ impl Reader {
                     self.end_body();
                 }
             }
+            Piece::Silent => self.documents += 1,
             Piece::End { .. } if self.framing == Framing::Json => self.end_body(),
             Piece::End { event, sentinel } => {
                 self.documents += u64::from(!self.document.is_blank());

@@ -2,6 +2,8 @@
 
 use memchr::{memchr, memchr2};
 
+use super::silent::is_silent;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// One document.
@@ -40,6 +42,8 @@ impl Framing {
 pub(super) enum Piece<'a> {
     /// The next bytes of the current document.
     Data(&'a [u8]),
+    /// A whole document that needs no reading: see [`is_silent`].
+    Silent,
     /// The current document is over. `event` is its SSE event name, `sentinel` whether it was `[DONE]`.
     End { event: &'a str, sentinel: bool },
 }
@@ -54,11 +58,13 @@ pub(super) struct Cutter {
     /// How much of a byte order mark has been seen; `None` once the body has begun.
     bom: Option<usize>,
     sse: Sse,
+    /// Of lines: the one under way has begun.
+    is_in_line: bool,
 }
 
 impl Cutter {
     pub(super) fn new(framing: Framing) -> Self {
-        Self { framing, bom: Some(0), sse: Sse::default() }
+        Self { framing, bom: Some(0), sse: Sse::default(), is_in_line: false }
     }
 
     pub(super) fn feed(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
@@ -89,10 +95,16 @@ impl Cutter {
             Framing::Sse => self.sse.feed(bytes, emit),
             Framing::Ndjson => {
                 while let Some(end) = memchr(b'\n', bytes) {
-                    emit(Piece::Data(&bytes[..end]));
-                    emit(PLAIN_END);
+                    let line = &bytes[..end];
+                    if !std::mem::take(&mut self.is_in_line) && is_silent(line) {
+                        emit(Piece::Silent);
+                    } else {
+                        emit(Piece::Data(line));
+                        emit(PLAIN_END);
+                    }
                     bytes = &bytes[end + 1..];
                 }
+                self.is_in_line |= !bytes.is_empty();
                 emit(Piece::Data(bytes));
             }
         }
@@ -173,7 +185,9 @@ impl Sse {
         if std::mem::take(&mut self.skip_lf) && bytes[0] == b'\n' {
             bytes = &bytes[1..];
         }
-        while let Some(end) = memchr2(b'\n', b'\r', bytes) {
+        loop {
+            bytes = self.pass_silent(bytes, emit);
+            let Some(end) = memchr2(b'\n', b'\r', bytes) else { break };
             self.line(&bytes[..end], emit);
             self.end_line(emit);
             let is_pair = bytes[end] == b'\r' && bytes.get(end + 1) == Some(&b'\n');
@@ -181,6 +195,27 @@ impl Sse {
             bytes = &bytes[end + 1 + usize::from(is_pair)..];
         }
         self.line(bytes, emit);
+    }
+
+    /// Passes over whole events that are nothing but a line of data and need no reading, which are nearly all.
+    fn pass_silent<'a>(&self, mut bytes: &'a [u8], emit: &mut impl FnMut(Piece<'_>)) -> &'a [u8] {
+        let is_between_events =
+            self.at == At::Name && self.name.is_empty() && !self.has_data && self.event.is_empty();
+        while is_between_events && let Some(rest) = bytes.strip_prefix(b"data:") {
+            let data = rest.strip_prefix(b" ").unwrap_or(rest);
+            let Some(end) = memchr2(b'\n', b'\r', data) else { break };
+            let behind = match &data[end..] {
+                [b'\n', b'\n', ..] => end + 2,
+                [b'\r', b'\n', b'\r', b'\n', ..] => end + 4,
+                _ => break,
+            };
+            if !is_silent(&data[..end]) {
+                break;
+            }
+            emit(Piece::Silent);
+            bytes = &data[behind..];
+        }
+        bytes
     }
 
     fn finish(&mut self, emit: &mut impl FnMut(Piece<'_>)) {
