@@ -123,6 +123,14 @@ impl Choices {
         })
     }
 
+    /// As [`Choices::choose`], out of turn: what comes next in a round is much like what was just held.
+    pub(super) fn choose_another(&mut self, caller: u64, in_flight: impl Fn(u32) -> u32) -> Option<u32> {
+        match self.strategy {
+            Strategy::RoundRobin if self.len > 0 => Some(self.any()),
+            _ => self.choose(caller, in_flight),
+        }
+    }
+
     fn next_in_round(&mut self) -> u32 {
         if self.picked == self.len {
             if self.held.iter().any(|held| held.waiting) {

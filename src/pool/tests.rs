@@ -155,6 +155,32 @@ fn no_strategy_returns_an_excluded_key() {
 }
 
 #[test]
+fn keys_that_fail_together_fail_no_request() {
+    for strategy in
+        [Strategy::RoundRobin, Strategy::LeastBusy, Strategy::Weighted, Strategy::Random, Strategy::Affinity]
+    {
+        let (pool, ids) = pool(with(strategy), 60);
+        // A third of them is refused for a while, returns at once and is refused again.
+        let failing: HashSet<KeyId> = ids.iter().copied().take(20).collect();
+        for id in &failing {
+            pool.lease_for(*id, NOW).unwrap().finish(limited(1), NOW);
+        }
+        for request in 0..200 {
+            let (mut tried, now) = (Vec::new(), after(1));
+            let served = (0..3).any(|_| {
+                let ask = Ask { exclude: &tried, caller: request };
+                let lease = pool.pick(&ask, now).unwrap();
+                tried.push(lease.key_id());
+                let fails = failing.contains(&lease.key_id());
+                lease.finish(if fails { limited(3600) } else { Effect::Success }, now);
+                !fails
+            });
+            assert!(served, "{strategy:?}: request {request} met nothing but failing keys");
+        }
+    }
+}
+
+#[test]
 fn weighted_follows_the_weights() {
     let pool = Pool::new("ollama", with(Strategy::Weighted));
     let weights = [1, 2, 3, 10, 100, 1000, 0, 60_000];
