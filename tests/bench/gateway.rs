@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
+#[path = "gateway/bare.rs"]
+mod bare;
 #[path = "gateway/instructions.rs"]
 mod instructions;
 #[path = "gateway/load.rs"]
@@ -66,6 +68,11 @@ fn main() -> ExitCode {
     match given.next().as_deref() {
         Some("--upstream") => {
             upstream::serve(given.next().unwrap().parse().unwrap());
+            return ExitCode::SUCCESS;
+        }
+        Some("--bare") => {
+            let mut address = || given.next().unwrap().parse().unwrap();
+            bare::serve(address(), address());
             return ExitCode::SUCCESS;
         }
         Some("--instructions") => return ExitCode::from(u8::from(run(instructions::count()))),
@@ -142,6 +149,14 @@ async fn compare(arguments: Arguments) {
         pid: Some(keytide.process.id()),
     };
     let ours = target("keytide", &base);
+    let (forwarder, address) = servers::bare(provider).await;
+    let bare = Target {
+        name: "bare",
+        plain: address.to_string(),
+        streams: address.to_string(),
+        token: "sk".to_owned(),
+        pid: Some(forwarder.0.id()),
+    };
 
     let many = Setup { keys: 100_000, limited: false, more: "" };
     let third = Setup { keys: 3_000, limited: true, more: "" };
@@ -185,7 +200,7 @@ async fn compare(arguments: Arguments) {
                 if !arguments.wants(&case) {
                     continue;
                 }
-                for who in [&direct, &nginx, &ours] {
+                for who in [&direct, &nginx, &bare, &ours] {
                     let n = plain_of(&mut seen, &case, who, dir.path(), large, connections, &arguments);
                     asked[0] += if who.name == "keytide" { n } else { 0.0 };
                 }

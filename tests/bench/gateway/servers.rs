@@ -39,10 +39,19 @@ async fn until_it_listens(address: &str) {
 
 /// This program again, as the provider.
 pub async fn upstream() -> (Running, SocketAddr) {
+    ourselves("--upstream", &[]).await
+}
+
+/// This program again, as a forwarder that does nothing else.
+pub async fn bare(provider: SocketAddr) -> (Running, SocketAddr) {
+    ourselves("--bare", &[provider]).await
+}
+
+async fn ourselves(role: &str, more: &[SocketAddr]) -> (Running, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let program = std::env::current_exe().unwrap();
-    let child = Command::new(program).args(["--upstream", &address.to_string()]).spawn().unwrap();
-    let running = Running(child);
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program.arg(role).arg(address.to_string()).args(more.iter().map(SocketAddr::to_string));
+    let running = Running(program.spawn().unwrap());
     until_it_listens(&address.to_string()).await;
     (running, address)
 }
