@@ -281,9 +281,11 @@ impl Slot {
 
     fn drain(&mut self, models: &ModelNames, delta: &mut ProviderDelta, core: &mut CoreDelta) {
         let (hour, day) = (self.hour.0, self.day.0);
-        delta.keys.reserve(self.keys.len());
-        core.tallies.reserve(2 * self.keys.len());
-        core.sets.reserve(2 * self.keys.len());
+        let keys = self.keys.len();
+        // The keys of one core are mostly those of the others.
+        delta.keys.reserve(keys.saturating_sub(delta.keys.len()));
+        core.tallies.reserve((2 * keys).saturating_sub(core.tallies.len()));
+        core.sets.reserve((2 * keys).saturating_sub(core.sets.len()));
         for (id, of) in self.keys.drain() {
             let usage = KeyUsage {
                 counts: counts(of.counts),
@@ -298,6 +300,8 @@ impl Slot {
                 Tally { prompt_tokens: signed(of.millis), completion_tokens: of.timed.into(), ..ends };
             count(core, SpanKind::KeyHour, id.0, hour, timed);
         }
+        // What one long interval needed is not kept for good.
+        self.keys.shrink_to(2 * keys);
         for (key, subject, is_user) in self.users_of_keys.drain() {
             put(core, SetId { kind: SetKind::KeyHour, at: hour, id: key.0 }, subject);
             put(core, SetId { kind: SetKind::KeyDay, at: day, id: key.0 }, subject);

@@ -377,6 +377,7 @@ impl Bench {
         assert_eq!(self.pool.counts(self.now), expected);
         assert_eq!(self.pool.next_verification(), probes.into_iter().min());
         assert!(self.pool.lock().deadlines() <= 2 * expected.total);
+        assert!(self.pool.lock().choices_are_whole());
     }
 }
 

@@ -14,6 +14,8 @@ const OUT: u32 = u32::MAX;
 const CLASSES: usize = KeyRecord::MAX_WEIGHT.ilog2() as usize + 1;
 /// How many keys a caller's hash names before any key will do.
 const PROBES: u64 = 8;
+/// How many keys are passed over for one that is liked.
+const LOOKS: usize = 8;
 
 pub(super) struct Choices {
     strategy: Strategy,
@@ -123,12 +125,33 @@ impl Choices {
         })
     }
 
-    /// As [`Choices::choose`], out of turn: what comes next in a round is much like what was just held.
-    pub(super) fn choose_another(&mut self, caller: u64, in_flight: impl Fn(u32) -> u32) -> Option<u32> {
-        match self.strategy {
-            Strategy::RoundRobin if self.len > 0 => Some(self.any()),
-            _ => self.choose(caller, in_flight),
+    /// As [`Choices::choose`], but one that is liked, if a few looks find any; else the last that was looked at. Those that
+    /// were passed over are held.
+    pub(super) fn choose_liked(
+        &mut self,
+        caller: u64,
+        in_flight: impl Fn(u32) -> u32,
+        is_liked: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let before = (self.round, self.picked);
+        let mut chosen = self.choose(caller, &in_flight)?;
+        let mut is_in_turn = (self.round, self.picked) != before;
+        for _ in 0..LOOKS {
+            if is_liked(chosen) || self.len == 1 {
+                break;
+            }
+            if std::mem::take(&mut is_in_turn) {
+                // Nobody uses this turn: it is still to come.
+                self.picked -= 1;
+            }
+            self.hold(chosen);
+            chosen = match self.strategy {
+                // Out of turn: what comes next in a round is much like what was just passed over.
+                Strategy::RoundRobin => self.any(),
+                _ => self.choose(caller, &in_flight)?,
+            };
         }
+        Some(chosen)
     }
 
     fn next_in_round(&mut self) -> u32 {

@@ -469,6 +469,14 @@ impl Inner {
         }
     }
 
+    /// Every key that can be picked is among the choices, and no other.
+    #[cfg(test)]
+    pub(super) fn choices_are_whole(&self) -> bool {
+        let ready = |slot: &u32| self.cold[*slot as usize].state == State::Ready;
+        self.live().iter().all(|slot| self.choices.contains(*slot) == ready(slot))
+            && self.choices.len() == self.states[State::Ready as usize]
+    }
+
     #[cfg(test)]
     pub(super) fn deadlines(&self) -> usize {
         self.limited.len() + self.paused.len() + self.expiring.len() + self.probes.len()

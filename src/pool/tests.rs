@@ -181,6 +181,17 @@ fn keys_that_fail_together_fail_no_request() {
 }
 
 #[test]
+fn a_key_that_is_passed_over_keeps_its_turn() {
+    let (pool, ids) = pool(Options::default(), 4);
+    pool.lease_for(ids[0], NOW).unwrap().finish(limited(1), NOW);
+    let round: HashSet<_> = (0..3).map(|_| pick(&pool, after(1)).key_id()).collect();
+    assert!(round.len() == 3 && !round.contains(&ids[0]), "it came back last");
+    let again = pool.pick(&Ask { exclude: &[KeyId(1)], caller: 0 }, after(1)).unwrap();
+    assert_ne!(again.key_id(), ids[0]);
+    assert_eq!(pick(&pool, after(1)).key_id(), ids[0]);
+}
+
+#[test]
 fn weighted_follows_the_weights() {
     let pool = Pool::new("ollama", with(Strategy::Weighted));
     let weights = [1, 2, 3, 10, 100, 1000, 0, 60_000];

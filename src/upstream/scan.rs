@@ -1,6 +1,6 @@
 //! Reads token counts, errors and the end of a response out of its body while the body is relayed.
 //!
-//! A scanner sees every byte once, in chunks cut anywhere, keeps a few hundred of them and never fails: what
+//! A scanner takes in every byte once, in chunks cut anywhere, keeps a few hundred of them and never fails: what
 //! it does not understand it passes over. Only documents that are complete and well formed count.
 //! `tests::cuts_do_not_matter`, `tests::memory_is_bounded` and `tests::noise_is_harmless` guard this.
 

@@ -11,8 +11,6 @@ use crate::{
 /// How many due deadlines a pick looks at while there is something to pick: a minute in which a hundred
 /// thousand keys return must not stop the requests that happen to come first.
 const DUE_PER_PICK: usize = 8;
-/// How many keys are looked at for a request that has met a failing one already.
-const LOOKS: usize = 16;
 
 impl Inner {
     pub(in crate::pool) fn pick(&mut self, ask: &Ask<'_>, now: Timestamp) -> Result<u32, NoKey> {
@@ -55,15 +53,13 @@ impl Inner {
         }
         let hot = &self.hot;
         let in_flight = |slot: u32| hot[slot as usize].in_flight;
-        let mut chosen = self.choices.choose(ask.caller, in_flight);
-        // Keys that failed together return together and stand beside each other. Whoever has met one of them gets one that
-        // has worked since, if a few looks find any: the others are tried by those who come first.
-        for _ in 0..if ask.exclude.is_empty() { 0 } else { LOOKS } {
-            let Some(slot) = chosen.filter(|slot| hot[*slot as usize].blemished) else { break };
-            self.choices.hold(slot);
-            let Some(other) = self.choices.choose_another(ask.caller, in_flight) else { break };
-            chosen = Some(other);
-        }
+        // Keys that failed together return together and stand beside each other. Whoever has met one of them gets one with
+        // nothing against it, if that is soon found: the others are tried by those who come first.
+        let chosen = if ask.exclude.is_empty() {
+            self.choices.choose(ask.caller, in_flight)
+        } else {
+            self.choices.choose_liked(ask.caller, in_flight, |slot| !hot[slot as usize].blemished)
+        };
         self.choices.let_go();
         chosen
     }

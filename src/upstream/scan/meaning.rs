@@ -40,6 +40,7 @@ pub(super) enum Count {
 }
 
 impl Node {
+    /// Whatever can be said has to be found by the words in [`silent`](super::silent), too.
     pub(super) fn child(self, name: &[u8]) -> Self {
         match (self, name) {
             (Self::Root | Self::Response | Self::Message, b"usage") => Self::Usage,

@@ -14,6 +14,7 @@ struct Said {
     hints: Vec<(String, String)>,
     is_done: bool,
     saw_data: bool,
+    documents: u64,
 }
 
 fn read<'a>(framing: Framing, chunks: impl IntoIterator<Item = &'a [u8]>) -> Said {
@@ -35,6 +36,7 @@ fn said(scanner: &Scanner) -> Said {
         hints,
         is_done: scanner.is_done(),
         saw_data: scanner.saw_data(),
+        documents: scanner.documents(),
     }
 }
 
@@ -351,7 +353,7 @@ fn traps() -> Vec<Sample> {
 #[test]
 fn samples_are_understood() {
     for Sample { name, framing, body, said } in samples() {
-        assert_eq!(whole(framing, &body), said, "{name}: {body:.300}");
+        assert_eq!(Said { documents: 0, ..whole(framing, &body) }, said, "{name}: {body:.300}");
     }
 }
 
@@ -359,6 +361,7 @@ fn samples_are_understood() {
 fn cuts_do_not_matter() {
     for Sample { name, framing, body, said } in samples() {
         let bytes = body.as_bytes();
+        let said = Said { documents: whole(framing, &body).documents, ..said };
         assert_eq!(read(framing, bytes.chunks(1)), said, "{name}, byte by byte");
         for cut in 0..=bytes.len().min(3_000) {
             let (head, tail) = bytes.split_at(cut);
@@ -515,7 +518,8 @@ proptest! {
         cuts.extend([0, body.len()]);
         cuts.sort_unstable();
         let chunks = cuts.windows(2).map(|pair| &body.as_bytes()[pair[0]..pair[1]]);
-        prop_assert_eq!(&read(*framing, chunks), said);
+        let said = Said { documents: whole(*framing, body).documents, ..said.clone() };
+        prop_assert_eq!(read(*framing, chunks), said);
     }
 
     #[test]
@@ -531,6 +535,8 @@ proptest! {
             "{", "}", "[", "]", ":", ",", "\"", "\\", "\n", "\r", "\r\n", "\n\n", "data:", "data: ", "event: ", "error",
             "\"error\"", "\"usage\":{", "\"prompt_tokens\":", "1", "-", "0", ".5", "e9", "true", "null", "fals", " ",
             "[DONE]", "\\u00", "\u{feff}", "é", "\u{1}", "\"metadata\":{\"headers\":{\"Retry-After\":\"1\"}}", "\"a\":",
+            "{\"a\":\"b\"}", "\"done\":", "\"done\":false", "\"type\":", "\"eval_count\":1", "\"usage\":null", "\"message_stop\"",
+            "data: {\"usage\":{\"prompt_tokens\":1}}\n\n", "data: {\"choices\":[]}\n\n",
         ]), 0..60),
         size in 1usize..16,
     ) {
@@ -567,8 +573,12 @@ proptest! {
         bytes[at] = byte;
         if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
             // As a line: what follows the document breaks it too.
+            bytes.push(b'\n');
             let said = read(Framing::Ndjson, [&bytes[..]]);
-            prop_assert_eq!(said, Said { saw_data: true, ..Said::default() });
+            prop_assert_eq!(said, Said { saw_data: true, documents: 1, ..Said::default() });
+            // All that is one document is refused as one.
+            bytes.pop();
+            prop_assert_eq!(read(Framing::Json, [&bytes[..]]).tokens, read(Framing::Json, bytes.chunks(1)).tokens);
         }
     }
 
@@ -579,5 +589,15 @@ proptest! {
         prop_assert!(said.is_done && said.saw_data);
         prop_assert_eq!(said.tokens, expected(&document), "{}", text);
         prop_assert_eq!(said.error.is_some(), expects_error(&document), "{}", text);
+        // As a part of a stream, whole and byte by byte: what is passed over unread says nothing.
+        let line = document.to_string();
+        for (framing, text) in [
+            (Framing::Json, line.clone()),
+            (Framing::Ndjson, format!("{line}\n{line}\n")),
+            (Framing::Sse, format!("data: {line}\n\ndata:{line}\r\n\r\n: a\n\nevent: error\ndata: {line}\n\n")),
+            (Framing::Sse, format!("data: {line}\ndata: {line}\n\ndata: {line}\n\n\n")),
+        ] {
+            prop_assert_eq!(whole(framing, &text), read(framing, text.as_bytes().chunks(1)), "{}", text);
+        }
     }
 }

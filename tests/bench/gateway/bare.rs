@@ -1,5 +1,6 @@
-//! The least that a forwarder on keytide's libraries does: hyper on both sides, one runtime per core, connections that are kept. It
-//! looks at nothing, counts nothing and passes whole answers on, so it is what keytide's speed is bounded by.
+//! A plain forwarder on keytide's libraries: hyper's server and its client as they come, one runtime per core, connections that are
+//! kept. It looks at nothing and counts nothing, and takes in questions and answers whole. What it costs is what the
+//! libraries cost; what keytide takes beyond it is keytide's own.
 
 use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc};
 
