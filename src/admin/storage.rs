@@ -48,7 +48,8 @@ pub(super) async fn storage(
     Answer(look(&state).await)
 }
 
-/// Keeps file and hubs to their budgets now, and answers how they stand then.
+/// Has the file and every hub that answers keep to their budgets now, and answers how they stand then: a place may be
+/// over its budget all the same, and a hub that does not answer stands as it was last seen.
 #[utoipa::path(post, path = "/admin/storage/retain", tag = "storage",
     responses((status = 200, body = view::Storage)))]
 pub(super) async fn retain(

@@ -31,11 +31,28 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// In the shape of errors; of providers' some have no code, or a number for one, or are nothing but a sentence.
+    /// In the shape of errors; of providers' some have no code, or a number for one, or no message, or are nothing but
+    /// a sentence.
     pub(super) fn said(status: StatusCode, error: &Value) -> Option<Self> {
-        let message = error["message"].as_str().or(error.as_str())?.to_owned();
+        if matches!(error, Value::Null | Value::Bool(false)) {
+            return None;
+        }
+        let message = error["message"].as_str().or(error.as_str());
+        let message = message.map_or_else(|| beginning(&error.to_string()), str::to_owned);
         let code = error["code"].as_str().unwrap_or_default().to_owned();
         Some(Self { status, code, message })
+    }
+
+    /// In whatever shape it came: a provider's answer is passed on by the playground.
+    fn of_body(status: StatusCode, body: &[u8]) -> Self {
+        let value: Option<Value> = serde_json::from_slice(body).ok();
+        let said = value.and_then(|value| Self::said(status, &value["error"]));
+        let told = || {
+            let text = String::from_utf8_lossy(body);
+            let message = format!("{status}: {}", beginning(text.trim()));
+            (!text.trim().is_empty()).then(|| Self { status, code: "refused".to_owned(), message })
+        };
+        said.or_else(told).unwrap_or_else(|| Self::unreadable(status))
     }
 
     fn unreadable(status: StatusCode) -> Self {
@@ -100,8 +117,7 @@ impl Api {
             return Ok(answer);
         }
         let body = collected(answer).await.ok_or_else(|| Refused::unreadable(status))?;
-        let body: Value = serde_json::from_slice(&body).map_err(|_| Refused::unreadable(status))?;
-        Err(Refused::said(status, &body["error"]).unwrap_or_else(|| Refused::unreadable(status)))
+        Err(Refused::of_body(status, &body))
     }
 
     async fn read<T: DeserializeOwned>(&self, answer: Response) -> Result<T, Refused> {
@@ -114,6 +130,37 @@ impl Api {
     }
 }
 
+/// Enough to see what it is.
+fn beginning(text: &str) -> String {
+    const LETTERS: usize = 300;
+    match text.char_indices().nth(LETTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 async fn collected(answer: Response) -> Option<Bytes> {
     Some(answer.into_body().collect().await.ok()?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_whatever_shape_it_came() {
+        let long = format!("<h1>{}</h1>", "x".repeat(1000));
+        for (body, code, message) in [
+            (r#"{"error":{"code":"x","message":"no key is left"}}"#, "x", "no key is left"),
+            (r#"{"error":"nothing but a sentence"}"#, "", "nothing but a sentence"),
+            (r#"{"error":{"type":"overloaded_error"}}"#, "", r#"{"type":"overloaded_error"}"#),
+            (r#"{"detail":"Not Found"}"#, "refused", r#"503 Service Unavailable: {"detail":"Not Found"}"#),
+            (r#"["nothing"]"#, "refused", r#"503 Service Unavailable: ["nothing"]"#),
+            (&*long, "refused", &*format!("503 Service Unavailable: <h1>{}…", "x".repeat(296))),
+            ("", "unreadable", "The control API gave an answer that this page cannot read."),
+        ] {
+            let refused = Refused::of_body(StatusCode::SERVICE_UNAVAILABLE, body.as_bytes());
+            assert_eq!((&*refused.code, &*refused.message), (code, message), "{body}");
+        }
+    }
 }

@@ -116,7 +116,8 @@ async fn list(signed: Signed, params: Params) -> Answer {
                 }
                 div {
                     label for="subject" { (t("Who", "对象")) }
-                    input #subject name="subject" value=(get("subject")) placeholder=(t("user, key or address", "用户、密钥或地址"));
+                    input #subject name="subject" value=(get("subject")) placeholder=(t("user, key or address", "用户、密钥或地址"))
+                        autocomplete="off" spellcheck="false" autocapitalize="off";
                 }
                 div { label for="from" { (t("From (UTC)", "起始（UTC）")) } input #from type="date" name="from" value=(get("from")); }
                 div { label for="to" { (t("Before (UTC)", "截止（UTC）")) } input #to type="date" name="to" value=(get("to")); }
@@ -150,7 +151,7 @@ fn row(visitor: &Visitor, event: &view::Event) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     let kind =
         KINDS.iter().find(|(kind, ..)| *kind == event.kind).map_or(&*event.kind, |(_, en, zh)| t(en, zh));
-    let found = named(visitor, &FOUND, event.details.get("kind").and_then(Value::as_str).unwrap_or_default());
+    let found = event.details.get("kind").and_then(Value::as_str).unwrap_or_default();
     let mut details: Vec<_> = event.details.as_object().into_iter().flatten().collect();
     details.retain(|(name, _)| !matches!(name.as_str(), "kind" | "means"));
     details.sort_by_key(|(name, _)| {
@@ -162,13 +163,13 @@ fn row(visitor: &Visitor, event: &view::Event) -> Markup {
             td data-label=(t("Severity", "严重程度")) {
                 span.state.bad[event.severity >= 4].warn[event.severity == 3] { (event.severity) " / 5" }
             }
-            td data-label=(t("What", "内容")) { span { (kind) @if !found.is_empty() { br; small.faint { bdi { (found) } } } } }
+            td data-label=(t("What", "内容")) { span { (kind) @if !found.is_empty() { br; small.faint { (named(visitor, &FOUND, found)) } } } }
             td.name data-label=(t("Details", "详情")) {
                 span.pairs {
                     @if let Some(user) = event.user { span { a href={ "/users/" (user) } { (t("user", "用户")) " " (user.short()) } } }
                     @if let Some(key) = event.key { span { a href={ "/keys/" (key) } { (t("key", "密钥")) " " (key.short()) } } }
                     @for (name, value) in details {
-                        span { small.faint { (named(visitor, &DETAILS, name)) " " } small { bdi { (plain(visitor, name, value)) } } }
+                        span { small.faint { (named(visitor, &DETAILS, name)) " " } small { (plain(visitor, name, value)) } }
                     }
                     @if event.weight > 1 { span { small.faint { (t("times", "次数")) " " } small { (event.weight) } } }
                 }
@@ -177,14 +178,16 @@ fn row(visitor: &Visitor, event: &view::Event) -> Markup {
     }
 }
 
-/// What is new to this page is named as the API names it.
-fn named(visitor: &Visitor, names: &[(&str, &str, &str)], name: &str) -> String {
-    let known = names.iter().find(|(known, ..)| *known == name);
-    known.map_or_else(|| name.replace('_', " "), |(_, en, zh)| visitor.t(en, zh).to_owned())
+/// What is new to this page is named as the API names it, which is nobody else's word.
+fn named(visitor: &Visitor, names: &[(&str, &str, &str)], name: &str) -> Markup {
+    match names.iter().find(|(known, ..)| *known == name) {
+        Some((_, en, zh)) => html! { (visitor.t(en, zh)) },
+        None => html! { (name.replace('_', " ")) },
+    }
 }
 
 /// Who, with what they are in the page's language; addresses and networks say it themselves.
-fn subject(visitor: &Visitor, text: &str) -> String {
+fn subject(visitor: &Visitor, text: &str) -> Markup {
     const KINDS: [(&str, &str, &str); 4] = [
         ("user", "user", "用户"),
         ("token", "token", "令牌"),
@@ -192,36 +195,39 @@ fn subject(visitor: &Visitor, text: &str) -> String {
         ("address", "address", "地址"),
     ];
     if text == "everyone" {
-        return visitor.t("everyone", "所有调用方").to_owned();
+        return html! { (visitor.t("everyone", "所有调用方")) };
     }
     // As events write it, and as verdicts do.
     let parts = text.split_once(' ').or_else(|| text.split_once(':'));
     let known = parts.and_then(|(kind, rest)| Some((KINDS.iter().find(|(name, ..)| *name == kind)?, rest)));
-    known.map_or_else(|| text.to_owned(), |((_, en, zh), rest)| format!("{} {rest}", visitor.t(en, zh)))
+    match known {
+        Some(((_, en, zh), rest)) => html! { (visitor.t(en, zh)) " " bdi { (rest) } },
+        None => html! { bdi { (text) } },
+    }
 }
 
 /// A text without its quotes, a time as the visitor writes it, a number without needless digits.
-fn plain(visitor: &Visitor, name: &str, value: &Value) -> String {
+fn plain(visitor: &Visitor, name: &str, value: &Value) -> Markup {
     if let (true, Some(bytes)) = (name.ends_with("_bytes"), value.as_u64()) {
-        return visitor.bytes(bytes);
+        return html! { (visitor.bytes(bytes)) };
     }
+    let others = |text: &str| html! { bdi { (text) } };
     match value {
-        Value::Bool(is) => {
-            visitor.t(if *is { "yes" } else { "no" }, if *is { "是" } else { "否" }).to_owned()
-        }
-        Value::Null => "–".to_owned(),
+        Value::Bool(true) => html! { (visitor.t("yes", "是")) },
+        Value::Bool(false) => html! { (visitor.t("no", "否")) },
+        Value::Null => html! { "–" },
         Value::String(text) if name == "subject" => subject(visitor, text),
-        Value::String(text) if text == "file" => visitor.t("the local file", "本地文件").to_owned(),
+        Value::String(text) if text == "file" => html! { (visitor.t("the local file", "本地文件")) },
         Value::String(text) => match text.parse::<Timestamp>() {
-            Ok(at) => visitor.format(at, "%-d %b, %H:%M:%S", "%-m月%-d日 %H:%M:%S"),
-            Err(_) => text.clone(),
+            Ok(at) => html! { (visitor.format(at, "%-d %b, %H:%M:%S", "%-m月%-d日 %H:%M:%S")) },
+            Err(_) => others(text),
         },
         Value::Number(number) => match number.as_f64() {
-            Some(number) if number.fract() != 0.0 => format!("{number:.2}"),
-            Some(number) => format!("{number:.0}"),
-            None => number.to_string(),
+            Some(number) if number.fract() != 0.0 => html! { (format!("{number:.2}")) },
+            Some(number) => html! { (format!("{number:.0}")) },
+            None => html! { (number) },
         },
-        other => other.to_string(),
+        other => others(&other.to_string()),
     }
 }
 
@@ -241,7 +247,7 @@ fn kept_out(signed: &Signed, verdicts: &view::Verdicts) -> Markup {
                 } }
                 tbody { @for verdict in &verdicts.verdicts {
                     tr {
-                        th.name.mono scope="row" { bdi { (subject(visitor, &verdict.subject)) } }
+                        th.name.mono scope="row" { (subject(visitor, &verdict.subject)) }
                         td data-label=(t("How", "方式")) {
                             @if verdict.action == "block" { (t("kept out", "禁止")) } @else { (t("slowed down", "减速")) }
                         }
@@ -275,24 +281,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_found_has_a_chinese_name() {
+        let is_chinese = |text: &str| text.chars().any(|letter| ('\u{4e00}'..='\u{9fff}').contains(&letter));
+        for (name, _, zh) in KINDS.iter().chain(&FOUND).chain(&DETAILS) {
+            assert!(is_chinese(zh), "{name}: {zh}");
+        }
+    }
+
+    #[test]
     fn subjects_are_of_a_kind_in_every_language() {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_LANGUAGE, "zh".parse().unwrap());
         let [en, zh] = [HeaderMap::new(), headers]
             .map(|headers| Visitor::of(&headers, &Uri::from_static("/events"), Timestamp(0)));
         for (text, in_en, in_zh) in [
-            ("token ab12cd34", "token ab12cd34", "令牌 ab12cd34"),
+            ("token ab12cd34", "token <bdi>ab12cd34</bdi>", "令牌 <bdi>ab12cd34</bdi>"),
             (
                 "user:97665549-effe-5e34-a023-53e3b2c34a6d",
-                "user 97665549-effe-5e34-a023-53e3b2c34a6d",
-                "用户 97665549-effe-5e34-a023-53e3b2c34a6d",
+                "user <bdi>97665549-effe-5e34-a023-53e3b2c34a6d</bdi>",
+                "用户 <bdi>97665549-effe-5e34-a023-53e3b2c34a6d</bdi>",
             ),
-            ("address:192.0.2.1", "address 192.0.2.1", "地址 192.0.2.1"),
-            ("key 0a1b2c3d", "key 0a1b2c3d", "密钥 0a1b2c3d"),
-            ("2001:db8::/64", "2001:db8::/64", "2001:db8::/64"),
+            ("address:192.0.2.1", "address <bdi>192.0.2.1</bdi>", "地址 <bdi>192.0.2.1</bdi>"),
+            ("key 0a1b2c3d", "key <bdi>0a1b2c3d</bdi>", "密钥 <bdi>0a1b2c3d</bdi>"),
+            ("2001:db8::/64", "<bdi>2001:db8::/64</bdi>", "<bdi>2001:db8::/64</bdi>"),
             ("everyone", "everyone", "所有调用方"),
         ] {
-            assert_eq!((&*subject(&en, text), &*subject(&zh, text)), (in_en, in_zh));
+            let says = |visitor| subject(visitor, text).into_string();
+            assert_eq!((&*says(&en), &*says(&zh)), (in_en, in_zh));
         }
     }
 }

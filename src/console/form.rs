@@ -14,10 +14,17 @@ use super::{
     layout,
     visitor::{Lang, Visitor},
 };
-use crate::model::Timestamp;
-
 /// A page of a thousand ids, or a paste of some thousand keys; larger lists come as files, in pieces.
 const MOST: usize = 2 << 20;
+
+/// What the fields that are parsed are called where they stand: name, English, Chinese.
+const LABELS: [(&str, &str, &str); 5] = [
+    ("expires_at", "Expires on (0:00 UTC)", "有效期至（UTC 零点）"),
+    ("hours", "For how long", "停用时长"),
+    ("owner", "Shared by", "共享者"),
+    ("user", "User", "用户"),
+    ("weight", "Weight", "权重"),
+];
 
 /// Names and values in the order in which they stand in the form.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +39,12 @@ impl Form {
 
     /// Trimmed; empty where there is none.
     pub(super) fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.trim())
+        self.whole(name).trim()
+    }
+
+    /// With the empty lines around it.
+    pub(super) fn whole(&self, name: &str) -> &str {
+        self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 
     /// Nothing where it was left empty.
@@ -47,7 +59,8 @@ impl Form {
     pub(super) fn parsed<T: FromStr>(&self, visitor: &Visitor, name: &str) -> Result<Option<T>, Refused> {
         let Some(text) = self.given(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| {
-            let field = name.replace('_', " ");
+            let label = LABELS.iter().find(|(known, ..)| *known == name);
+            let field = label.map_or(name, |(_, en, zh)| visitor.t(en, zh));
             let message = match visitor.lang {
                 Lang::En => format!("What stands in the field \"{field}\" cannot be read."),
                 Lang::Zh => format!("字段「{field}」的内容无法识别。"),
@@ -56,17 +69,18 @@ impl Form {
         })
     }
 
-    /// A day, if another one than before: a time within the day is not lost by saving something else.
+    /// If it is another one than before: saving something else neither loses a time within a day, nor fails of a user
+    /// who is gone.
     ///
     /// # Errors
     /// As those of [`Form::parsed`].
-    pub(super) fn new_day(
+    pub(super) fn changed<T: FromStr>(
         &self,
         visitor: &Visitor,
         name: &str,
-    ) -> Result<Option<Option<Timestamp>>, Refused> {
-        let day = self.parsed(visitor, name)?;
-        Ok((self.get(name) != self.get(&format!("{name}_was"))).then_some(day))
+    ) -> Result<Option<Option<T>>, Refused> {
+        let value = self.parsed(visitor, name)?;
+        Ok((self.get(name) != self.get(&format!("{name}_was"))).then_some(value))
     }
 
     pub(super) fn all(&self, name: &str) -> Vec<&str> {

@@ -246,7 +246,8 @@ pub(super) fn search(
             }
             div {
                 label.hidden for="search" { (word) }
-                input #search type="search" name="search" value=(value) placeholder=(hint);
+                // It may be a whole key: browsers are not to keep it, nor to send it to who checks spelling.
+                input #search type="search" name="search" value=(value) placeholder=(hint) autocomplete="off" spellcheck="false" autocapitalize="off";
             }
             button type="submit" { (word) }
         }

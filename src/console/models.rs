@@ -31,7 +31,7 @@ impl<'a> From<&'a view::PublicModel> for Row<'a> {
     }
 }
 
-/// Longer lists have pages of their own.
+/// So many are shown before the others have to be asked for.
 const ROWS: usize = 8;
 
 pub(super) fn card<'a, T>(visitor: &Visitor, title: &str, note: &str, models: &'a [T]) -> Markup
@@ -39,9 +39,9 @@ where
     Row<'a>: From<&'a T>,
 {
     let t = |en, zh| visitor.t(en, zh);
-    let rows: Vec<Row<'a>> = models.iter().take(ROWS).map(Row::from).collect();
+    let rows: Vec<Row<'a>> = models.iter().map(Row::from).collect();
     let most = rows.iter().map(|row| row.requests).max().unwrap_or(0).max(1);
-    let with_tokens = rows.iter().any(|row| row.tokens.is_some());
+    let (first, others) = rows.split_at(rows.len().min(ROWS));
     html! {
         section.card {
             h2 { (title) }
@@ -49,28 +49,42 @@ where
                 p.empty { (t("No model has been asked yet.", "还没有模型被调用。")) }
             } @else {
                 p.faint { (note) }
-                (layout::region(title, &html! {
-                    table {
-                        thead { tr {
-                            th scope="col" { (t("Model", "模型")) }
-                            th.number scope="col" { (t("Requests", "请求")) }
-                            th.number scope="col" { (t("Success", "成功率")) }
-                            @if with_tokens { th.number scope="col" { (t("Tokens", "Token")) } }
-                        } }
-                        tbody { @for row in &rows {
-                            tr {
-                                th.name scope="row" {
-                                    bdi { (row.name) }
-                                    progress max=(most) value=(row.requests) aria-hidden="true" {}
-                                }
-                                td.number { (visitor.number(row.requests)) }
-                                td.number { (visitor.percent(row.success_rate)) }
-                                @if let Some(tokens) = row.tokens { td.number { (visitor.short(tokens)) } }
-                            }
-                        } }
+                (table(visitor, title, first, most))
+                @if !others.is_empty() {
+                    details {
+                        summary { (t("Other models", "其他模型")) " (" (others.len()) ")" }
+                        (table(visitor, t("Other models", "其他模型"), others, most))
                     }
-                }))
+                }
             }
         }
+    }
+}
+
+fn table(visitor: &Visitor, label: &str, rows: &[Row<'_>], most: u64) -> Markup {
+    let t = |en, zh| visitor.t(en, zh);
+    let with_tokens = rows.iter().any(|row| row.tokens.is_some());
+    html! {
+        (layout::region(label, &html! {
+            table {
+                thead { tr {
+                    th scope="col" { (t("Model", "模型")) }
+                    th.number scope="col" { (t("Requests", "请求")) }
+                    th.number scope="col" { (t("Success", "成功率")) }
+                    @if with_tokens { th.number scope="col" { (t("Tokens", "Token")) } }
+                } }
+                tbody { @for row in rows {
+                    tr {
+                        th.name scope="row" {
+                            bdi { (row.name) }
+                            progress max=(most) value=(row.requests) aria-hidden="true" {}
+                        }
+                        td.number { (visitor.number(row.requests)) }
+                        td.number { (visitor.percent(row.success_rate)) }
+                        @if let Some(tokens) = row.tokens { td.number { (visitor.short(tokens)) } }
+                    }
+                } }
+            }
+        }))
     }
 }

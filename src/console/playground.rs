@@ -82,7 +82,7 @@ async fn answer(signed: &Signed, form: &Form) -> Result<Said, Markup> {
     let mut said = Said::default();
     for part in parts(&body).ok_or_else(broken)? {
         if let Some(refused) = Refused::said(StatusCode::BAD_GATEWAY, &part["error"]) {
-            return Err(words::of(&signed.visitor, &refused));
+            return Err(words::in_stream(&signed.visitor, &refused));
         }
         let choice = &part["choices"][0];
         let message = choice.get("delta").unwrap_or(&choice["message"]);
@@ -90,7 +90,10 @@ async fn answer(signed: &Signed, form: &Form) -> Result<Said, Markup> {
         said.thought += text("reasoning_content").or(text("reasoning")).unwrap_or_default();
         said.text += text("content").unwrap_or_default();
     }
-    Ok(said)
+    match said.text.is_empty() && said.thought.is_empty() {
+        true => Err(html! { (signed.visitor.t("There was no answer.", "没有收到回答。")) }),
+        false => Ok(said),
+    }
 }
 
 /// One answer, or a line for each part of it: some providers stream whatever they are asked, and call it what they like.
@@ -155,7 +158,7 @@ async fn page(
                     (prompts(visitor, &templates, &[("provider", provider), ("token", &filled.token)]))
                     form.wide #ask method="post" action="/playground"
                         data-no-answer=(t("There was no answer.", "没有收到回答。")) data-took=(t("Answered in", "用时"))
-                        data-of-codes=(words::for_modules(visitor)) {
+                        data-of-codes=(words::for_modules(visitor)) data-of-streams=(words::for_streams(visitor)) {
                         (layout::csrf(&signed.session))
                         input type="hidden" name="provider" value=(tokens.provider);
                         div.fields {
@@ -213,7 +216,7 @@ async fn page(
             }
             section.card {
                 h2 { (t("The same from a program", "在程序中调用")) }
-                (samples(visitor, &tokens.provider, &model, &filled))
+                (samples(signed, &tokens.provider, &model, &filled))
             }
             script type="module" src=(assets::path("playground.js")) {}
         }
@@ -265,13 +268,13 @@ fn filled_in(template: &str, values: &[(&str, String)]) -> String {
     template.split('%').map(|part| value(part).unwrap_or(part)).collect()
 }
 
-fn samples(visitor: &Visitor, provider: &str, model: &str, filled: &Filled) -> Markup {
+fn samples(signed: &Signed, provider: &str, model: &str, filled: &Filled) -> Markup {
     let system = (!filled.system.is_empty()).then(|| json!({"role": "system", "content": filled.system}));
     let messages: Vec<_> =
         system.into_iter().chain([json!({"role": "user", "content": filled.message})]).collect();
     let body =
         json!({"model": model, "messages": messages, "stream": true}).to_string().replace('\'', "'\\''");
-    let url = format!("http://localhost:8787/{provider}/v1");
+    let url = format!("{}/{provider}/v1", signed.origin);
     let values = [
         ("URL", url),
         ("BODY", body),
@@ -281,7 +284,7 @@ fn samples(visitor: &Visitor, provider: &str, model: &str, filled: &Filled) -> M
     html! {
         @for (at, (name, template)) in SAMPLES.into_iter().enumerate() {
             @let text = filled_in(template, &values);
-            div.head { h3 { (name) } button.small type="button" data-copy={ "sample-" (at) } { (visitor.t("Copy", "复制")) } }
+            div.head { h3 { (name) } button.small type="button" data-copy={ "sample-" (at) } { (signed.visitor.t("Copy", "复制")) } }
             pre id={ "sample-" (at) } data-template=(template) data-path={ "/" (provider) "/v1" } tabindex="0" { (text) }
         }
     }

@@ -111,10 +111,10 @@ struct Known {
     id: String,
 }
 
-/// Found by its digest, first with the provider that is looked at.
+/// Found by its digest, first with the provider that is looked at; lists of the default one do not name it.
 async fn known(signed: &Signed, provider: &str, text: &str) -> Result<Option<Known>, Failure> {
     let mut providers: Vec<view::Provider> = signed.get("/admin/providers").await?;
-    providers.sort_by_key(|one| one.name != provider);
+    providers.sort_by_key(|one| if provider.is_empty() { !one.default } else { one.name != provider });
     for provider in providers.into_iter().map(|one| one.name) {
         let places = [
             ("/admin/api-keys", "/keys", KeyId::derive(&provider, text).to_string()),

@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     response::{IntoResponse, Redirect, Response},
 };
-use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts, uri::Authority};
 use maud::Markup;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
@@ -19,7 +19,10 @@ use super::{
     sign_in::own_path,
     visitor::{SAID, Said, Visitor, link},
 };
-use crate::admin::view::{self, Code};
+use crate::{
+    admin::view::{self, Code},
+    guard::Origin,
+};
 
 /// Longer news would not fit into a cookie.
 const LONGEST_NEWS: usize = 3_000;
@@ -28,6 +31,8 @@ pub(super) struct Signed {
     pub(super) visitor: Visitor,
     pub(super) api: Api,
     pub(super) session: view::Session,
+    /// Scheme and host, as this visitor reaches keytide.
+    pub(super) origin: String,
 }
 
 /// The page to answer with instead.
@@ -52,7 +57,7 @@ impl Signed {
         let visitor = Visitor::of(&parts.headers, &parts.uri, console.clock.now());
         let api = Api::of(&console.api, parts);
         match api.get::<view::Session>("/admin/session").await {
-            Ok(session) => Ok(Self { visitor, api, session }),
+            Ok(session) => Ok(Self { visitor, api, session, origin: origin(parts) }),
             Err(refused) if refused.status == StatusCode::UNAUTHORIZED => {
                 // A form is not sent a second time by itself.
                 let (next, ended) = match (parts.method == Method::GET, refused.code == "session_ended") {
@@ -131,6 +136,16 @@ impl Signed {
     }
 }
 
+/// It goes into commands that people copy, so a host is made of nothing but the letters of hosts.
+fn origin(parts: &Parts) -> String {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || ".-_:[]".contains(letter);
+    let said = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let host = said.as_ref().or(parts.uri.authority()).map(Authority::as_str);
+    let host = host.filter(|host| host.chars().all(is_letter)).unwrap_or("localhost:8787");
+    let is_https = parts.extensions.get::<Origin>().is_some_and(|origin| origin.is_https);
+    format!("{}://{host}", if is_https { "https" } else { "http" })
+}
+
 impl FromRequestParts<Console> for Signed {
     type Rejection = Failure;
 
@@ -157,5 +172,25 @@ impl FromRequest<Console> for Posted {
         let back = form.get("back");
         signed.visitor.here = if back.is_empty() { String::new() } else { own_path(back).to_owned() };
         Ok(Self { signed, form })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_copy_names_the_host_that_they_reach() {
+        for (host, is_https, says) in [
+            ("keys.example:8443", true, "https://keys.example:8443"),
+            ("[::1]:8787", false, "http://[::1]:8787"),
+            ("a'$(b)", false, "http://localhost:8787"),
+            ("who@keys.example", false, "http://localhost:8787"),
+            ("a b", true, "https://localhost:8787"),
+        ] {
+            let mut request = Request::get("/playground").header(header::HOST, host).body(()).unwrap();
+            request.extensions_mut().insert(Origin { address: "192.0.2.7".parse().unwrap(), is_https });
+            assert_eq!(origin(&request.into_parts().0), says, "{host}");
+        }
     }
 }

@@ -4,11 +4,12 @@ use axum::{
     Router,
     routing::{get, post},
 };
-use http::Method;
+use http::{Method, StatusCode};
 use maud::{Markup, html};
 
 use super::{
     Console,
+    api::Refused,
     layout::{self, Here},
     signed::{Answer, Posted, Signed},
     visitor::{Lang, Visitor},
@@ -187,7 +188,9 @@ const fn advice_in_chinese(code: AdviceCode) -> &'static str {
         }
         AdviceCode::CountsDropped => "中心库离线过久，部分小时与每日明细未能送达，总数不受影响。",
         AdviceCode::LogsDropped => "部分用量日志在送达中心库之前已被删除。",
-        AdviceCode::NoUsageLogs => "已启用用量日志，但中心库没有相应的数据表。",
+        AdviceCode::NoUsageLogs => {
+            "已启用用量日志，但中心库没有可用的用量日志表：请运行 keytide schema apply --usage-logs（详见原文）。"
+        }
         AdviceCode::RaiseBudget => "空间即将用尽：请提高 [budget] 的预算，或删除不再需要的数据。",
         AdviceCode::Rewrite => "有数据表过大，无法自动重写：请在 SQL 编辑器中处理，期间该表会被锁定。",
         AdviceCode::ShareSoon => "有数据表已超出或即将占满份额。",
@@ -259,7 +262,7 @@ const fn note_in_chinese(code: NoteCode) -> &'static str {
         NoteCode::Lost => "部分计数所属的密钥或令牌已无人知晓，未计入。",
         NoteCode::Missing => "中心库缺少数据表或列：请运行 keytide schema apply。",
         NoteCode::Moved => "中心库现在是另一个数据库，它已接替原来的位置。",
-        NoteCode::NoUsageLogs => "已启用用量日志，但中心库没有相应的数据表。",
+        NoteCode::NoUsageLogs => "已启用用量日志，但中心库没有可用的用量日志表（详见原文）。",
         NoteCode::ReadOnly => "中心库目前不接受写入，本机的统计与更改会等待。",
         NoteCode::Resumed => "同步已恢复。",
         NoteCode::ResyncBegun => "正在重新读取全部数据。",
@@ -388,17 +391,167 @@ where
 }
 
 async fn sync(Posted { signed, .. }: Posted) -> Answer {
+    let visitor = &signed.visitor;
     let done: Result<view::Sync, _> =
         signed.api.send(Method::POST, "/admin/sync/now", &view::SyncHub::default()).await;
-    let done =
-        done.map(|_| signed.visitor.t("The hub and this instance are in step.", "同步完成。").to_owned());
+    // The round has ended, well or not.
+    let done = done.and_then(|sync| match out_of_step(visitor, &sync.hubs) {
+        Some(refused) => Err(refused),
+        None if sync.hubs.iter().all(|hub| hub.state == HubState::Ok) => {
+            Ok(visitor.t("The hub and this instance are in step.", "同步完成。").to_owned())
+        }
+        None => Ok(visitor
+            .t(
+                "A round is done; what is left of the first reading goes on.",
+                "已完成一轮同步，其余内容仍在读取。",
+            )
+            .to_owned()),
+    });
     Ok(signed.went("/storage", done))
+}
+
+/// Of the hubs that were asked, the first that could not be brought into step.
+fn out_of_step(visitor: &Visitor, hubs: &[HubStatus]) -> Option<Refused> {
+    let hub = hubs.iter().find(|hub| matches!(hub.state, HubState::Failing | HubState::Stopped))?;
+    let why = match &hub.last_error {
+        Some(error) => format!("{}; {}", error.message, error.advice),
+        None => {
+            let stopped = hub.streams.iter().find(|stream| stream.state == StreamState::Stopped);
+            let reason = stopped.and_then(|stream| stream.reason.as_deref());
+            reason.unwrap_or_else(|| visitor.t("it has stopped", "已停止")).to_owned()
+        }
+    };
+    Some(Refused {
+        status: StatusCode::BAD_GATEWAY,
+        code: view::Code::HubFailed.as_str().to_owned(),
+        message: format!("The hub \"{}\" is not in step: {why}", hub.name),
+    })
 }
 
 async fn retain(Posted { signed, .. }: Posted) -> Answer {
     let done: Result<view::Storage, _> = signed.api.send(Method::POST, "/admin/storage/retain", &()).await;
-    let done = done.map(|_| {
-        signed.visitor.t("File and hubs keep to their budgets.", "整理完成，均在预算之内。").to_owned()
-    });
+    let done = done.and_then(|storage| tidied(&signed.visitor, &storage));
     Ok(signed.went("/storage", done))
+}
+
+/// What can truly be said of the places, each of which may be over its budget all the same.
+fn tidied(visitor: &Visitor, storage: &view::Storage) -> Result<String, Refused> {
+    let refused = |code: &str, message| {
+        let (status, code) = (StatusCode::INSUFFICIENT_STORAGE, code.to_owned());
+        Err(Refused { status, code, message })
+    };
+    if let Some(problem) = &storage.problem {
+        return refused(view::Code::StoreUnavailable.as_str(), problem.clone());
+    }
+    let file = visitor.t("the local file", "本地文件").to_owned();
+    let hubs = storage.hubs.iter().map(|hub| match visitor.lang {
+        Lang::En => (format!("the hub \"{}\"", hub.hub), &hub.space),
+        Lang::Zh => (format!("中心库「{}」", hub.hub), &hub.space),
+    });
+    let (mut over, mut unmeasured) = (Vec::new(), Vec::new());
+    for (at, (name, space)) in [(file, &storage.local)].into_iter().chain(hubs).enumerate() {
+        // A hub that does not answer is told of as it was last seen, which says nothing of now.
+        if space.used_bytes.is_none() || (at > 0 && space.measured_at.is_none_or(|at| at < visitor.now)) {
+            unmeasured.push(name);
+            continue;
+        }
+        if let (Some(used), Some(budget)) = (space.used_bytes, space.budget_bytes)
+            && used > budget
+        {
+            let (used, budget) = (visitor.bytes(used), visitor.bytes(budget));
+            over.push(match visitor.lang {
+                Lang::En => format!("{name} ({used} of {budget})"),
+                Lang::Zh => format!("{name}（{used}，预算 {budget}）"),
+            });
+        }
+    }
+    let listed = |names: Vec<String>| names.join(visitor.t(", ", "、"));
+    match (over.is_empty(), unmeasured.is_empty(), storage.hubs.is_empty(), visitor.lang) {
+        (false, .., Lang::En) => {
+            refused("over_budget", format!("Over the budget all the same: {}.", listed(over)))
+        }
+        (false, .., Lang::Zh) => refused("over_budget", format!("整理之后仍超出预算：{}。", listed(over))),
+        (_, false, _, Lang::En) => {
+            refused("not_measured", format!("Could not be tidied up, nor measured: {}.", listed(unmeasured)))
+        }
+        (_, false, _, Lang::Zh) => {
+            refused("not_measured", format!("未能整理和测量：{}。", listed(unmeasured)))
+        }
+        (_, _, true, _) => Ok(visitor
+            .t(
+                "The local file is not over its budget. There is no hub to tidy up.",
+                "本地文件未超出预算；没有需要整理的中心库。",
+            )
+            .to_owned()),
+        _ => Ok(visitor
+            .t("File and hubs are not over their budgets.", "整理完成，本地文件与中心库均未超出预算。")
+            .to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Uri};
+
+    use super::*;
+    use crate::model::Timestamp;
+
+    #[test]
+    fn a_place_that_is_over_its_budget_is_not_called_tidy() {
+        let visitor = Visitor::of(&HeaderMap::new(), &Uri::from_static("/storage"), Timestamp(1000));
+        let space = |used: Option<u64>, budget: Option<u64>, at: i64| Space {
+            used_bytes: used,
+            budget_bytes: budget,
+            measured_at: Some(Timestamp(at)),
+            ..Space::default()
+        };
+        let says = |local: Space, hub: Option<Space>| {
+            let hub = hub.map(|space| view::HubSpace {
+                hub: "default".to_owned(),
+                transport: "rest".to_owned(),
+                target: "https://hub.example".to_owned(),
+                space,
+            });
+            let storage = view::Storage {
+                file: "/data/keytide.redb".to_owned(),
+                healthy: true,
+                problem: None,
+                file_bytes: None,
+                journal_entries: None,
+                tables: None,
+                local,
+                hubs: hub.into_iter().collect(),
+            };
+            tidied(&visitor, &storage).map_err(|refused| refused.message)
+        };
+        let well = || space(Some(1_000), Some(2_000), 0);
+        assert_eq!(
+            says(well(), None),
+            Ok("The local file is not over its budget. There is no hub to tidy up.".to_owned())
+        );
+        assert_eq!(
+            says(well(), Some(space(Some(5), None, 1000))),
+            Ok("File and hubs are not over their budgets.".to_owned())
+        );
+        for (local, hub, why) in [
+            (
+                space(Some(2_001), Some(2_000), 0),
+                None,
+                "Over the budget all the same: the local file (2.0 kB of 2.0 kB).",
+            ),
+            (
+                well(),
+                Some(space(Some(9_000_000), Some(5_000_000), 1000)),
+                "Over the budget all the same: the hub \"default\" (9.0 MB of 5.0 MB).",
+            ),
+            (
+                well(),
+                Some(space(Some(5), None, 999)),
+                "Could not be tidied up, nor measured: the hub \"default\".",
+            ),
+            (space(None, None, 0), None, "Could not be tidied up, nor measured: the local file."),
+        ] {
+            assert_eq!(says(local, hub), Err(why.to_owned()));
+        }
+    }
 }

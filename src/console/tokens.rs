@@ -15,12 +15,13 @@ use super::{
     layout::{self, Here},
     limits::{self, Limits},
     signed::{Answer, Failure, Posted, Signed},
+    users::Choices,
     visitor::{Params, Visitor, link},
     words,
 };
 use crate::{
     admin::view::{self, Code},
-    model::{TokenId, UserId},
+    model::TokenId,
 };
 
 pub(super) fn routes() -> Router<Console> {
@@ -40,12 +41,6 @@ impl<'a> From<&'a view::Token> for Limits<'a> {
             allowed_addresses: &token.allowed_addresses,
         }
     }
-}
-
-/// The names of users to choose from, by their ids.
-async fn users(signed: &Signed) -> Result<Vec<(UserId, String)>, Failure> {
-    let page: view::UserPage = signed.get("/admin/users?pageSize=1000&sort=name").await?;
-    Ok(page.users.into_iter().map(|user| (user.id, user.name)).collect())
 }
 
 /// What of the list is looked at: who goes on from it to a token comes back to it.
@@ -80,11 +75,12 @@ impl<'a> Shown<'a> {
 }
 
 async fn list(signed: Signed, params: Params) -> Answer {
-    shown(&signed, Shown::of(|name| params.get(name)), None).await
+    let form = Form::of([("user", Some(params.get("user").to_owned()))]);
+    shown(&signed, Shown::of(|name| params.get(name)), &form, None).await
 }
 
-/// The list, and the form for another one, or the one that was refused.
-async fn shown(signed: &Signed, shown: Shown<'_>, refused: Option<(&Form, &Refused)>) -> Answer {
+/// The list, and the form for another one, with why it was refused, if it was.
+async fn shown(signed: &Signed, shown: Shown<'_>, form: &Form, refused: Option<&Refused>) -> Answer {
     let Shown { provider, search, page } = shown;
     // Without a page the API lists all of them.
     let page = if page.is_empty() { "1" } else { page };
@@ -92,9 +88,10 @@ async fn shown(signed: &Signed, shown: Shown<'_>, refused: Option<(&Form, &Refus
     let (list, providers, users) = tokio::join!(
         signed.get::<view::TokenList>(&path),
         signed.get::<Vec<view::Provider>>("/admin/providers"),
-        users(signed)
+        Choices::of(signed)
     );
-    let (list, providers, users) = (list?, providers?, users?);
+    let (list, providers) = (list?, providers?);
+    let users = users?.with_user(signed, form.get("user").parse().ok()).await?;
     let at =
         |to: usize| link("/tokens", &[("provider", provider), ("search", search), ("page", &to.to_string())]);
     if let Some(last) = layout::last_page(list.page, list.pages, at) {
@@ -138,8 +135,8 @@ async fn shown(signed: &Signed, shown: Shown<'_>, refused: Option<(&Form, &Refus
             form.wide method="post" action="/tokens" data-written[refused.is_some()] {
                 (layout::csrf(&signed.session))
                 input type="hidden" name="provider" value=(list.provider);
-                @if let Some((form, refused)) = refused { (words::news(visitor, refused)) (fields(visitor, form, &users)) }
-                @else { (fields(visitor, &Form::default(), &users)) }
+                @if let Some(refused) = refused { (words::news(visitor, refused)) }
+                (fields(visitor, form, &users))
                 div.row { button.primary type="submit" { (t("Create the token", "创建")) } }
             }
         }
@@ -190,9 +187,8 @@ fn written(token: &view::Token) -> Form {
     Form::of(own.into_iter().chain(Limits::from(token).written()))
 }
 
-fn fields(visitor: &Visitor, form: &Form, users: &[(UserId, String)]) -> Markup {
+fn fields(visitor: &Visitor, form: &Form, users: &Choices) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
-    let owner = form.get("user").parse::<UserId>().ok();
     html! {
         div.fields {
             div {
@@ -201,14 +197,7 @@ fn fields(visitor: &Visitor, form: &Form, users: &[(UserId, String)]) -> Markup 
             }
             div {
                 label for="user" { (t("User", "用户")) }
-                select #user name="user" {
-                    option value="" { (t("nobody in particular", "不指定")) }
-                    // Whoever is not among the names stays: saving something else must not set a token free of its user.
-                    @if let Some(owner) = owner.filter(|owner| users.iter().all(|(id, _)| id != owner)) {
-                        option value=(owner) selected { (t("the user", "用户")) " " (owner.short()) }
-                    }
-                    @for (id, name) in users { option value=(id) selected[owner == Some(*id)] { (name) } }
-                }
+                (users.field(visitor, form, ("user", "user"), t("nobody in particular", "不指定")))
                 span.hint { (t("Their limits hold as well.", "同时受该用户的限额约束。")) }
             }
             div {
@@ -242,12 +231,12 @@ async fn create(Posted { signed, form }: Posted) -> Answer {
     };
     let body = match wished() {
         Ok(body) => body,
-        Err(refused) => return shown(&signed, of, Some((&form, &refused))).await,
+        Err(refused) => return shown(&signed, of, &form, Some(&refused)).await,
     };
     let to = link("/admin/tokens", &[("provider", provider)]);
     let made: view::Token = match signed.api.send(Method::POST, &to, &body).await {
         Ok(made) => made,
-        Err(refused) => return shown(&signed, of, Some((&form, &refused))).await,
+        Err(refused) => return shown(&signed, of, &form, Some(&refused)).await,
     };
     // The one page that shows it: it goes into no cookie, no address and no log.
     let title = t("The token is made", "令牌已创建");
@@ -284,11 +273,9 @@ async fn own_page(
     token: &view::Token,
     refused: Option<(&Form, &Refused)>,
 ) -> Answer {
-    let mut users = users(signed).await?;
-    if let (Some(own), Some(name)) = (token.user, &token.user_name)
-        && users.iter().all(|(id, _)| *id != own)
-    {
-        users.push((own, name.clone()));
+    let mut users = Choices::of(signed).await?;
+    if let (Some(own), Some(name)) = (token.user, &token.user_name) {
+        users = users.with(own, name);
     }
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
@@ -341,7 +328,7 @@ async fn edit(Path(id): Path<String>, Posted { signed, form }: Posted) -> Answer
         let limits = limits::read(visitor, &form)?;
         Ok(view::EditToken {
             name: form.given("name"),
-            expires_at: form.new_day(visitor, "expires_at")?,
+            expires_at: form.changed(visitor, "expires_at")?,
             user: Some(form.parsed(visitor, "user")?),
             requests_per_minute: Some(limits.requests_per_minute),
             requests_per_day: Some(limits.requests_per_day),

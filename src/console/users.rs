@@ -17,7 +17,7 @@ use super::{
     form::Form,
     layout::{self, Here},
     limits::{self, Limits},
-    signed::{Answer, Posted, Signed},
+    signed::{Answer, Failure, Posted, Signed},
     visitor::{Params, Visitor, link},
     words,
 };
@@ -116,6 +116,73 @@ async fn shown(signed: &Signed, search: &str, page: &str, refused: Option<(&Form
     })
 }
 
+/// The users that a form offers.
+pub(super) struct Choices {
+    users: Vec<(UserId, String)>,
+    are_all: bool,
+}
+
+impl Choices {
+    const MOST: usize = 1000;
+
+    pub(super) async fn of(signed: &Signed) -> Result<Self, Failure> {
+        let path = link("/admin/users", &[("pageSize", &Self::MOST.to_string()), ("sort", "name")]);
+        let page: view::UserPage = signed.get(&path).await?;
+        let are_all = page.total <= page.users.len();
+        Ok(Self { users: page.users.into_iter().map(|user| (user.id, user.name)).collect(), are_all })
+    }
+
+    /// One who is there, however many others there are.
+    pub(super) fn with(mut self, id: UserId, name: &str) -> Self {
+        if self.users.iter().all(|(known, _)| *known != id) {
+            self.users.push((id, name.to_owned()));
+        }
+        self
+    }
+
+    /// As [`Choices::with`], where only the id is known: nobody where there is no such user.
+    pub(super) async fn with_user(self, signed: &Signed, id: Option<UserId>) -> Result<Self, Failure> {
+        let Some(id) = id.filter(|id| self.name(*id).is_none()) else { return Ok(self) };
+        match signed.api.get::<view::User>(&format!("/admin/users/{id}")).await {
+            Ok(user) => Ok(self.with(id, &user.name)),
+            Err(refused) if refused.status == http::StatusCode::NOT_FOUND => Ok(self),
+            Err(refused) => Err(signed.refused(&refused)),
+        }
+    }
+
+    pub(super) fn name(&self, id: UserId) -> Option<&str> {
+        self.users.iter().find(|(known, _)| *known == id).map(|(_, name)| name.as_str())
+    }
+
+    /// The field of that id and name, in which one of them is chosen, or nobody.
+    pub(super) fn field(
+        &self,
+        visitor: &Visitor,
+        form: &Form,
+        (id, name): (&str, &str),
+        nobody: &str,
+    ) -> Markup {
+        let t = |en, zh| visitor.t(en, zh);
+        let chosen = form.get(name).parse::<UserId>().ok();
+        html! {
+            select id=(id) name=(name) {
+                option value="" { (nobody) }
+                // Whoever is not among the names stays: saving something else must not set anything free of them.
+                @if let Some(id) = chosen.filter(|id| self.name(*id).is_none()) {
+                    option value=(id) selected { (t("the user", "用户")) " " (id.short()) }
+                }
+                @for (id, name) in &self.users { option value=(id) selected[chosen == Some(*id)] { (name) } }
+            }
+            @if !self.are_all {
+                span.hint { (t(
+                    "The first thousand by name are listed. A token for any other user is made from the user's own page.",
+                    "仅列出按名称排序的前一千个用户。其他用户的令牌可从其页面创建。",
+                )) }
+            }
+        }
+    }
+}
+
 fn state(visitor: &Visitor, enabled: bool) -> Markup {
     html! {
         @if enabled { span.state.good { (visitor.t("May call", "可用")) } }
@@ -192,8 +259,9 @@ async fn own_page(signed: &Signed, id: UserId, refused: Option<(&Form, &Refused)
         p { a href="/users" { "← " (t("All users", "全部用户")) } }
         div.head {
             div.row { h1 { bdi { (user.name) } } (state(visitor, user.enabled)) }
-            form method="post" action={ "/users/" (user.id) } {
+            form.row method="post" action={ "/users/" (user.id) } {
                 (layout::csrf(&signed.session))
+                a.button href={ "/tokens?user=" (user.id) "#name" } { (t("Create a token", "创建令牌")) }
                 @if user.enabled { button.danger name="enabled" value="no" { (t("Switch off", "停用")) } }
                 @else { button.primary name="enabled" value="yes" { (t("Let in again", "重新启用")) } }
             }

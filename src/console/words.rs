@@ -83,9 +83,9 @@ const fn flaw_in_chinese(flaw: Flaw) -> &'static str {
 }
 
 /// What callers get, and so the playground too, where the control API has no such word.
-const OF_CALLS: [(&str, &str); 27] = [
+const OF_CALLS: [(&str, &str); 28] = [
     ("address_not_allowed", "该令牌不能从这个地址使用。"),
-    ("blocked", "该令牌或其用户暂时被禁止使用，请查看事件页面。"),
+    ("blocked", "该令牌、其用户或来源地址暂时被禁止使用，请查看事件页面。"),
     ("daily_requests_exceeded", "今日请求数已达上限。"),
     ("daily_tokens_exceeded", "今日 Token 用量已达上限。"),
     ("headers_too_large", "请求头过多或过大。"),
@@ -102,7 +102,8 @@ const OF_CALLS: [(&str, &str); 27] = [
     ("provider_disabled", "该服务商已停用。"),
     ("query_too_long", "地址中的参数过长。"),
     ("rate_limit_exceeded", "请求过于频繁，请稍后再试。"),
-    ("throttled", "因异常使用，该令牌或其用户暂时被减速，请查看事件页面。"),
+    ("refused", "请求被拒绝。"),
+    ("throttled", "因异常使用，该令牌、其用户或来源地址暂时被减速，请查看事件页面。"),
     ("token_expired", "该令牌已过期。"),
     ("unreadable", "页面无法读取接口的回答。"),
     ("unsupported_encoding", "请求内容经过压缩，请不经压缩发送。"),
@@ -112,6 +113,10 @@ const OF_CALLS: [(&str, &str); 27] = [
     ("upstream_unreachable", "无法连接服务商。"),
     ("user_disabled", "该令牌的用户已停用。"),
 ];
+
+/// What keytide itself puts into an answer that has begun. Whatever else stands there is the provider's, whose codes may
+/// mean something else.
+const IN_STREAMS: [&str; 4] = ["invalid_api_key", "token_expired", "upstream_broken", "user_disabled"];
 
 fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let errors = Code::ALL.iter().map(|code| (code.as_str(), in_chinese(*code)));
@@ -132,6 +137,14 @@ pub(super) fn of(visitor: &Visitor, refused: &Refused) -> Markup {
     }
 }
 
+/// As [`of`], of what came within an answer.
+pub(super) fn in_stream(visitor: &Visitor, refused: &Refused) -> Markup {
+    match IN_STREAMS.contains(&&*refused.code) {
+        true => of(visitor, refused),
+        false => of(visitor, &Refused { code: String::new(), ..refused.clone() }),
+    }
+}
+
 /// As a page says it.
 pub(super) fn news(visitor: &Visitor, refused: &Refused) -> Markup {
     html! { div.news.bad role="alert" { (of(visitor, refused)) } }
@@ -146,12 +159,17 @@ pub(super) fn of_line(visitor: &Visitor, line: &InvalidLine) -> String {
 
 /// For the modules, which ask the control API themselves: words by code, where they are not those that come with it.
 pub(super) fn for_modules(visitor: &Visitor) -> String {
-    let mut words = Map::new();
-    if visitor.lang == Lang::Zh {
-        for (code, text) in all() {
-            words.insert(code.to_owned(), Value::from(text));
-        }
-    }
+    by_code(visitor, |_| true)
+}
+
+/// As [`for_modules`], of what comes within an answer.
+pub(super) fn for_streams(visitor: &Visitor) -> String {
+    by_code(visitor, |code| IN_STREAMS.contains(&code))
+}
+
+fn by_code(visitor: &Visitor, is_wanted: impl Fn(&str) -> bool) -> String {
+    let known = all().filter(|(code, _)| visitor.lang == Lang::Zh && is_wanted(code));
+    let words: Map<_, _> = known.map(|(code, text)| (code.to_owned(), Value::from(text))).collect();
     Value::Object(words).to_string()
 }
 
@@ -173,6 +191,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::model::Timestamp;
 
     #[test]
     fn every_word_is_chinese_and_a_sentence_where_it_stands_alone() {
@@ -182,6 +201,25 @@ mod tests {
         }
         for code in Code::ALL {
             assert!(in_chinese(*code).ends_with('。'), "{}", code.as_str());
+        }
+    }
+
+    #[test]
+    fn what_a_provider_says_within_an_answer_is_not_taken_for_keytides() {
+        let mut headers = http::HeaderMap::new();
+        headers.insert(http::header::ACCEPT_LANGUAGE, "zh".parse().unwrap());
+        let visitor = Visitor::of(&headers, &http::Uri::from_static("/playground"), Timestamp(0));
+        let mut refused = Refused {
+            status: http::StatusCode::BAD_GATEWAY,
+            code: "rate_limit_exceeded".to_owned(),
+            message: "slower, says the provider".to_owned(),
+        };
+        assert!(!in_stream(&visitor, &refused).into_string().contains("请求过于频繁"));
+        assert!(of(&visitor, &refused).into_string().contains("请求过于频繁"));
+        refused.code = "upstream_broken".to_owned();
+        assert!(in_stream(&visitor, &refused).into_string().contains("服务商的回答中断了。"));
+        for code in IN_STREAMS {
+            assert!(all().any(|(known, _)| known == code), "{code}");
         }
     }
 

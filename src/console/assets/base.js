@@ -99,10 +99,14 @@ export async function maySend(form) {
   return false;
 }
 
+// Letters of what nobody knows how to read.
+export const SHORT = 300;
+
 // What was refused, in words of the page's language, which go by the code, and beside them the sentence that came: it
 // may tell more.
 export function reasons(error, words) {
-  const sentence = error.message ?? String(error);
+  const said = [error.message, error].find((text) => typeof text === "string");
+  const sentence = said ?? JSON.stringify(error).slice(0, SHORT);
   const known = words[error.code];
   if (!known) return [sentence];
   const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });

@@ -44,10 +44,20 @@ function* partsOf(list, words) {
   if (parts.length) yield { parts, from };
 }
 
+// A file may have been moved or changed since it was chosen, or be out of reach.
+async function read(part, words, as = "text") {
+  try {
+    return await part[as]();
+  } catch {
+    throw new Said(words.unreadable);
+  }
+}
+
 async function* piecesOfJson(file, words) {
+  const text = await read(file, words);
   let whole;
   try {
-    whole = JSON.parse(await file.text());
+    whole = JSON.parse(text);
   } catch {
     throw new Said(words.badJson);
   }
@@ -82,7 +92,7 @@ async function* piecesOfLines(file, words) {
   for (let from = 0; from < file.size; ) {
     let [bytes, cut] = [null, 0];
     for (const size of [PIECE, LONGEST_LINE]) {
-      bytes = new Uint8Array(await file.slice(from, from + size).arrayBuffer());
+      bytes = new Uint8Array(await read(file.slice(from, from + size), words, "arrayBuffer"));
       cut = from + bytes.length >= file.size ? bytes.length : endOfLines(bytes);
       if (cut) break;
     }
@@ -156,7 +166,12 @@ form.addEventListener("submit", async (event) => {
     // A file of CSV has one header, or none: every piece is read as the first was.
     let columns = null;
     for await (const { body, before, done } of piecesOf(file, format, words)) {
-      const query = new URLSearchParams({ format, provider: form.elements.provider.value, ...(columns && { columns }) });
+      const query = new URLSearchParams({
+        format,
+        provider: form.elements.provider.value,
+        ...(columns && { columns }),
+        ...(form.elements.owner.value && { owner: form.elements.owner.value }),
+      });
       const answer = await fetch(`/admin/api-keys/import?${query}`, {
         method: "POST",
         headers: { "x-csrf-token": form.elements.csrf.value },

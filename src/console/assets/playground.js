@@ -1,6 +1,6 @@
 // The answer as it is written, and samples that follow what is typed.
 
-import { maySend, reasons } from "./base.js";
+import { SHORT, maySend, reasons } from "./base.js";
 
 const form = document.getElementById("ask");
 const answer = document.getElementById("answer");
@@ -8,6 +8,8 @@ const took = document.getElementById("took");
 const stop = document.getElementById("stop");
 const fields = form.elements;
 const ofCodes = JSON.parse(form.dataset.ofCodes);
+// Of what comes within an answer: other codes there are the provider's own.
+const ofStreams = JSON.parse(form.dataset.ofStreams);
 
 function messages() {
   const system = fields.system.value.trim();
@@ -83,7 +85,13 @@ function complain(...words) {
   answer.append(news);
 }
 
-const complainOf = (error) => complain(...(error ? reasons(error, ofCodes) : [form.dataset.noAnswer]));
+// A provider refuses in whatever shape it likes.
+function refused(status, text) {
+  const error = parsed(text)?.error;
+  if (error) return complain(...reasons(error, ofCodes));
+  if (!text.trim()) return complain(form.dataset.noAnswer);
+  complain(...reasons({ code: "refused", message: `${status}: ${text.trim().slice(0, SHORT)}` }, ofCodes));
+}
 
 // The models that the chosen token may use; those that were asked before are there in any case. Nobody's token is used
 // before somebody has chosen it, or it is the only one.
@@ -137,16 +145,13 @@ form.addEventListener("submit", async (event) => {
       }),
     });
     if (!reply.ok) {
-      const said = await reply.json().catch(() => null);
-      return complainOf(said?.error);
+      return refused(reply.status, await reply.text());
     }
-    let count = 0;
     for await (const part of partsOf(reply.body)) {
-      count += 1;
-      if (part.error) complainOf(part.error);
+      if (part.error) complain(...reasons(part.error, ofStreams));
       write(part);
     }
-    if (!count) return complain(form.dataset.noAnswer);
+    if (!answer.textContent) return complain(form.dataset.noAnswer);
     took.textContent = `${form.dataset.took} ${((performance.now() - begun) / 1000).toFixed(1)} s`;
   } catch (error) {
     if (error.name !== "AbortError") complain(form.dataset.noAnswer);

@@ -16,6 +16,7 @@ use crate::{
         form::Form,
         layout::{self, Here},
         signed::{Answer, Posted, Signed},
+        users::Choices,
         visitor::{Lang, Params, Visitor, link},
         words,
     },
@@ -34,7 +35,9 @@ pub(super) async fn show(signed: Signed, params: Params) -> Answer {
 }
 
 async fn shown(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Answer {
-    let providers: Vec<view::Provider> = signed.get("/admin/providers").await?;
+    let (providers, users) =
+        tokio::join!(signed.get::<Vec<view::Provider>>("/admin/providers"), Choices::of(signed));
+    let (providers, users) = (providers?, users?);
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let is_chosen = |one: &&view::Provider| match provider {
@@ -47,7 +50,10 @@ async fn shown(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Ans
             h1 { (t("Add keys", "添加密钥")) }
             (layout::choose_provider(visitor, &providers, chosen, "/keys/add"))
         }
-        div.pair { (one(signed, chosen, again.filter(|again| !again.many))) (many(signed, chosen, again.filter(|again| again.many))) }
+        div.pair {
+            (one(signed, chosen, &users, again.filter(|again| !again.many)))
+            (many(signed, chosen, &users, again.filter(|again| again.many)))
+        }
         script type="module" src=(assets::path("import.js")) {}
     };
     let title = t("Add keys", "添加密钥");
@@ -57,7 +63,7 @@ async fn shown(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Ans
     })
 }
 
-fn one(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
+fn one(signed: &Signed, provider: &str, users: &Choices, again: Option<Again<'_>>) -> Markup {
     let t = |en, zh| signed.visitor.t(en, zh);
     let empty = Form::default();
     let form = again.map_or(&empty, |again| again.form);
@@ -72,16 +78,17 @@ fn one(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
                     label for="key" { (t("Key", "密钥")) }
                     input #key.mono name="key" value=(form.get("key")) required spellcheck="false" autocapitalize="off" autocomplete="off";
                 }
-                (fields(&signed.visitor, form))
+                (fields(&signed.visitor, form, users))
                 div.row { button.primary type="submit" { (t("Add the key", "添加")) } }
             }
         }
     }
 }
 
-fn many(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
+fn many(signed: &Signed, provider: &str, users: &Choices, again: Option<Again<'_>>) -> Markup {
     let t = |en, zh| signed.visitor.t(en, zh);
-    let list = again.map_or("", |again| again.form.get("list"));
+    let empty = Form::default();
+    let list = again.map_or("", |again| again.form.whole("list"));
     html! {
         section.card {
             h2 { (t("Many keys", "批量导入")) }
@@ -89,6 +96,7 @@ fn many(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
                 data-progress=(t("Imported", "已导入")) data-added=(t("new", "新增")) data-existing=(t("there already", "已存在"))
                 data-invalid=(t("not understood", "无法识别")) data-failed=(t("The import stopped; what was imported stays. Send the same again.", "导入中断；已导入的保留，可重新提交。"))
                 data-bad-json=(t("This is not a JSON list of keys, nor an object with \"keys\".", "这不是 JSON 密钥列表，也不是含有 \"keys\" 的对象。"))
+                data-unreadable=(t("The file cannot be read: it may have changed since it was chosen. Choose it again.", "无法读取文件，可能在选择之后有改动。请重新选择。"))
                 data-long-line=(t("A line is longer than 1 MB; put each key on a line of its own. It is line", "有一行超过 1 MB；请每行一个密钥。所在行："))
                 data-no-answer=(t("There was no answer that can be read.", "没有收到可识别的回答。"))
                 data-done=(t("The import is done.", "导入完成。")) data-of-codes=(words::for_modules(&signed.visitor)) {
@@ -102,12 +110,19 @@ fn many(signed: &Signed, provider: &str, again: Option<Again<'_>>) -> Markup {
                 }
                 div {
                     label for="list" { (t("Or paste them, one a line", "或直接粘贴，每行一个")) }
-                    textarea #list.mono name="list" spellcheck="false" autocapitalize="off" { (list) }
+                    textarea #list.mono name="list" spellcheck="false" autocapitalize="off" {
+                        // Browsers leave out the first end of line.
+                        "\n" (list)
+                    }
                     span.hint {
                         (t("As CSV, more may follow:", "按 CSV 格式，密钥之后可写：")) " "
-                        code { "username, expires_at, note, weight" } (t(". ", "。"))
-                        (t("A first line may name the columns.", "首行可写列名。"))
+                        code { "username, expires_at, note, weight, owner" } (t(". ", "。"))
+                        (t("A first line may name the columns; owner is a user's id.", "首行可写列名；owner 为用户编号。"))
                     }
+                }
+                div {
+                    label for="owner-of-all" { (t("Shared by, where a line does not say", "共享者（该行未写时）")) }
+                    (users.field(&signed.visitor, again.map_or(&empty, |again| again.form), ("owner-of-all", "owner"), t("nobody in particular", "不指定")))
                 }
                 div.row { button.primary type="submit" { (t("Import", "导入")) } }
             }
@@ -130,7 +145,8 @@ pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
             note: form.given("note"),
             expires_at: form.parsed(visitor, "expires_at")?,
             weight: form.parsed(visitor, "weight")?,
-            ..view::AddKey::default()
+            owner: form.parsed(visitor, "owner")?,
+            provider: None,
         })
     };
     let body = match wished() {
@@ -154,10 +170,12 @@ pub(super) async fn add(Posted { signed, form }: Posted) -> Answer {
 
 /// What was pasted; files go to the API in pieces.
 pub(super) async fn import(Posted { signed, form }: Posted) -> Answer {
-    let (visitor, provider, list) = (&signed.visitor, form.get("provider"), form.get("list"));
+    // With its empty lines: what is told of goes by the number of the line.
+    let (visitor, provider, list) = (&signed.visitor, form.get("provider"), form.whole("list"));
     let t = |en, zh| visitor.t(en, zh);
     // A list of keys alone is CSV of one column.
-    let to = link("/admin/api-keys/import", &[("provider", provider), ("format", "csv")]);
+    let of = [("provider", provider), ("format", "csv"), ("owner", form.get("owner"))];
+    let to = link("/admin/api-keys/import", &of);
     let answer = signed.api.import(&to, list.to_owned()).await;
     let report: view::ImportReport = match answer {
         Ok(report) => report,

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use axum::response::Response;
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use http::Method;
 use maud::{Markup, html};
+use sha2::{Digest, Sha256};
 
 use super::state;
 use crate::{
@@ -47,7 +49,7 @@ pub(super) async fn change(Posted { signed, form }: Posted) -> Answer {
     let to = |path| link(path, &[("provider", provider)]);
     match form.get("do") {
         // A list that has changed meanwhile is asked about once more.
-        "delete" if form.get("sure") != ids.len().to_string() => {
+        "delete" if form.get("sure") != digest(&ids) => {
             Ok(ask(&signed, back, &ids, is_all.then_some(&filter), provider))
         }
         "delete" => {
@@ -144,6 +146,15 @@ fn counted(signed: &Signed, (en, zh): (&str, &str), changed: usize, missing: usi
     }
 }
 
+/// Of which keys it was asked: as many others are not those.
+fn digest(ids: &[KeyId]) -> String {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    let mut hash = Sha256::new();
+    ids.iter().for_each(|id| hash.update(id.0.to_be_bytes()));
+    BASE64_URL_SAFE_NO_PAD.encode(hash.finalize())
+}
+
 /// Deleting is asked about once more. Of a whole list the form says which list it is: its keys may be many.
 fn ask(
     signed: &Signed,
@@ -170,7 +181,7 @@ fn ask(
         form method="post" action="/keys/change" {
             (layout::csrf(&signed.session))
             input type="hidden" name="back" value=(if back.starts_with("/keys/") { &keys } else { back });
-            input type="hidden" name="sure" value=(ids.len());
+            input type="hidden" name="sure" value=(digest(ids));
             @if let Some(list) = list {
                 input type="hidden" name="all" value="1";
                 @for (name, value) in list { input type="hidden" name=(name) value=(value); }
@@ -290,9 +301,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_that_breaks_off_says_how_far_it_came() {
-        let ids: String = (0..=AT_ONCE as u128).map(|n| format!("&id={}", KeyId(n))).collect();
+        let all: Vec<KeyId> = (0..=AT_ONCE as u128).map(KeyId).collect();
+        let ids: String = all.iter().map(|id| format!("&id={id}")).collect();
         for (wish, says) in [("delete", "Deleted: 20,000."), ("disable", "Switched off: 20,000.")] {
-            let form = format!("csrf=second&back=/keys&do={wish}&sure={}{ids}", AT_ONCE + 1);
+            let form = format!("csrf=second&back=/keys&do={wish}&sure={}{ids}", digest(&all));
             let request = Request::post("/keys/change").body(Body::from(form)).unwrap();
             let Ok(answer) = crate::console::router(breaking(), Clock::System).oneshot(request).await;
             assert_eq!(answer.headers()[header::LOCATION], "/keys", "{wish}");

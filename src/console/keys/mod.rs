@@ -11,7 +11,7 @@ use axum::{
 };
 use maud::{Markup, html};
 
-use super::{Console, form::Form, visitor::Visitor};
+use super::{Console, form::Form, users::Choices, visitor::Visitor};
 use crate::{admin::view, model::Status};
 
 pub(super) fn routes() -> Router<Console> {
@@ -25,7 +25,7 @@ pub(super) fn routes() -> Router<Console> {
 }
 
 /// What people say of a key, new or known.
-fn fields(visitor: &Visitor, form: &Form) -> Markup {
+fn fields(visitor: &Visitor, form: &Form, users: &Choices) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     html! {
         div.fields {
@@ -46,6 +46,11 @@ fn fields(visitor: &Visitor, form: &Form) -> Markup {
                 label for="expires" { (t("Expires on (0:00 UTC)", "有效期至（UTC 零点）")) }
                 input #expires name="expires_at" type="date" value=(form.get("expires_at"));
                 input type="hidden" name="expires_at_was" value=(form.get("expires_at_was"));
+            }
+            div {
+                label for="owner" { (t("Shared by", "共享者")) }
+                (users.field(visitor, form, ("owner", "owner"), t("nobody in particular", "不指定")))
+                input type="hidden" name="owner_was" value=(form.get("owner_was"));
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::{
         form::Form,
         layout::{self, Here},
         signed::{Answer, Failure, Posted, Signed},
+        users::Choices,
         visitor::{Params, Visitor, link},
         words,
     },
@@ -35,6 +36,7 @@ async fn own_page(signed: &Signed, provider: &str, id: KeyId, refused: Option<(&
     let provider = provider.as_str();
     let hours = link(&format!("/admin/keys/{id}/hours"), &[("provider", provider)]);
     let hours = signed.get::<view::KeyHours>(&hours).await?;
+    let users = Choices::of(signed).await?.with_user(signed, key.owner).await?;
     let visitor = &signed.visitor;
     let t = |en, zh| visitor.t(en, zh);
     let body = html! {
@@ -42,11 +44,11 @@ async fn own_page(signed: &Signed, provider: &str, id: KeyId, refused: Option<(&
         div.head { h1.mono { bdi { (key.key) } } (actions(signed, provider, &key)) }
         div #key-state data-live {
             div.pair {
-                (facts(visitor, &key))
+                (facts(visitor, &key, &users))
                 (chart::requests(visitor, t("Attempts in the last 48 hours", "最近 48 小时的调用"), t("Hour", "小时"), &bars(visitor, &hours)))
             }
         }
-        (edit_form(signed, provider, &key, refused))
+        (edit_form(signed, provider, &key, &users, refused))
     };
     Ok(match refused {
         Some(_) => signed.again(Here::Keys, &key.key, &body),
@@ -104,7 +106,7 @@ fn actions(signed: &Signed, provider: &str, key: &view::Key) -> Markup {
     }
 }
 
-fn facts(visitor: &Visitor, key: &view::Key) -> Markup {
+fn facts(visitor: &Visitor, key: &view::Key, users: &Choices) -> Markup {
     let t = |en, zh| visitor.t(en, zh);
     let stats = &key.stats;
     let text = |text: &Option<String>| {
@@ -120,6 +122,14 @@ fn facts(visitor: &Visitor, key: &view::Key) -> Markup {
                 dd { (state(visitor, key.status)) " " (reason(visitor, key)) }
                 dt { (t("Account", "账号")) } dd { (text(&key.username)) }
                 dt { (t("Note", "备注")) } dd { (text(&key.note)) }
+                dt { (t("Shared by", "共享者")) }
+                dd {
+                    @match key.owner.map(|owner| (owner, users.name(owner))) {
+                        Some((owner, Some(name))) => a href={ "/users/" (owner) } { bdi { (name) } },
+                        Some((owner, None)) => { (t("a user who is gone", "已删除的用户")) " " (owner.short()) }
+                        None => span.faint { "–" },
+                    }
+                }
                 dt { (t("Attempts", "调用")) }
                 dd {
                     (visitor.number(stats.total_requests)) " · "
@@ -167,16 +177,25 @@ fn bars(visitor: &Visitor, hours: &view::KeyHours) -> Vec<Bar> {
 /// What the form of a key holds before it is changed.
 fn written(key: &view::Key) -> Form {
     let day = key.expires_at.map(|at| at.to_string().chars().take(10).collect::<String>());
+    let owner = key.owner.map(|owner| owner.to_string());
     Form::of([
         ("username", key.username.clone()),
         ("note", key.note.clone()),
         ("weight", Some(key.weight.to_string())),
         ("expires_at", day.clone()),
         ("expires_at_was", day),
+        ("owner", owner.clone()),
+        ("owner_was", owner),
     ])
 }
 
-fn edit_form(signed: &Signed, provider: &str, key: &view::Key, refused: Option<(&Form, &Refused)>) -> Markup {
+fn edit_form(
+    signed: &Signed,
+    provider: &str,
+    key: &view::Key,
+    users: &Choices,
+    refused: Option<(&Form, &Refused)>,
+) -> Markup {
     let t = |en, zh| signed.visitor.t(en, zh);
     let known = written(key);
     let form = refused.map_or(&known, |(form, _)| form);
@@ -187,7 +206,7 @@ fn edit_form(signed: &Signed, provider: &str, key: &view::Key, refused: Option<(
                 (layout::csrf(&signed.session))
                 @if let Some((_, refused)) = refused { (words::news(&signed.visitor, refused)) }
                 input type="hidden" name="provider" value=(provider);
-                (fields(&signed.visitor, form))
+                (fields(&signed.visitor, form, users))
                 div.row { button.primary type="submit" { (t("Save", "保存")) } }
             }
         }
@@ -214,7 +233,7 @@ fn wished(signed: &Signed, form: &Form) -> Result<view::EditKey, Refused> {
         username: Some(form.given("username")),
         note: Some(form.given("note")),
         weight: Some(form.parsed(&signed.visitor, "weight")?),
-        expires_at: form.new_day(&signed.visitor, "expires_at")?,
-        owner: None,
+        expires_at: form.changed(&signed.visitor, "expires_at")?,
+        owner: form.changed(&signed.visitor, "owner")?,
     })
 }

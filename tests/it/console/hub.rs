@@ -35,9 +35,15 @@ async fn a_hub_is_shown_in_step_and_out_of_reach() {
         assert!(page.contains(says), "{says}: {page}");
     }
     assert!(visitor.page("/").await.contains("What needs attention"));
+    let tidied = visitor.post_on("/storage/retain", &[]).await;
+    assert!(tidied.contains("news good") && tidied.contains("File and hubs are not over their budgets."));
     cluster.stop();
+    let tidied = visitor.post_on("/storage/retain", &[]).await;
+    let says = "Could not be tidied up, nor measured: the hub &quot;default&quot;.";
+    assert!(tidied.contains(says) && !tidied.contains("news good"), "{tidied}");
     let refused = visitor.post_on("/storage/sync", &[]).await;
-    assert!(refused.contains("news bad"), "{refused}");
+    assert!(refused.contains("The hub &quot;default&quot; is not in step: "), "{refused}");
+    assert!(!refused.contains("are in step") && !refused.contains("news good"), "{refused}");
     let page = visitor.page("/storage").await;
     assert!(page.contains("failing, tried again"), "{page}");
     assert!(visitor.page("/").await.contains("is not in step. Serving and counting go on."));

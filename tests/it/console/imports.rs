@@ -110,7 +110,7 @@ async fn pieces_end_where_lines_do_and_what_is_told_is_counted() {
 #[tokio::test]
 async fn a_file_is_told_of_as_a_paste_is() {
     let Some((_world, browser)) = signed_in(&[]).await else { return };
-    let list = "sk-one-0123456789\nshort\nsk-one-0123456789\n<b>bold</b> words\n";
+    let list = "\n\nsk-one-0123456789\nshort\nsk-one-0123456789\n<b>bold</b> words\n";
     import(&browser, "keys.csv", list).await;
     let of_module = browser.run("return document.getElementById('lines').innerHTML").await;
     let of_module = of_module.as_str().unwrap();
@@ -130,5 +130,30 @@ async fn a_file_is_told_of_as_a_paste_is() {
         json!(page)
     );
     assert_eq!(browser.run(&script).await, of_module);
+    assert!(of_module.contains("<td class=\"number\">4</td>"), "{of_module}");
+    // What was written comes back as it was, empty lines and all.
+    let (_, page) = visitor.refused("/keys/import", &[("list", "\n\nkey,colour\n"), ("provider", "")]).await;
+    let script = format!(
+        "return new DOMParser().parseFromString({}, 'text/html').getElementById('list').value",
+        json!(page)
+    );
+    assert_eq!(browser.run(&script).await, "\n\nkey,colour\n");
+    browser.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_file_that_has_changed_meanwhile_is_not_called_nonsense() {
+    let Some((_world, browser)) = signed_in(&[]).await else { return };
+    for name in ["list.json", "keys.csv"] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(name);
+        std::fs::write(&file, "[\"sk-one-0123456789\"]").unwrap();
+        browser.go("/keys/add").await;
+        browser.write("#file", file.to_str().unwrap()).await;
+        drop(dir);
+        browser.press("#import button").await;
+        browser.sees("#progress .news.bad", "The file cannot be read").await;
+    }
+    browser.complained_only_of("ERR_").await;
     browser.ends_well().await;
 }

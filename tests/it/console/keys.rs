@@ -41,7 +41,7 @@ async fn keys_come_and_go_by_forms_alone() {
     world.keytide.admin("PATCH", &path, &json!({"expires_at": "2099-12-31T23:59:00Z"})).await;
     let own = format!("/keys/{id}");
     for (day, was, says, expires_at) in [
-        ("soon", "2099-12-31", "cannot be read", json!("2099-12-31T23:59:00Z")),
+        ("soon", "2099-12-31", "Expires on (0:00 UTC)&quot; cannot be read", json!("2099-12-31T23:59:00Z")),
         ("2099-12-31", "2099-12-31", "Saved.", json!("2099-12-31T23:59:00Z")),
         ("2098-01-01", "2099-12-31", "Saved.", json!("2098-01-01T00:00:00Z")),
         ("", "2098-01-01", "Saved.", json!(null)),
@@ -55,6 +55,27 @@ async fn keys_come_and_go_by_forms_alone() {
         assert_eq!(world.keytide.admin("PATCH", &path, &json!({})).await["expires_at"], expires_at, "{day}");
     }
 
+    // Who shares it is named, and stays when something else is saved, even when they are gone.
+    let ann = world.keytide.admin("POST", "/admin/users", &json!({"name": "Ann <b>"})).await;
+    let ann = ann["id"].as_str().unwrap();
+    let shared = visitor.post_on(&own, &[("owner", ann), ("owner_was", "")]).await;
+    assert!(shared.contains(&format!("<a href=\"/users/{ann}\"><bdi>Ann &lt;b&gt;</bdi></a>")), "{shared}");
+    let import = [("list", "sk-hers-0123456789"), ("owner", ann), ("provider", "ollama")];
+    assert_eq!(visitor.post("/keys/import", &import).await.status(), StatusCode::OK);
+    let hers = [("key", "sk-also-hers-0123456789"), ("owner", ann), ("provider", "ollama")];
+    assert!(visitor.post_on("/keys/add", &hers).await.contains(&format!("<a href=\"/users/{ann}\">")));
+    let export = visitor.post("/keys/export", &[("format", "csv"), ("provider", "ollama")]).await;
+    assert_eq!(export.text().await.unwrap().matches(ann).count(), 3);
+    for key in ["sk-hers-0123456789", "sk-also-hers-0123456789"] {
+        let path = "/admin/api-keys?provider=ollama";
+        world.keytide.admin("DELETE", path, &json!({"keys": [key]})).await;
+    }
+    visitor.post_on(&format!("/users/{ann}/delete"), &[]).await;
+    let kept = visitor.post_on(&own, &[("note", "on"), ("owner", ann), ("owner_was", ann)]).await;
+    assert!(kept.contains("Saved.") && kept.contains("a user who is gone"), "{kept}");
+    let freed = visitor.post_on(&own, &[("owner", ""), ("owner_was", ann)]).await;
+    assert!(freed.contains("Saved.") && !freed.contains("a user who is gone"), "{freed}");
+
     // All of a list, whatever is chosen.
     let all = [("do", "disable"), ("all", "1"), ("search", ""), ("hours", "24"), ("back", "/keys")];
     assert!(visitor.post_on("/keys/change", &all).await.contains("Switched off: 3."));
@@ -62,9 +83,10 @@ async fn keys_come_and_go_by_forms_alone() {
     let tested = visitor.post("/keys/change", &[("do", "test"), ("id", &id), ("back", "/keys")]).await;
     assert!(tested.text().await.unwrap().contains("Tested: 1 well, 0 not"));
     let ask = visitor.post("/keys/change", &[("do", "delete"), ("id", &id), ("back", "/keys")]).await;
-    assert!(ask.text().await.unwrap().contains("Delete this key?"));
+    let ask = ask.text().await.unwrap();
+    assert!(ask.contains("Delete this key?"), "{ask}");
     assert_eq!(visitor.get(&format!("/keys/{id}")).await.status(), StatusCode::OK, "it was only asked");
-    let sure = [("do", "delete"), ("id", &*id), ("back", "/keys"), ("sure", "1")];
+    let sure = [("do", "delete"), ("id", &*id), ("back", "/keys"), ("sure", sure_of(&ask))];
     assert!(visitor.post_on("/keys/change", &sure).await.contains("Deleted: 1."));
     // Somebody else's page still shows it.
     let gone = visitor.get(&format!("/keys/{id}")).await;
@@ -90,11 +112,19 @@ async fn keys_come_and_go_by_forms_alone() {
         ask.contains("Delete 2 keys?") && ask.contains("name=\"all\"") && !ask.contains("name=\"id\""),
         "{ask}"
     );
+    // As many keys, but not the same.
+    world.keytide.admin("DELETE", "/admin/api-keys", &json!({"keys": ["sk-two-0123456789"]})).await;
     world.keytide.admin("POST", "/admin/api-keys", &json!({"key": "sk-later-0123456789"})).await;
-    let sure = [wish[0], wish[1], wish[2], ("sure", "2")];
-    assert!(visitor.post("/keys/change", &sure).await.text().await.unwrap().contains("Delete 3 keys?"));
-    let sure = [wish[0], wish[1], wish[2], ("sure", "3")];
-    assert!(visitor.post_on("/keys/change", &sure).await.contains("Deleted: 3."));
+    let sure = [wish[0], wish[1], wish[2], ("sure", sure_of(&ask))];
+    let again = visitor.post("/keys/change", &sure).await.text().await.unwrap();
+    assert!(again.contains("Delete 2 keys?"), "{again}");
+    let sure = [wish[0], wish[1], wish[2], ("sure", sure_of(&again))];
+    assert!(visitor.post_on("/keys/change", &sure).await.contains("Deleted: 2."));
+}
+
+/// What the page that asks once more has of the keys it asks about.
+fn sure_of(page: &str) -> &str {
+    page.split_once("name=\"sure\" value=\"").unwrap().1.split('"').next().unwrap()
 }
 
 #[tokio::test]

@@ -38,6 +38,9 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
     );
     let own = visitor.page(&format!("/users/{id}")).await;
     assert!(own.contains("Daily log") && own.contains("of 2"), "{own}");
+    assert!(own.contains(&format!("href=\"/tokens?user={id}#name\"")), "{own}");
+    let theirs = visitor.page(&format!("/tokens?user={id}")).await;
+    assert!(theirs.contains(&format!("<option value=\"{id}\" selected>Ann &amp; ")), "{theirs}");
 
     assert!(visitor.post_on(&format!("/users/{id}"), &[("enabled", "no")]).await.contains("Switched off"));
     assert_eq!(error_code(ask().await).await, (401, "user_disabled".to_owned()));
@@ -73,6 +76,8 @@ async fn tokens_and_users_are_made_limited_and_revoked_by_forms_alone() {
     let wish = [("id", &*made), ("sure", "1"), ("search", "des"), ("page", "1")];
     let revoked = visitor.post("/tokens/revoke", &wish).await;
     assert_eq!(revoked.headers()["location"], "/tokens?search=des&page=1");
+    let told = revoked.headers()["set-cookie"].to_str().unwrap();
+    assert!(told.starts_with("keytide_said=good%7CThe%20token%20is%20revoked"), "{told}");
     let list = visitor.page("/tokens").await;
     assert!(!list.contains("desk"), "{list}");
     assert_eq!(error_code(ask().await).await, (401, "invalid_api_key".to_owned()));
@@ -179,7 +184,8 @@ async fn the_other_pages_say_what_there_is() {
             assert!(!page.contains(secret), "{path}");
         }
     }
-    assert!(visitor.post_on("/storage/retain", &[]).await.contains("keep to their budgets"));
+    let tidied = visitor.post_on("/storage/retain", &[]).await;
+    assert!(tidied.contains("The local file is not over its budget. There is no hub"), "{tidied}");
     let off = visitor.post_on("/storage/sync", &[]).await;
     assert!(off.contains("Nothing replicates: set DATABASE_URL"), "{off}");
     let lifted = visitor.post_on("/events/lift", &[("subject", "address:192.0.2.1")]).await;
@@ -197,6 +203,7 @@ async fn the_other_pages_say_what_there_is() {
     let answer = page.split_once("<output").unwrap().1.split("</output>").next().unwrap();
     assert!(answer.len() > 60 && !answer.contains("news bad"), "{answer}");
     assert!(page.contains("it'\\''s &lt;b&gt;tide") && !page.contains("<b>tide"), "{page}");
+    assert!(page.contains(&format!("curl -N {}/ollama/v1/chat", world.keytide.url)), "{page}");
     let unknown = [("token", &*token), ("model", ""), ("message", "x"), ("provider", "ollama")];
     let page = visitor.post("/playground", &unknown).await.text().await.unwrap();
     assert!(page.contains("news bad"), "{page}");
@@ -231,6 +238,7 @@ async fn somebody_makes_a_token_and_chats_with_it() {
     browser.sees("#took", "Answered in").await;
     let answer = browser.run("return document.getElementById('answer').textContent").await;
     assert!(answer.as_str().unwrap().len() > 10, "{answer}");
+    let asked = browser.run("return document.getElementById('token').value").await;
     // As some providers answer: with thoughts, without an end of the last line, at once, or not at all.
     for (kind, body, status, thought, says) in [
         (
@@ -273,6 +281,16 @@ async fn somebody_makes_a_token_and_chats_with_it() {
             "line by line",
         ),
         ("application/json", "{\"error\":\"nothing but a sentence\"}", 400, "", "nothing but a sentence"),
+        (
+            "text/event-stream",
+            "data: {\"error\":{\"type\":\"overloaded_error\"}}\n\n",
+            200,
+            "",
+            "{\"type\":\"overloaded_error\"}",
+        ),
+        ("application/json", "{\"detail\":\"Not Found\"}", 404, "", "404: {\"detail\":\"Not Found\"}"),
+        ("application/json", "", 502, "", "There was no answer."),
+        ("application/json", "{}", 200, "", "There was no answer."),
         ("application/json", "", 200, "", "There was no answer."),
         (
             "application/json",
@@ -299,6 +317,26 @@ async fn somebody_makes_a_token_and_chats_with_it() {
         let apart = browser.run("return document.querySelector('.thought')?.textContent ?? ''").await;
         assert_eq!(apart, thought, "{says}");
     }
+    // A provider's own code is not read as keytide's.
+    browser.prefer("zh", "light").await;
+    browser.go(&format!("/playground?token={}", asked.as_str().unwrap())).await;
+    for (code, says) in [
+        ("rate_limit_exceeded", "so the provider says"),
+        ("upstream_broken", "服务商的回答中断了。 原文（英文）so the provider says"),
+    ] {
+        let part = json!({"error": {"code": code, "message": "so the provider says"}});
+        let answer = format!(
+            "const own = fetch; window.fetch = async (to, ...rest) => \
+                 to.startsWith('/admin/playground?') ? new Response({}) : own(to, ...rest)",
+            json!(format!("data: {part}\n\n"))
+        );
+        browser.run(&answer).await;
+        browser.press("#ask button[type=submit]").await;
+        browser
+            .comes_true(&format!("document.getElementById('answer').textContent === {}", json!(says)))
+            .await;
+    }
+    browser.prefer("en", "light").await;
     browser.go("/tokens").await;
     browser.sees("tbody tr:last-child td[data-label=Requests]", "1").await;
     browser.write("#search", "lap").await;

@@ -1,5 +1,6 @@
 //! What somebody looks for, which may be a secret.
 
+use keytide::model::Delta;
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -12,12 +13,18 @@ const KEY: &str = "sk-one-0123456789";
 async fn looked(visitor: &Visitor<'_>, form: &[(&str, &str)]) -> String {
     let answer = visitor.post("/search", form).await;
     assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{form:?}");
-    answer.headers()["location"].to_str().unwrap().to_owned()
+    let to = answer.headers()["location"].to_str().unwrap().to_owned();
+    let said = format!("{:?}", answer.headers()) + &answer.text().await.unwrap();
+    for secret in form.iter().map(|(_, text)| text.trim()).filter(|text| text.starts_with("sk-")) {
+        assert!(!said.contains(secret), "{form:?}: {said}");
+    }
+    to
 }
 
 #[tokio::test]
 async fn a_whole_secret_leads_to_its_page_and_into_no_address() {
-    let world = World::new(&[KEY]).await;
+    let aardvark = "[providers.aardvark]\nbase_url = \"http://127.0.0.1:9\"\n";
+    let world = World::configured(aardvark, &[KEY], Delta::default()).await;
     let other = format!("sk-or-v1-{:064x}", 7);
     let other_id =
         world.keytide.admin("POST", "/admin/api-keys?provider=openrouter", &json!({"key": other})).await;
@@ -38,6 +45,16 @@ async fn a_whole_secret_leads_to_its_page_and_into_no_address() {
         // Whichever provider has it.
         let found = looked(&visitor, &[("list", list), ("search", &other), ("provider", "")]).await;
         assert_eq!(found, format!("/keys/{other_id}?provider=openrouter"));
+    }
+    // One that two of them have is the default's, where none is named.
+    let both = "sk-both-0123456789";
+    for provider in ["aardvark", "ollama"] {
+        let path = format!("/admin/api-keys?provider={provider}");
+        world.keytide.admin("POST", &path, &json!({"key": both})).await;
+    }
+    for (provider, found) in [("", "ollama"), ("aardvark", "aardvark")] {
+        let to = looked(&visitor, &[("list", "/keys"), ("search", both), ("provider", provider)]).await;
+        assert!(to.ends_with(&format!("?provider={found}")), "{to}");
     }
     let events = [("list", "/events"), ("subject", KEY), ("severity", "2")];
     assert_eq!(looked(&visitor, &events).await, format!("/events?severity=2&subject={id}"));
