@@ -88,6 +88,8 @@ function countLines(bytes) {
 
 // A field of CSV never goes on over the end of a line: the API reads every line for itself.
 async function* piecesOfLines(file, words) {
+  // So large is a file too that is no longer there.
+  if (!file.size) await read(file, words);
   let before = 0;
   for (let from = 0; from < file.size; ) {
     let [bytes, cut] = [null, 0];
