@@ -103,7 +103,7 @@ async fn shown(signed: &Signed, shown: Shown<'_>, form: &Form, refused: Option<&
         div.head {
             h1 { (t("Tokens", "令牌")) }
             (layout::choose_provider(visitor, &providers, &list.provider, "/tokens"))
-            (layout::search(visitor, &signed.session, "/tokens", &[("provider", provider)], (search, t("Name, user, id or whole token", "名称、用户、编号或完整令牌"))))
+            (layout::search(visitor, &signed.session, "/tokens", &[("provider", provider)], (search, t("Name, user, id or token", "名称、用户、编号或完整令牌"))))
         }
         section.card aria-label=(t("Tokens", "令牌")) {
             div #tokens data-live[refused.is_none()] {

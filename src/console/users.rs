@@ -259,7 +259,7 @@ async fn own_page(signed: &Signed, id: UserId, refused: Option<(&Form, &Refused)
         p { a href="/users" { "← " (t("All users", "全部用户")) } }
         div.head {
             div.row { h1 { bdi { (user.name) } } (state(visitor, user.enabled)) }
-            form.row method="post" action={ "/users/" (user.id) } {
+            form.line method="post" action={ "/users/" (user.id) } {
                 (layout::csrf(&signed.session))
                 a.button href={ "/tokens?user=" (user.id) "#name" } { (t("Create a token", "创建令牌")) }
                 @if user.enabled { button.danger name="enabled" value="no" { (t("Switch off", "停用")) } }
