@@ -169,6 +169,8 @@ function replace(part, fresh) {
   part.querySelectorAll("details").forEach((one, at) => (one.open = open[at] ?? one.open));
 }
 
+// What each part was last replaced by.
+const last = new WeakMap();
 let isAsking = false;
 
 async function refresh() {
@@ -206,8 +208,8 @@ async function ask() {
   say(null);
   for (const part of parts()) {
     const fresh = page.getElementById(part.id);
-    if (fresh && !isInUse(part) && fresh.innerHTML !== part.dataset.last) {
-      part.dataset.last = fresh.innerHTML;
+    if (fresh && !isInUse(part) && fresh.innerHTML !== last.get(part)) {
+      last.set(part, fresh.innerHTML);
       replace(part, fresh);
     }
   }
