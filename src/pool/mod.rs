@@ -7,7 +7,8 @@
 //! - `lease` is an attempt's hold on a key.
 //!
 //! One lock guards all of it, never across an await: well under a microsecond for a pick, a few for one that passes
-//! over failing keys, longer only where every key has to be looked at (new options). The present is always an argument. What the pool deliberately does not know: status codes, files, tasks.
+//! over failing keys, longer only where every key has to be looked at (new options). The present is always an
+//! argument. What the pool deliberately does not know: status codes, files, tasks.
 
 mod cooldown;
 mod lease;

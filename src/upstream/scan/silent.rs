@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 
 use aho_corasick::packed::{Config, MatchKind, Searcher};
 
-/// Those of [`Node::child`](super::meaning::Node::child) and of [`Kind`](super::meaning::Kind), with what may follow all the same, because it says that there is nothing.
+/// Those of [`Node::child`](super::meaning::Node::child) and of [`Kind`](super::meaning::Kind), with what may follow all
+/// the same, because it says that there is nothing.
 const WORDS: [(&str, &str); 6] = [
     ("usage\"", ":null"),
     ("\"done\"", ":false"),
