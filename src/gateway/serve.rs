@@ -39,6 +39,7 @@ use super::{
     io::{Activity, TimedIo},
     options::Options,
 };
+use crate::upstream::late::LateWrites;
 
 /// Pending connections that the kernel keeps for us.
 const BACKLOG: i32 = 4096;
@@ -186,6 +187,7 @@ async fn work(
             tick.tick().await;
         }
     });
+    let late = LateWrites::start();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -221,7 +223,7 @@ async fn work(
             continue;
         };
         let activity = Arc::new(Activity::default());
-        let io = TimedIo::new(stream, activity.clone(), &options);
+        let io = TimedIo::new(late.attach(stream), activity.clone(), &options);
         let service = {
             let (gateway, activity) = (gateway.clone(), activity.clone());
             service_fn(move |request: Request<Incoming>| {

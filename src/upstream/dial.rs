@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -31,6 +31,7 @@ use tracing::debug;
 use super::{
     client::{Error, causes},
     http1::Http1,
+    late::{LateIo, LateWrites},
     options::{Login, Options, Proxy},
 };
 
@@ -131,7 +132,14 @@ fn tls_config(options: &Options) -> Result<rustls::ClientConfig, BuildError> {
 
 /// The way to the provider: straight, or through a proxy.
 #[derive(Clone)]
-enum Route {
+struct Route {
+    way: Way,
+    /// Started with the first connection, on the runtime that it lives on.
+    late: Arc<OnceLock<LateWrites>>,
+}
+
+#[derive(Clone)]
+enum Way {
     Direct(HttpConnector),
     Http(Tunnel<HttpConnector>),
     Socks(SocksV5<HttpConnector>),
@@ -146,23 +154,24 @@ impl Route {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(options.connect_timeout));
         connector.set_keepalive(Some(Duration::from_secs(60)));
-        match &options.proxy {
-            None => Self::Direct(connector),
+        let way = match &options.proxy {
+            None => Way::Direct(connector),
             Some(Proxy::Http { uri, login }) => {
                 let tunnel = Tunnel::new(uri.clone(), connector);
-                Self::Http(match login.as_ref().and_then(basic_auth) {
+                Way::Http(match login.as_ref().and_then(basic_auth) {
                     Some(value) => tunnel.with_auth(value),
                     None => tunnel,
                 })
             }
             Some(Proxy::Socks5 { uri, login, local_dns }) => {
                 let socks = SocksV5::new(uri.clone(), connector).local_dns(*local_dns);
-                Self::Socks(match login {
+                Way::Socks(match login {
                     Some(login) => socks.with_auth(login.user.clone(), login.password.expose().to_owned()),
                     None => socks,
                 })
             }
-        }
+        };
+        Self { way, late: Arc::default() }
     }
 }
 
@@ -174,32 +183,32 @@ fn basic_auth(login: &Login) -> Option<HeaderValue> {
 }
 
 impl Service<Uri> for Route {
-    type Response = TokioIo<TcpStream>;
+    type Response = LateIo;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        match self {
-            Self::Direct(connector) => connector.poll_ready(cx).map_err(Into::into),
-            Self::Http(connector) => connector.poll_ready(cx).map_err(Into::into),
-            Self::Socks(connector) => connector.poll_ready(cx).map_err(Into::into),
+        match &mut self.way {
+            Way::Direct(connector) => connector.poll_ready(cx).map_err(Into::into),
+            Way::Http(connector) => connector.poll_ready(cx).map_err(Into::into),
+            Way::Socks(connector) => connector.poll_ready(cx).map_err(Into::into),
         }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        match self {
-            Self::Direct(connector) => {
-                let connecting = connector.call(uri);
-                Box::pin(async move { connecting.await.map_err(Into::into) })
-            }
-            Self::Http(connector) => {
-                let connecting = connector.call(uri);
-                Box::pin(async move { connecting.await.map_err(Into::into) })
-            }
-            Self::Socks(connector) => {
-                let connecting = connector.call(uri);
-                Box::pin(async move { connecting.await.map_err(Into::into) })
-            }
+        let late = self.late.clone();
+        match &mut self.way {
+            Way::Direct(connector) => Box::pin(attached(connector.call(uri), late)),
+            Way::Http(connector) => Box::pin(attached(connector.call(uri), late)),
+            Way::Socks(connector) => Box::pin(attached(connector.call(uri), late)),
         }
     }
+}
+
+async fn attached<E: Into<BoxError>>(
+    connecting: impl Future<Output = Result<TokioIo<TcpStream>, E>>,
+    late: Arc<OnceLock<LateWrites>>,
+) -> Result<LateIo, BoxError> {
+    let stream = connecting.await.map_err(Into::into)?.into_inner();
+    Ok(late.get_or_init(LateWrites::start).attach(stream))
 }

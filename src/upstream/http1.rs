@@ -24,16 +24,14 @@ use hyper::{
     client::conn::{TrySendError, http1},
 };
 use hyper_rustls::MaybeHttpsStream;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::client::causes;
+use super::{client::causes, late::LateIo};
 
 /// How often both may answer each other before others have their turn.
 const MOST_ROUNDS: usize = 32;
 
-type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Io = MaybeHttpsStream<LateIo>;
 
 pub(super) struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,

@@ -5,6 +5,7 @@ mod dial;
 pub mod headers;
 mod http1;
 pub mod inspect;
+pub mod late;
 pub mod options;
 pub mod outcome;
 pub mod reset;
