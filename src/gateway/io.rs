@@ -307,7 +307,8 @@ impl Write for TimedIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let poll = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.wrote(cx, poll)
     }
 }
 
@@ -371,6 +372,17 @@ mod tests {
             io.activity.request_ended();
         }
         let ended = timeout(2 * IDLE, read(&mut io)).await.expect("it ends");
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_takes_nothing_cannot_hold_up_the_end() {
+        let (mut io, _caller) = connection().await;
+        // Whatever is left goes out before the end.
+        while write_at_once(&mut io).await {}
+        let kept = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, b"the last"))).await;
+        assert!(matches!(kept, Poll::Ready(Ok(8))));
+        let ended = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 

@@ -265,6 +265,8 @@ async fn work(
     let deadline = stop.borrow().unwrap_or_else(Instant::now);
     if tokio::time::timeout_at(deadline, tracker.wait()).await.is_err() {
         warn!(core, open = tracker.len(), "cutting requests that did not end in time");
+        // What they have said so far still goes out.
+        tokio::task::yield_now().await;
     }
     // Returning drops the runtime, and with it every request that is still open: each counts itself.
 }

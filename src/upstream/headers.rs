@@ -7,7 +7,8 @@ use super::options::Options;
 /// The request's headers as the provider gets them: what the caller sent, without what is between the caller
 /// and keytide, with the pooled key and the provider's configured headers.
 pub fn request_headers(caller: &HeaderMap, options: &Options, credential: HeaderValue) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(caller.len() + options.headers.len() + 3);
+    // At least three of the caller's stay here, and with the provider's name four are new.
+    let mut headers = HeaderMap::with_capacity(caller.len() + options.headers.len() + 1);
     let listed = connection_listed(caller);
     for (name, value) in caller {
         if is_hop_by_hop(name) || is_private(name) || listed.contains(name.as_str()) {

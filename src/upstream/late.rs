@@ -29,7 +29,7 @@ use tokio::{
 
 /// What a connection keeps back. More than this goes out at once and is not copied.
 const MOST_LATE: usize = 16 * 1024;
-/// Connections that are written to before others have their turn.
+/// Connections that are taken out of the queue in one go.
 const MOST_AT_ONCE: usize = 512;
 
 /// Writes what connections have kept back. It ends when it and all of them are gone.
@@ -112,14 +112,18 @@ impl Writer {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 self.is_stuck = true;
             }
-            Err(error) => {
-                self.error = Some(error);
-                self.late = BytesMut::new();
-            }
+            Err(error) => self.fail(error),
         }
         if let Some(owner) = self.owner.take() {
             owner.wake();
         }
+    }
+
+    /// What is kept back cannot go out: whoever writes or flushes next is told why.
+    fn fail(&mut self, error: io::Error) {
+        self.error = Some(error);
+        self.late = BytesMut::new();
+        self.is_stuck = false;
     }
 
     /// The same on the owner's behalf, to the end.
@@ -145,6 +149,15 @@ impl Read for LateIo {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        {
+            // A TLS handshake that has flushed once only reads from then on.
+            let writer = &mut *lock(&self.writer);
+            if writer.is_stuck
+                && let Poll::Ready(Err(error)) = writer.poll_write_all(cx)
+            {
+                writer.fail(error);
+            }
+        }
         Pin::new(&mut self.reader).poll_read(cx, buffer)
     }
 }
@@ -171,10 +184,14 @@ impl Write for LateIo {
         for part in parts {
             writer.late.extend_from_slice(part);
         }
-        if length > 0 && !std::mem::replace(&mut writer.is_due, true) {
-            if !writer.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
-                writer.owner = Some(cx.waker().clone());
-            }
+        if length == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        // Each time: whoever made the connection may hand it on between two writes.
+        if !writer.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
+            writer.owner = Some(cx.waker().clone());
+        }
+        if !std::mem::replace(&mut writer.is_due, true) {
             if self.due.send(self.writer.clone()).is_err() {
                 // The runtime is going down, and nobody else would write it.
                 writer.write();
@@ -321,6 +338,39 @@ mod tests {
         write_all(&mut io, b"on").await;
         let mut read = [0; 2];
         peer.read_exact(&mut read).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_wrote_last_is_woken_and_reading_goes_on_writing() {
+        struct Flag(std::sync::atomic::AtomicBool);
+        impl std::task::Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let (mut io, mut peer) = connection().await;
+        let last = Arc::new(Flag(false.into()));
+        let mut written = 0;
+        while !lock(&io.writer).is_stuck {
+            // Two owners in one turn, as when a connection that was just made is handed on.
+            write_all(&mut io, &[7; 1000]).await;
+            let waker = Waker::from(last.clone());
+            assert!(Pin::new(&mut io).poll_write(&mut Context::from_waker(&waker), &[7; 1000]).is_ready());
+            written += 2000;
+            yield_now().await;
+        }
+        assert!(last.0.load(std::sync::atomic::Ordering::Relaxed));
+        let reading = tokio::spawn(async move {
+            let mut read = vec![0; written];
+            peer.read_exact(&mut read).await.unwrap();
+            peer.write_all(b"all").await.unwrap();
+            peer
+        });
+        let mut bytes = [0; 3];
+        let mut buffer = hyper::rt::ReadBuf::new(&mut bytes);
+        poll_fn(|cx| Pin::new(&mut io).poll_read(cx, buffer.unfilled())).await.unwrap();
+        assert_eq!(buffer.filled(), b"all");
+        drop(reading.await.unwrap());
     }
 
     #[tokio::test]

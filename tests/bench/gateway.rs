@@ -180,18 +180,17 @@ async fn compare(arguments: Arguments) {
     } else {
         None
     };
-    let others: Vec<_> =
-        others.iter().map(|(name, keytide)| (*name, target(name, keytide), keytide)).collect();
+    let all: Vec<_> = others.iter().map(|(name, keytide)| (*name, target(name, keytide), keytide)).collect();
 
     let mut seen = Seen::default();
     let before: Vec<u64> = {
         let mut counted = vec![base.counted().await];
-        for (_, _, keytide) in &others {
+        for (_, _, keytide) in &all {
             counted.push(keytide.counted().await);
         }
         counted
     };
-    let mut asked = vec![0.0; others.len() + 1];
+    let mut asked = vec![0.0; all.len() + 1];
     for round in 0..arguments.rounds {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
         for connections in [1, 16, 64] {
@@ -214,7 +213,7 @@ async fn compare(arguments: Arguments) {
             }
         }
         // Each beside nginx, and beside the plain keytide.
-        for (n, (name, who, _)) in others.iter().enumerate() {
+        for (n, (name, who, _)) in all.iter().enumerate() {
             let case = format!("small 64, {name}");
             for who in [&direct, &nginx, who] {
                 let requests = plain_of(&mut seen, &case, who, dir.path(), false, 64, &arguments);
@@ -234,7 +233,7 @@ async fn compare(arguments: Arguments) {
     // wrk breaks off what is open at its end: those are counted here, and not there.
     println!("\nbooks: requests that the clients saw answered, and that keytide has counted");
     let books =
-        std::iter::once(("keytide", &base)).chain(others.iter().map(|(name, _, keytide)| (*name, *keytide)));
+        std::iter::once(("keytide", &base)).chain(all.iter().map(|(name, _, keytide)| (*name, *keytide)));
     for (n, (name, keytide)) in books.enumerate() {
         // Statistics are taken in every 100 ms.
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -245,6 +244,10 @@ async fn compare(arguments: Arguments) {
     if let Some(file) = &arguments.json {
         std::fs::write(file, format!("{:#}\n", document(&seen, &arguments))).unwrap();
         println!("\nwritten to {}", file.display());
+    }
+    // Not killed: one that was built for it notes at its end what it ran through.
+    for keytide in others.into_iter().map(|(_, keytide)| keytide).chain([base]) {
+        keytide.end().await;
     }
     drop(hub);
 }

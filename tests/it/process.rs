@@ -34,6 +34,11 @@ impl Home {
     }
 }
 
+/// The keytide that was built beside this program, or another one that is named.
+pub fn program() -> PathBuf {
+    std::env::var_os("PROGRAM_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_keytide").into(), PathBuf::from)
+}
+
 /// A running `keytide serve`. Killed when dropped.
 pub struct Process {
     child: Child,
@@ -43,7 +48,7 @@ pub struct Process {
 impl Process {
     /// Starts it without waiting for it to be ready.
     pub fn spawn(home: &Home) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keytide"))
+        let mut child = Command::new(program())
             .env_clear()
             .arg("serve")
             .arg("--config")

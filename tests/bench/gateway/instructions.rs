@@ -13,7 +13,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{load, process::Home, servers};
+use super::{
+    load,
+    process::{self, Home},
+    servers,
+};
 
 const FEW: usize = 500;
 const MANY: usize = 2_500;
@@ -68,7 +72,7 @@ async fn one_run(requests: usize, large: bool, stream: bool) -> f64 {
     let mut child = Command::new("valgrind")
         .args(["--tool=callgrind", "--quiet"])
         .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(env!("CARGO_BIN_EXE_keytide"))
+        .arg(process::program())
         .arg("serve")
         .arg("--config")
         .arg(home.dir.path().join("config.toml"))

@@ -115,7 +115,7 @@ pub struct Keytide {
 
 pub fn config(upstream: SocketAddr, more: &str) -> String {
     format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n{more}\n[providers.ollama]\nbase_url = \"http://{upstream}\"\n[providers.openrouter]\nenabled = false\n"
+        "[server]\nlisten = \"127.0.0.1:0\"\nshutdown_timeout = \"5s\"\n{more}\n[providers.ollama]\nbase_url = \"http://{upstream}\"\n[providers.openrouter]\nenabled = false\n"
     )
 }
 
@@ -129,6 +129,13 @@ impl Keytide {
         });
         let token = fill(&home, &url, keys.collect()).await;
         Self { process, address: url.trim_start_matches("http://").to_owned(), token, home }
+    }
+
+    /// As an operator would end it.
+    pub async fn end(mut self) {
+        self.process.signal("TERM");
+        let status = self.process.ended().await;
+        assert!(status.success(), "{status}");
     }
 
     /// How many requests its books say it has counted.
