@@ -191,11 +191,9 @@ impl Write for LateIo {
         if !writer.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
             writer.owner = Some(cx.waker().clone());
         }
-        if !std::mem::replace(&mut writer.is_due, true) {
-            if self.due.send(self.writer.clone()).is_err() {
-                // The runtime is going down, and nobody else would write it.
-                writer.write();
-            }
+        if !std::mem::replace(&mut writer.is_due, true) && self.due.send(self.writer.clone()).is_err() {
+            // The runtime is going down, and nobody else would write it.
+            writer.write();
         }
         Poll::Ready(Ok(length))
     }
