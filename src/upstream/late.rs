@@ -2,7 +2,7 @@
 //!
 //! Whatever is written to a connection wakes its reader at once. Where many requests are under way and processors are
 //! few, the system then turns from the one who writes to the one who reads, and back, for every single answer. Writes
-//! that follow each other closely find their readers awake: with 64 connections on two cores a fifth more requests
+//! that follow each other closely find their readers awake: with 64 connections on two cores a sixth more requests
 //! pass, each with a quarter less time in the kernel. Where there is only one thing to write, it goes out as soon.
 
 use std::{
