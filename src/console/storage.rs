@@ -451,13 +451,12 @@ fn tidied(visitor: &Visitor, storage: &view::Storage) -> Result<String, Refused>
     let (mut over, mut unmeasured) = (Vec::new(), Vec::new());
     for (at, (name, space)) in [(file, &storage.local)].into_iter().chain(hubs).enumerate() {
         // A hub that does not answer is told of as it was last seen, which says nothing of now.
-        if space.used_bytes.is_none() || (at > 0 && space.measured_at.is_none_or(|at| at < visitor.now)) {
+        let is_of_now = at == 0 || space.measured_at.is_some_and(|at| at >= visitor.now);
+        let Some(used) = space.used_bytes.filter(|_| is_of_now) else {
             unmeasured.push(name);
             continue;
-        }
-        if let (Some(used), Some(budget)) = (space.used_bytes, space.budget_bytes)
-            && used > budget
-        {
+        };
+        if let Some(budget) = space.budget_bytes.filter(|budget| used > *budget) {
             let (used, budget) = (visitor.bytes(used), visitor.bytes(budget));
             over.push(match visitor.lang {
                 Lang::En => format!("{name} ({used} of {budget})"),

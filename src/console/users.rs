@@ -134,7 +134,7 @@ impl Choices {
 
     /// One who is there, however many others there are.
     pub(super) fn with(mut self, id: UserId, name: &str) -> Self {
-        if self.users.iter().all(|(known, _)| *known != id) {
+        if self.name(id).is_none() {
             self.users.push((id, name.to_owned()));
         }
         self

@@ -119,13 +119,6 @@ impl Writer {
         }
     }
 
-    /// What is kept back cannot go out: whoever writes or flushes next is told why.
-    fn fail(&mut self, error: io::Error) {
-        self.error = Some(error);
-        self.late = BytesMut::new();
-        self.is_stuck = false;
-    }
-
     /// The same on the owner's behalf, to the end.
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.error.take() {
@@ -140,6 +133,18 @@ impl Writer {
         self.late = BytesMut::new();
         self.is_stuck = false;
         Poll::Ready(Ok(()))
+    }
+
+    /// What is kept back cannot go out: whoever writes or flushes next is told why.
+    fn fail(&mut self, error: io::Error) {
+        self.error = Some(error);
+        self.late = BytesMut::new();
+        self.is_stuck = false;
+    }
+
+    /// Its owner has something to write, or to be told, before anything else.
+    fn is_held_up(&self) -> bool {
+        self.is_stuck || self.error.is_some()
     }
 }
 
@@ -174,18 +179,18 @@ impl Write for LateIo {
     ) -> Poll<io::Result<usize>> {
         let writer = &mut *lock(&self.writer);
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        if writer.is_stuck || writer.error.is_some() || writer.late.len() + length > MOST_LATE {
+        if writer.is_held_up() || writer.late.len() + length > MOST_LATE {
             ready!(writer.poll_write_all(cx))?;
         }
         if length > MOST_LATE {
             return Pin::new(&mut writer.stream).poll_write_vectored(cx, parts);
         }
+        if length == 0 {
+            return Poll::Ready(Ok(0));
+        }
         writer.late.reserve(length);
         for part in parts {
             writer.late.extend_from_slice(part);
-        }
-        if length == 0 {
-            return Poll::Ready(Ok(0));
         }
         // Each time: whoever made the connection may hand it on between two writes.
         if !writer.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
@@ -205,7 +210,7 @@ impl Write for LateIo {
     /// Done where all is written that the connection takes just now, or will be in a moment.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let writer = &mut *lock(&self.writer);
-        if writer.is_stuck || writer.error.is_some() {
+        if writer.is_held_up() {
             return writer.poll_write_all(cx);
         }
         Poll::Ready(Ok(()))
