@@ -118,7 +118,7 @@ impl Forward<'_> {
             call.begin_attempt(lease, now);
             let request = client.request(Method::POST, path.clone(), headers, self.asked.body.clone());
             let limit = provider.upstream.first_byte_timeout;
-            let sent = self.patience.within(limit, pin!(request)).await;
+            let sent = self.patience.within(pin!(request)).await;
             let sent = sent.unwrap_or(Err(client::Error::Timeout(limit)));
             let tries_left = attempt + 1 < attempts;
             match sent {

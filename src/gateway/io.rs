@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -114,11 +114,13 @@ const QUIET_ROUNDS: u32 = 4;
 struct Deadline {
     after: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Who is woken when it goes off.
+    known: Option<Waker>,
 }
 
 impl Deadline {
     fn new(after: Duration) -> Self {
-        Self { after, sleep: None }
+        Self { after, sleep: None, known: None }
     }
 
     fn start(&mut self) {
@@ -128,11 +130,17 @@ impl Deadline {
     }
 
     fn clear(&mut self) {
-        self.sleep = None;
+        (self.sleep, self.known) = (None, None);
     }
 
     fn passed(&mut self, cx: &mut Context<'_>) -> bool {
-        self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+        let Some(sleep) = &mut self.sleep else { return false };
+        // To ask once more costs a look; to be promised once more, several locks.
+        if self.known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            return sleep.is_elapsed();
+        }
+        self.known = Some(cx.waker().clone());
+        sleep.as_mut().poll(cx).is_ready()
     }
 }
 

@@ -255,7 +255,7 @@ impl Gateway {
         }
         // From here on the request is in the books, however it ends.
         let gauges = permit.keep();
-        let patience = Patience::default();
+        let patience = Patience::new(provider.upstream.first_byte_timeout);
         let forward = Forward {
             core,
             provider,

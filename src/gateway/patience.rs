@@ -4,7 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicU32, Ordering},
     task::{Poll, ready},
     time::Duration,
 };
@@ -14,54 +14,50 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{ApiError, LOOK_EVERY};
 use crate::guard::Caller;
 
-/// What a request waits for at present, known to whoever holds its timer. The lock is never waited for: both are one task.
-#[derive(Default)]
-pub struct Patience(Mutex<Wait>);
-
-#[derive(Clone, Copy, Default)]
-enum Wait {
-    #[default]
-    Endless,
-    /// No clock has been read yet.
-    For(Duration),
-    Until(Instant),
-    Over,
+/// What a request waits for at present, known to whoever holds its timer: both are one task, which reads no clock and sets
+/// no timer where nothing has to be waited for.
+pub struct Patience {
+    /// How long one wait may take.
+    most: Duration,
+    /// Odd while something is waited for, one more with each beginning and end; or [`OVER`].
+    waits: AtomicU32,
 }
+
+/// The wait under way has taken too long.
+const OVER: u32 = u32::MAX;
 
 /// What was waited for has not come in time.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
 impl Patience {
-    fn get(&self) -> Wait {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn new(most: Duration) -> Self {
+        Self { most, waits: AtomicU32::new(0) }
     }
 
-    fn set(&self, wait: Wait) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wait;
+    fn get(&self) -> u32 {
+        self.waits.load(Ordering::Relaxed)
     }
 
-    /// Waits for `future` within [`Patience::while_welcome`], at most `time`. Futures stay where they are: they are large.
-    pub async fn within<T>(
-        &self,
-        time: Duration,
-        mut future: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, TooLong> {
-        let mut is_begun = false;
+    fn set(&self, waits: u32) {
+        self.waits.store(waits, Ordering::Relaxed);
+    }
+
+    /// Waits for `future` within [`Patience::while_welcome`]. Futures stay where they are: they are large.
+    pub async fn within<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, TooLong> {
+        let before = self.get();
         let ended = poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if !std::mem::replace(&mut is_begun, true) {
-                self.set(Wait::For(time));
+            if self.get() == OVER {
+                return Poll::Ready(Err(TooLong));
             }
-            match self.get() {
-                Wait::Over => Poll::Ready(Err(TooLong)),
-                _ => Poll::Pending,
-            }
+            self.set(before + 1);
+            Poll::Pending
         });
         let ended = ended.await;
-        self.set(Wait::Endless);
+        self.set(before + 2);
         ended
     }
 
@@ -72,24 +68,25 @@ impl Patience {
         mut answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, ApiError> {
         let mut timer = pin!(None::<Sleep>);
+        // The wait under way, and when it is over.
+        let mut wait = (0, None);
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                     return Poll::Ready(Ok(answer));
                 }
-                let until = match self.get() {
-                    Wait::For(time) => {
-                        let until = Instant::now() + time;
-                        self.set(Wait::Until(until));
-                        Some(until)
+                let waits = self.get();
+                if wait.0 != waits || timer.is_none() {
+                    let now = Instant::now();
+                    if wait.0 != waits {
+                        wait = (waits, (waits % 2 == 1 && waits != OVER).then(|| now + self.most));
                     }
-                    Wait::Until(until) => Some(until),
-                    Wait::Endless | Wait::Over => None,
-                };
-                if timer.is_none() {
-                    let look = Instant::now() + LOOK_EVERY;
-                    timer.set(Some(sleep_until(until.map_or(look, |until| until.min(look)))));
+                    if timer.is_none() {
+                        let look = now + LOOK_EVERY;
+                        timer.set(Some(sleep_until(wait.1.map_or(look, |until| until.min(look)))));
+                    }
                 }
+                let until = wait.1;
                 if let Some(mut timer) = timer.as_mut().as_pin_mut() {
                     if let Some(until) = until.filter(|until| *until < timer.deadline()) {
                         timer.as_mut().reset(until);
@@ -101,7 +98,7 @@ impl Patience {
                     return Poll::Ready(Err(ApiError::refused(refusal)));
                 }
                 if until.is_some_and(|until| until <= Instant::now()) {
-                    self.set(Wait::Over);
+                    self.set(OVER);
                 }
             }
         })

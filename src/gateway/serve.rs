@@ -14,12 +14,10 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
     thread::JoinHandle,
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -240,16 +238,23 @@ async fn work(
             })
         };
         let connection = builder.serve_connection(io, service).into_owned();
-        let (load, mut stop) = (load.clone(), stop.clone());
+        let (load, stop) = (load.clone(), stop.clone());
         tracker.spawn(async move {
             let _load = Load(load);
             let mut connection = pin!(connection);
-            // Polled only when it has something to say: a connection is polled several times with each request.
-            let mut stopped = FuturesUnordered::from_iter([async move { told(&mut stop).await }]);
-            let mut is_ending = false;
+            let mut signal = stop.clone();
+            let mut stopped = pin!(told(&mut signal));
+            let (mut is_watched, mut is_stopped, mut is_ending) = (false, false, false);
             let ended = poll_fn(|cx| {
                 let polled = connection.as_mut().poll(cx);
-                let ends = activity.is_retired() || stopped.poll_next_unpin(cx) == Poll::Ready(Some(()));
+                // A connection is polled several times with each request: the signal is looked for once, by this task
+                // as ever after, and then when it is there.
+                if !is_stopped
+                    && (!std::mem::replace(&mut is_watched, true) || stop.has_changed().unwrap_or(true))
+                {
+                    is_stopped = stopped.as_mut().poll(cx).is_ready();
+                }
+                let ends = is_stopped || activity.is_retired();
                 if polled.is_pending() && ends && !std::mem::replace(&mut is_ending, true) {
                     connection.as_mut().graceful_shutdown();
                     return connection.as_mut().poll(cx);

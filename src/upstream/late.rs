@@ -6,9 +6,13 @@
 //! pass, each with a quarter less time in the kernel. Where there is only one thing to write, it goes out as soon.
 
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker, ready},
 };
 
@@ -19,36 +23,46 @@ use hyper_util::{
     rt::TokioIo,
 };
 use tokio::{
-    io::AsyncWrite,
+    io::{AsyncWrite, Interest},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
 };
 
 /// What a connection keeps back. More than this goes out at once and is not copied.
 const MOST_LATE: usize = 16 * 1024;
-/// Connections that are taken out of the queue in one go.
-const MOST_AT_ONCE: usize = 512;
 
 /// Writes what connections have kept back. It ends when it and all of them are gone.
 #[derive(Clone, Debug)]
 pub struct LateWrites {
-    due: mpsc::UnboundedSender<Arc<Mutex<Writer>>>,
+    due: Arc<Due>,
 }
+
+/// Connections that have something to write.
+#[derive(Debug, Default)]
+struct Due(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    connections: Vec<Arc<Shared>>,
+    /// The task that writes, while it waits.
+    task: Option<Waker>,
+    /// Nobody writes any more.
+    is_closed: bool,
+}
+
+/// Ends with the task that writes.
+struct Task(Weak<Due>);
 
 impl LateWrites {
     /// Starts on the runtime that it is called on: tasks that are ready by now come before what they write goes out.
     pub fn start() -> Self {
-        let (due, mut queue) = mpsc::unbounded_channel::<Arc<Mutex<Writer>>>();
+        let due = Arc::new(Due::default());
+        let task = Task(Arc::downgrade(&due));
         tokio::spawn(async move {
-            let mut writers = Vec::new();
-            while queue.recv_many(&mut writers, MOST_AT_ONCE).await > 0 {
-                for writer in writers.drain(..) {
-                    lock(&writer).write();
-                }
-            }
+            let mut connections = Vec::new();
+            poll_fn(move |cx| task.poll(&mut connections, cx)).await;
         });
         Self { due }
     }
@@ -63,7 +77,82 @@ impl LateWrites {
             error: None,
             owner: None,
         };
-        LateIo { reader: TokioIo::new(reader), writer: Arc::new(Mutex::new(writer)), due: self.due.clone() }
+        let shared = Shared { is_held_up: AtomicBool::new(false), writer: Mutex::new(writer) };
+        LateIo {
+            reader: TokioIo::new(reader),
+            awaits_data: Awaits::Nothing,
+            reader_waker: None,
+            shared: Arc::new(shared),
+            due: self.due.clone(),
+        }
+    }
+}
+
+impl Due {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it will be written.
+    fn put(&self, connection: &Arc<Shared>) -> bool {
+        let mut queue = self.lock();
+        if queue.is_closed {
+            return false;
+        }
+        queue.connections.push(connection.clone());
+        let task = queue.task.take();
+        drop(queue);
+        if let Some(task) = task {
+            task.wake();
+        }
+        true
+    }
+
+    fn close(&self) {
+        let mut queue = self.lock();
+        queue.is_closed = true;
+        let (connections, task) = (std::mem::take(&mut queue.connections), queue.task.take());
+        drop(queue);
+        for connection in connections {
+            connection.with(Writer::write);
+        }
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Task {
+    /// `connections` is empty, and only used for its memory.
+    fn poll(&self, connections: &mut Vec<Arc<Shared>>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.0.upgrade() else { return Poll::Ready(()) };
+        loop {
+            {
+                let mut queue = due.lock();
+                if queue.connections.is_empty() {
+                    queue.task = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                std::mem::swap(&mut queue.connections, connections);
+            }
+            for connection in connections.drain(..) {
+                connection.with(Writer::write);
+            }
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(due) = self.0.upgrade() {
+            due.close();
+        }
     }
 }
 
@@ -71,8 +160,27 @@ impl LateWrites {
 #[derive(Debug)]
 pub struct LateIo {
     reader: TokioIo<OwnedReadHalf>,
-    writer: Arc<Mutex<Writer>>,
-    due: mpsc::UnboundedSender<Arc<Mutex<Writer>>>,
+    awaits_data: Awaits,
+    /// Who came again to read although nothing had come: made known once, since each time costs.
+    reader_waker: Option<Waker>,
+    shared: Arc<Shared>,
+    due: Arc<Due>,
+}
+
+/// Whether something has come since the last read, as far as that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaits {
+    Nothing,
+    /// Somebody waits. Who comes again and again is made known.
+    Somebody,
+    Known,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// As [`Writer::is_held_up`], for those who would only look: a lock costs more than all else that is done here.
+    is_held_up: AtomicBool,
+    writer: Mutex<Writer>,
 }
 
 #[derive(Debug)]
@@ -88,8 +196,17 @@ struct Writer {
     owner: Option<Waker>,
 }
 
-fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
-    writer.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn with<T>(&self, act: impl FnOnce(&mut Writer) -> T) -> T {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut writer);
+        self.is_held_up.store(writer.is_held_up(), Ordering::Release);
+        done
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.is_held_up.load(Ordering::Acquire)
+    }
 }
 
 impl Writer {
@@ -148,22 +265,50 @@ impl Writer {
     }
 }
 
+impl LateIo {
+    /// Nothing has come since `cx` was promised to be woken: to ask the runtime again costs two locks.
+    fn still_awaits_data(&self, cx: &Context<'_>) -> bool {
+        let stream: &TcpStream = self.reader.inner().as_ref();
+        self.awaits_data == Awaits::Known
+            && self.is_known(cx)
+            && stream.try_io(Interest::READABLE, || Ok(())).is_err()
+    }
+
+    fn is_known(&self, cx: &Context<'_>) -> bool {
+        self.reader_waker.as_ref().is_some_and(|known| known.will_wake(cx.waker()))
+    }
+}
+
 impl Read for LateIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        {
+        if self.shared.is_held_up() {
             // A TLS handshake that has flushed once only reads from then on.
-            let writer = &mut *lock(&self.writer);
-            if writer.is_stuck
-                && let Poll::Ready(Err(error)) = writer.poll_write_all(cx)
-            {
-                writer.fail(error);
-            }
+            self.shared.with(|writer| {
+                if writer.is_stuck
+                    && let Poll::Ready(Err(error)) = writer.poll_write_all(cx)
+                {
+                    writer.fail(error);
+                }
+            });
         }
-        Pin::new(&mut self.reader).poll_read(cx, buffer)
+        if self.still_awaits_data(cx) {
+            return Poll::Pending;
+        }
+        let poll = Pin::new(&mut self.reader).poll_read(cx, buffer);
+        self.awaits_data = match self.awaits_data {
+            _ if poll.is_ready() => Awaits::Nothing,
+            _ if self.is_known(cx) => Awaits::Known,
+            Awaits::Nothing => Awaits::Somebody,
+            Awaits::Somebody | Awaits::Known => {
+                self.reader_waker = Some(cx.waker().clone());
+                Awaits::Known
+            }
+        };
+        poll
     }
 }
 
@@ -177,30 +322,32 @@ impl Write for LateIo {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let writer = &mut *lock(&self.writer);
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        if writer.is_held_up() || writer.late.len() + length > MOST_LATE {
-            ready!(writer.poll_write_all(cx))?;
-        }
-        if length > MOST_LATE {
-            return Pin::new(&mut writer.stream).poll_write_vectored(cx, parts);
-        }
-        if length == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        writer.late.reserve(length);
-        for part in parts {
-            writer.late.extend_from_slice(part);
-        }
-        // Each time: whoever made the connection may hand it on between two writes.
-        if !writer.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
-            writer.owner = Some(cx.waker().clone());
-        }
-        if !std::mem::replace(&mut writer.is_due, true) && self.due.send(self.writer.clone()).is_err() {
-            // The runtime is going down, and nobody else would write it.
-            writer.write();
-        }
-        Poll::Ready(Ok(length))
+        let Self { shared, due, .. } = &*self;
+        shared.with(|writer| {
+            let length: usize = parts.iter().map(|part| part.len()).sum();
+            if writer.is_held_up() || writer.late.len() + length > MOST_LATE {
+                ready!(writer.poll_write_all(cx))?;
+            }
+            if length > MOST_LATE {
+                return Pin::new(&mut writer.stream).poll_write_vectored(cx, parts);
+            }
+            if length == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            writer.late.reserve(length);
+            for part in parts {
+                writer.late.extend_from_slice(part);
+            }
+            // Each time: whoever made the connection may hand it on between two writes.
+            if !writer.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
+                writer.owner = Some(cx.waker().clone());
+            }
+            if !std::mem::replace(&mut writer.is_due, true) && !due.put(shared) {
+                // The runtime is going down, and nobody else would write it.
+                writer.write();
+            }
+            Poll::Ready(Ok(length))
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -209,17 +356,18 @@ impl Write for LateIo {
 
     /// Done where all is written that the connection takes just now, or will be in a moment.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let writer = &mut *lock(&self.writer);
-        if writer.is_held_up() {
-            return writer.poll_write_all(cx);
+        if !self.shared.is_held_up() {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        self.shared
+            .with(|writer| if writer.is_held_up() { writer.poll_write_all(cx) } else { Poll::Ready(Ok(())) })
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let writer = &mut *lock(&self.writer);
-        ready!(writer.poll_write_all(cx))?;
-        Pin::new(&mut writer.stream).poll_shutdown(cx)
+        self.shared.with(|writer| {
+            ready!(writer.poll_write_all(cx))?;
+            Pin::new(&mut writer.stream).poll_shutdown(cx)
+        })
     }
 }
 
@@ -266,7 +414,7 @@ mod tests {
     }
 
     fn kept_back(io: &LateIo) -> usize {
-        lock(&io.writer).late.len()
+        io.shared.with(|writer| writer.late.len())
     }
 
     /// Numbered bytes, so that what is lost, doubled or turned around shows.
@@ -284,7 +432,7 @@ mod tests {
         let mut read = [0; 7];
         peer.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"one two");
-        assert_eq!(lock(&io.writer).late.capacity(), 0, "an idle connection keeps memory");
+        assert_eq!(io.shared.with(|writer| writer.late.capacity()), 0, "an idle connection keeps memory");
     }
 
     #[tokio::test]
@@ -354,7 +502,7 @@ mod tests {
         let (mut io, mut peer) = connection().await;
         let last = Arc::new(Flag(false.into()));
         let mut written = 0;
-        while !lock(&io.writer).is_stuck {
+        while !io.shared.with(|writer| writer.is_stuck) {
             // Two owners in one turn, as when a connection that was just made is handed on.
             write_all(&mut io, &[7; 1000]).await;
             let waker = Waker::from(last.clone());
