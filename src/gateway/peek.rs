@@ -88,7 +88,7 @@ pub(super) async fn peek(
                 return Peeked { head, end: End::Complete };
             }
             Ok(Some(Err(error))) => {
-                return Peeked { head, end: End::Broken(client::causes(&error)) };
+                return Peeked { head, end: End::Broken(client::causes(&*error)) };
             }
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
@@ -137,7 +137,7 @@ pub(super) async fn read_some(mut body: Answer) -> Peeked {
                 }
             }
             Ok(None) => return Peeked { head, end: End::Complete },
-            Ok(Some(Err(error))) => return Peeked { head, end: End::Broken(client::causes(&error)) },
+            Ok(Some(Err(error))) => return Peeked { head, end: End::Broken(client::causes(&*error)) },
             Err(_) => break,
         }
     }

@@ -183,7 +183,7 @@ impl Relay {
                 }
                 Poll::Ready(None) => self.end(),
                 Poll::Ready(Some(Err(error))) => {
-                    let why = crate::upstream::client::causes(&error);
+                    let why = crate::upstream::client::causes(&*error);
                     if let Some(error) = self.break_off(&why) {
                         return Poll::Ready(Some(Err(error)));
                     }

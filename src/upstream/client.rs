@@ -8,7 +8,6 @@ use std::{
     collections::VecDeque,
     error::Error as StdError,
     fmt,
-    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Waker},
@@ -16,16 +15,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http2};
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::sync::oneshot;
 
 pub use super::dial::BuildError;
 use super::{
     dial::{Connection, Dialer},
-    http1::Http1,
+    http1::{AnswerError, Head, Http1, Unanswered},
     options::Options,
 };
 
@@ -34,8 +33,7 @@ use super::{
 const IDLE_ROUNDS: u32 = 5;
 const SWEEP_EVERY: Duration = Duration::from_secs(11);
 const MAX_IDLE: usize = 512;
-/// For what goes on behind an answer: a connection that is made although another one came back, or one that is not free
-/// with the answer's end.
+/// For a connection that is made although another one came back.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Parts of an answer that are read although nobody wants them.
 const MOST_UNWANTED: usize = 8;
@@ -103,10 +101,7 @@ impl Client {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Answer>, Error> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.headers_mut() = headers;
-        self.pool.request(request, path).await
+        self.pool.request(method, path, headers, body).await
     }
 }
 
@@ -158,8 +153,10 @@ struct Idle {
 impl Pool {
     async fn request(
         self: &Arc<Self>,
-        mut request: Request<Full<Bytes>>,
+        method: Method,
         path: PathAndQuery,
+        mut headers: HeaderMap,
+        body: Bytes,
     ) -> Result<Response<Answer>, Error> {
         loop {
             let idle = self.idle().take();
@@ -167,28 +164,30 @@ impl Pool {
                 Some(connection) => (connection, true),
                 None => self.connect().await?,
             };
-            let sent = match connection {
+            // One that was closed while it was idle is passed over where nothing has gone out.
+            match connection {
                 Connection::Http1(mut http1) => {
-                    if let Some(host) = &self.host {
-                        request.headers_mut().entry(header::HOST).or_insert_with(|| host.clone());
+                    let head =
+                        Head { method: &method, path: &path, host: self.host.as_ref(), headers: &headers };
+                    match http1.send(&head, body.clone()).await {
+                        Ok(response) => return Ok(response.map(|()| Answer::http1(http1, self))),
+                        Err(Unanswered { is_unsent: true, .. }) if is_used => {}
+                        Err(Unanswered { error, .. }) => return Err(Error::Broken(causes(&error))),
                     }
-                    *request.uri_mut() = Uri::from(path.clone());
-                    let sent = http1.send(request).await;
-                    sent.map(|response| response.map(|body| Answer::new(body, self, http1)))
                 }
                 Connection::Http2(mut sender) => {
+                    let mut request = Request::new(Full::new(body.clone()));
+                    *request.method_mut() = method.clone();
                     *request.uri_mut() = self.absolute(&path);
-                    let sent = sender.try_send_request(request).await;
-                    sent.map(|response| response.map(|body| Answer { body, lease: None }))
+                    *request.headers_mut() = headers;
+                    match sender.try_send_request(request).await {
+                        Ok(response) => return Ok(response.map(Answer::Http2)),
+                        Err(mut error) => match error.take_message().filter(|_| is_used) {
+                            Some(mut unsent) => headers = std::mem::take(unsent.headers_mut()),
+                            None => return Err(Error::Broken(causes(error.error()))),
+                        },
+                    }
                 }
-            };
-            match sent {
-                Ok(response) => return Ok(response),
-                // It was closed while it was idle, and nothing has gone out.
-                Err(mut error) => match error.take_message().filter(|_| is_used) {
-                    Some(unsent) => request = unsent,
-                    None => return Err(Error::Broken(causes(error.error()))),
-                },
             }
         }
     }
@@ -310,54 +309,58 @@ async fn sweep(pool: Weak<Pool>) {
 
 /// An answer's body, which gives its connection back when it has ended. When it is dropped while more is to come, the
 /// connection is closed, and the provider knows that nobody is listening any more.
-pub struct Answer {
-    body: Incoming,
-    /// Where the connection belongs, until the body has ended; `None` over HTTP/2.
-    lease: Option<(Weak<Pool>, Box<Http1>)>,
+pub enum Answer {
+    Http1(Lease),
+    Http2(Incoming),
 }
 
+/// A connection that belongs to one answer, until its body has ended, and then to the pool.
+pub struct Lease {
+    http1: Option<Box<Http1>>,
+    pool: Weak<Pool>,
+}
+
+/// Why an answer broke off.
+pub type BodyError = Box<dyn StdError + Send + Sync>;
+
 impl Answer {
-    fn new(body: Incoming, pool: &Arc<Pool>, http1: Box<Http1>) -> Self {
-        let mut answer = Self { body, lease: Some((Arc::downgrade(pool), http1)) };
-        if answer.body.is_end_stream() {
-            answer.give_back();
+    fn http1(http1: Box<Http1>, pool: &Arc<Pool>) -> Self {
+        let mut lease = Lease { http1: Some(http1), pool: Arc::downgrade(pool) };
+        lease.give_back_at_end();
+        Self::Http1(lease)
+    }
+}
+
+impl Lease {
+    fn give_back_at_end(&mut self) {
+        let Some(http1) = self.http1.take_if(|http1| http1.has_ended()) else { return };
+        // Otherwise it is closed: where the provider said so, or answered before all of the request was sent.
+        if http1.is_ready()
+            && let Some(pool) = self.pool.upgrade()
+        {
+            pool.put(Connection::Http1(http1));
         }
-        answer
     }
 
-    fn give_back(&mut self) {
-        let Some((pool, mut http1)) = self.lease.take() else { return };
-        if http1.is_ready() || http1.is_open() {
-            if let Some(pool) = pool.upgrade() {
-                pool.put(Connection::Http1(http1));
-            }
-            return;
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        let Some(http1) = &mut self.http1 else { return Poll::Ready(None) };
+        let poll = http1.poll_frame(cx);
+        match &poll {
+            Poll::Ready(Some(Err(_))) => self.http1 = None,
+            Poll::Ready(_) => self.give_back_at_end(),
+            Poll::Pending => {}
         }
-        if http1.has_ended() {
-            return;
-        }
-        // The answer came before all of the request was sent.
-        let Ok(runtime) = Handle::try_current() else { return };
-        runtime.spawn(async move {
-            let ready = tokio::time::timeout(PATIENCE, poll_fn(|cx| http1.poll_ready(cx))).await;
-            if let (Ok(true), Some(pool)) = (ready, pool.upgrade()) {
-                pool.put(Connection::Http1(http1));
-            }
-        });
+        poll
     }
 }
 
 /// Where the rest of an answer that is not wanted any more is here already, its connection goes on.
-impl Drop for Answer {
+impl Drop for Lease {
     fn drop(&mut self) {
         let mut nobody = Context::from_waker(Waker::noop());
         for _ in 0..MOST_UNWANTED {
-            if self.lease.is_none() {
+            if self.http1.is_none() || !matches!(self.poll_frame(&mut nobody), Poll::Ready(Some(Ok(_)))) {
                 return;
-            }
-            match Pin::new(&mut *self).poll_frame(&mut nobody) {
-                Poll::Ready(Some(Ok(_))) => {}
-                _ => return,
             }
         }
     }
@@ -365,32 +368,35 @@ impl Drop for Answer {
 
 impl HttpBody for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { body, lease } = &mut *self;
-        let poll = match lease {
-            Some((_, http1)) => http1.poll_frame(body, cx),
-            None => Pin::new(body).poll_frame(cx),
-        };
-        match &poll {
-            Poll::Ready(None) => self.give_back(),
-            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.give_back(),
-            Poll::Ready(Some(Err(_))) => self.lease = None,
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Http1(lease) => {
+                lease.poll_frame(cx).map(|part| part.map(|part| part.map(Frame::data).map_err(Into::into)))
+            }
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
-        poll
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match self {
+            Self::Http1(lease) => lease.http1.is_none(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self {
+            Self::Http1(Lease { http1: None, .. }) => SizeHint::with_exact(0),
+            Self::Http1(Lease { http1: Some(http1), .. }) => {
+                http1.length().map(SizeHint::with_exact).unwrap_or_default()
+            }
+            Self::Http2(body) => body.size_hint(),
+        }
     }
 }
 

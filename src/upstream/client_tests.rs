@@ -131,7 +131,7 @@ async fn idle_connections_are_closed_in_time() {
     let provider = Provider::new(|_| ()).await;
     let ask = tokio::spawn({
         let (client, path) = (provider.client.pool.clone(), PathAndQuery::from_static("/"));
-        async move { client.request(Request::new(Full::new("{}".into())), path).await }
+        async move { client.request(Method::POST, path, HeaderMap::new(), "{}".into()).await }
     });
     let mut stream = provider.accept().await;
     read(&mut stream).await;

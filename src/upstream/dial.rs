@@ -99,8 +99,7 @@ impl Dialer {
             });
             return Ok(Connection::Http2(sender));
         }
-        let http1 = Http1::new(io).await.map_err(broken)?;
-        Ok(Connection::Http1(Box::new(http1)))
+        Ok(Connection::Http1(Box::new(Http1::new(io))))
     }
 }
 

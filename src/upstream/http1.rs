@@ -1,168 +1,419 @@
-//! An HTTP/1 connection that is driven by whoever uses it.
+//! An HTTP/1 connection to a provider, driven by whoever uses it.
 //!
-//! hyper's connections are usually tasks of their own, which hand over each part of an answer and wait until it is taken:
-//! two tasks take turns for every event of a stream. Here the task that reads an answer drives the connection that
-//! brings it, as far as it goes at once.
+//! Clients are usually made of two tasks: one owns the connection, the other one its user's request and answer, and what
+//! passes between them goes through channels that would serve any two threads. Of a small request that took a fifth of
+//! all instructions and a third of all atomic ones. Here whoever sends the request reads the answer, with nothing in
+//! between; heads, chunks and trailers are parsed by `httparse`.
 
 use std::{
+    fmt::Write as _,
     future::{Future, poll_fn},
+    io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
-use futures_util::task::AtomicWaker;
-use http::{Request, Response};
-use http_body::{Body as HttpBody, Frame};
-use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
+use bytes::{Buf, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, uri::PathAndQuery,
 };
+use httparse::Status;
 use hyper_rustls::MaybeHttpsStream;
-use tracing::debug;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::{client::causes, late::LateIo};
-
-/// How often both may answer each other before others have their turn.
-const MOST_ROUNDS: usize = 32;
+use super::late::LateIo;
 
 type Io = MaybeHttpsStream<LateIo>;
 
+/// What is read at once; more as long as there is more.
+const LEAST_READ: usize = 8 * 1024;
+const MOST_READ: usize = 64 * 1024;
+const MOST_HEADERS: usize = 100;
+const MOST_HEAD: usize = 128 * 1024;
+/// A chunk's length with its extensions, which nobody uses.
+const MOST_CHUNK_HEAD: usize = 4 * 1024;
+const MOST_TRAILERS: usize = 32;
+const MOST_TRAILER_BYTES: usize = 16 * 1024;
+
+/// What is wrong with a connection, or with what came over it.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the connection was closed before the answer had ended")]
+    Cut,
+    #[error("what came is no HTTP/1 answer: {0}")]
+    Malformed(String),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// There is no answer.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub(super) error: AnswerError,
+    /// The connection had ended before anything was sent, so that another one may be tried.
+    pub(super) is_unsent: bool,
+}
+
+/// A request without its body.
+pub(super) struct Head<'a> {
+    pub(super) method: &'a Method,
+    pub(super) path: &'a PathAndQuery,
+    /// Where `headers` have no other.
+    pub(super) host: Option<&'a HeaderValue>,
+    pub(super) headers: &'a HeaderMap,
+}
+
 pub(super) struct Http1 {
-    sender: http1::SendRequest<Full<Bytes>>,
-    driven: Driven,
+    io: TokioIo<Io>,
+    /// What of the request is not yet written.
+    unsent_head: BytesMut,
+    unsent_body: Bytes,
+    is_flushed: bool,
+    /// Why the request could not be written. Its answer may be here all the same.
+    send_error: Option<io::Error>,
+    /// What has come and is not yet taken.
+    received: BytesMut,
+    read_size: usize,
+    rest: Rest,
+    /// After this answer the connection can be used for another one.
+    is_kept: bool,
 }
 
-/// The connection's own side.
-struct Driven {
-    /// `None` when it has ended.
-    connection: Option<http1::Connection<Io, Full<Bytes>>>,
-    bell: Arc<Bell>,
-    /// Rings `bell`.
-    waker: Waker,
-}
-
-/// What wakes whoever uses the connection. What the connection and its user tell each other needs nobody to be woken: both
-/// are at work when they do.
-#[derive(Default)]
-struct Bell {
-    user: AtomicWaker,
-    is_at_work: AtomicBool,
-    /// Since the connection was driven last.
-    is_rung: AtomicBool,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.is_rung.store(true, Ordering::SeqCst);
-        if !self.is_at_work.load(Ordering::SeqCst) {
-            self.user.wake();
-        }
-    }
+/// What is still to come of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Nothing,
+    Bytes(u64),
+    ChunkHead,
+    Chunk(u64),
+    ChunkEnd,
+    Trailers,
+    /// All until the connection is closed.
+    Everything,
 }
 
 impl Http1 {
-    pub(super) async fn new(io: Io) -> hyper::Result<Self> {
-        let (sender, connection) = http1::handshake(io).await?;
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(bell.clone());
-        Ok(Self { sender, driven: Driven { connection: Some(connection), bell, waker } })
+    pub(super) fn new(io: Io) -> Self {
+        Self {
+            io: TokioIo::new(io),
+            unsent_head: BytesMut::new(),
+            unsent_body: Bytes::new(),
+            is_flushed: true,
+            send_error: None,
+            received: BytesMut::new(),
+            read_size: LEAST_READ,
+            rest: Rest::Nothing,
+            is_kept: true,
+        }
     }
 
     /// Whether the next request can be sent. What the provider did since the last one shows only when it is tried.
     pub(super) fn is_ready(&self) -> bool {
-        !self.has_ended() && self.sender.is_ready()
+        self.is_kept
+            && self.has_ended()
+            && self.received.is_empty()
+            && self.is_flushed
+            && self.send_error.is_none()
     }
 
     /// The same, after a look at what the provider did meanwhile.
     pub(super) fn is_open(&mut self) -> bool {
-        self.driven.step();
+        let mut byte = [0];
+        let mut nobody = Context::from_waker(Waker::noop());
         self.is_ready()
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.driven.connection.is_none()
+            && Pin::new(&mut self.io).poll_read(&mut nobody, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
     /// Nobody uses it for now.
-    pub(super) fn rest(&self) {
-        self.driven.bell.user.take();
+    pub(super) fn rest(&mut self) {
+        if self.read_size > LEAST_READ {
+            self.received = BytesMut::new();
+        }
     }
 
-    /// Sends a request and waits for the beginning of its answer.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
-        let mut sending = pin!(self.sender.try_send_request(request));
-        self.driven.bell.is_rung.store(true, Ordering::SeqCst);
-        poll_fn(|cx| self.driven.work(cx, |cx| sending.as_mut().poll(cx))).await
+    /// Whether all of the answer's body was taken.
+    pub(super) fn has_ended(&self) -> bool {
+        self.rest == Rest::Nothing
     }
 
-    /// The next part of an answer that came over this connection.
-    pub(super) fn poll_frame(
+    /// How much of the body is still to be taken, where that is known.
+    pub(super) fn length(&self) -> Option<u64> {
+        match self.rest {
+            Rest::Nothing => Some(0),
+            Rest::Bytes(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(&mut self, head: &Head<'_>, body: Bytes) -> Result<Response<()>, Unanswered> {
+        let mut unsent = Some(body);
+        poll_fn(|cx| {
+            if let Some(body) = unsent.take() {
+                // An idle connection brings nothing but its end; and from here on what comes is told.
+                if let Poll::Ready(came) = self.poll_receive(cx) {
+                    let error = match came {
+                        Ok(0) => AnswerError::Cut,
+                        Ok(_) => malformed("it came before it was asked for"),
+                        Err(error) => error.into(),
+                    };
+                    return Poll::Ready(Err(Unanswered { error, is_unsent: true }));
+                }
+                self.begin(head, body);
+                let _goes_on_below = self.poll_send(cx);
+                return Poll::Pending;
+            }
+            let _goes_on_beside = self.poll_send(cx);
+            self.poll_head(head.method, cx).map_err(|error| Unanswered { error, is_unsent: false })
+        })
+        .await
+    }
+
+    fn begin(&mut self, head: &Head<'_>, body: Bytes) {
+        self.unsent_head.clear();
+        write_head(&mut self.unsent_head, head, body.len());
+        self.unsent_body = body;
+        self.is_flushed = false;
+        // Until its answer says so.
+        self.is_kept = false;
+    }
+
+    /// Writes what is unsent, as far as it goes.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_flushed {
+            return Poll::Ready(());
+        }
+        if let Err(error) = ready!(self.poll_write_all(cx)) {
+            self.unsent_head.clear();
+            self.unsent_body.clear();
+            self.send_error = Some(error);
+        }
+        self.is_flushed = true;
+        Poll::Ready(())
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.unsent_head.has_remaining() || self.unsent_body.has_remaining() {
+            let parts = [IoSlice::new(&self.unsent_head), IoSlice::new(&self.unsent_body)];
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &parts))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = written.min(self.unsent_head.len());
+            self.unsent_head.advance(of_head);
+            self.unsent_body.advance(written - of_head);
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Reads more; 0 at the connection's end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.received.capacity() - self.received.len() < self.read_size / 2 {
+            self.received.reserve(self.read_size);
+        }
+        let room = self.received.capacity() - self.received.len();
+        let came = ready!(pin!(self.io.read_buf(&mut self.received)).poll(cx))?;
+        if came == room {
+            self.read_size = (self.read_size * 2).min(MOST_READ);
+        } else if came < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(LEAST_READ);
+        }
+        Poll::Ready(Ok(came))
+    }
+
+    fn poll_head(
         &mut self,
-        body: &mut Incoming,
+        method: &Method,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        self.driven.work(cx, |cx| Pin::new(&mut *body).poll_frame(cx))
+    ) -> Poll<Result<Response<()>, AnswerError>> {
+        loop {
+            if let Some(response) = self.take_head(method)? {
+                return Poll::Ready(Ok(response));
+            }
+            if ready!(self.poll_receive(cx))? == 0 {
+                return Poll::Ready(Err(self.send_error.take().map_or(AnswerError::Cut, AnswerError::Io)));
+            }
+        }
     }
 
-    /// Waits until the next request can be sent; `false` when none can.
-    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let sender = &self.sender;
-        let ready = self.driven.work(cx, |_| match () {
-            () if sender.is_ready() => Poll::Ready(true),
-            () if sender.is_closed() => Poll::Ready(false),
-            () => Poll::Pending,
+    /// Takes the head from what has come, if it is whole, and passes over those that only say that there will be one.
+    fn take_head(&mut self, method: &Method) -> Result<Option<Response<()>>, AnswerError> {
+        while !self.received.is_empty() {
+            let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+            let mut parsed = httparse::Response::new(&mut []);
+            let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(
+                &mut parsed,
+                &self.received,
+                &mut headers,
+            ) {
+                Ok(Status::Complete(length)) => length,
+                Ok(Status::Partial) if self.received.len() <= MOST_HEAD => return Ok(None),
+                Ok(Status::Partial) => return Err(malformed("its head is too long")),
+                Err(error) => return Err(AnswerError::Malformed(error.to_string())),
+            };
+            let status = StatusCode::from_u16(parsed.code.unwrap_or_default())
+                .map_err(|error| AnswerError::Malformed(error.to_string()))?;
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(malformed("it goes on in a protocol that was not asked for"));
+            }
+            if status.is_informational() {
+                self.received.advance(length);
+                continue;
+            }
+            let mut response = Response::new(());
+            *response.status_mut() = status;
+            *response.version_mut() =
+                if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+            *response.headers_mut() = header_map(parsed.headers)?;
+            self.received.advance(length);
+            (self.rest, self.is_kept) = framing(method, &mut response)?;
+            self.settle()?;
+            return Ok(Some(response));
+        }
+        Ok(None)
+    }
+
+    /// The next part of the body.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        let _goes_on_beside = self.poll_send(cx);
+        loop {
+            self.settle()?;
+            match &mut self.rest {
+                Rest::Nothing => return Poll::Ready(None),
+                Rest::Bytes(left) | Rest::Chunk(left) if !self.received.is_empty() => {
+                    let size = usize::try_from(*left)
+                        .map_or(self.received.len(), |left| left.min(self.received.len()));
+                    *left -= size as u64;
+                    let part = self.received.split_to(size).freeze();
+                    // Where the body's end is here as well, that is known with its last part; what is wrong with it is
+                    // told when more is asked for.
+                    let _told_later = self.settle();
+                    return Poll::Ready(Some(Ok(part)));
+                }
+                Rest::Everything if !self.received.is_empty() => {
+                    return Poll::Ready(Some(Ok(self.received.split().freeze())));
+                }
+                _ => {}
+            }
+            if ready!(self.poll_receive(cx))? == 0 {
+                if self.rest != Rest::Everything {
+                    return Poll::Ready(Some(Err(AnswerError::Cut)));
+                }
+                self.rest = Rest::Nothing;
+            }
+        }
+    }
+
+    /// Passes over what has come and is no data. What is wrong stays where it is.
+    fn settle(&mut self) -> Result<(), AnswerError> {
+        loop {
+            let (length, next) = match self.rest {
+                Rest::Bytes(0) => (0, Rest::Nothing),
+                Rest::Chunk(0) => (0, Rest::ChunkEnd),
+                Rest::ChunkHead => match httparse::parse_chunk_size(&self.received) {
+                    Ok(Status::Complete((length, 0))) => (length, Rest::Trailers),
+                    Ok(Status::Complete((length, size))) => (length, Rest::Chunk(size)),
+                    Ok(Status::Partial) if self.received.len() <= MOST_CHUNK_HEAD => return Ok(()),
+                    _ => return Err(malformed("a chunk has no length")),
+                },
+                Rest::ChunkEnd => match self.received.get(..2) {
+                    Some(b"\r\n") => (2, Rest::ChunkHead),
+                    Some(_) => return Err(malformed("a chunk is longer than it says")),
+                    None => return Ok(()),
+                },
+                Rest::Trailers if self.received.starts_with(b"\r\n") => (2, Rest::Nothing),
+                Rest::Trailers => {
+                    let mut trailers = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+                    match httparse::parse_headers(&self.received, &mut trailers) {
+                        Ok(Status::Complete((length, _))) => (length, Rest::Nothing),
+                        Ok(Status::Partial) if self.received.len() <= MOST_TRAILER_BYTES => return Ok(()),
+                        _ => return Err(malformed("what follows the last chunk is no header")),
+                    }
+                }
+                Rest::Nothing | Rest::Bytes(_) | Rest::Chunk(_) | Rest::Everything => return Ok(()),
+            };
+            self.received.advance(length);
+            self.rest = next;
+        }
+    }
+}
+
+fn malformed(why: &str) -> AnswerError {
+    AnswerError::Malformed(why.to_owned())
+}
+
+fn write_head(out: &mut BytesMut, head: &Head<'_>, length: usize) {
+    // Names, values and what stands between them.
+    let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    out.reserve(size + head.path.as_str().len() + 128);
+    let mut line = |parts: [&[u8]; 4]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    line([head.method.as_str().as_bytes(), b" ", head.path.as_str().as_bytes(), b" HTTP/1.1\r\n"]);
+    if let Some(host) = head.host.filter(|_| !head.headers.contains_key(header::HOST)) {
+        line([b"host", b": ", host.as_bytes(), b"\r\n"]);
+    }
+    for (name, value) in head.headers {
+        // How long the body is, and when the connection ends, is said here and nowhere else.
+        if ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name) {
+            line([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+    }
+    if length > 0 || ![Method::GET, Method::HEAD].contains(head.method) {
+        // Into memory, which takes everything.
+        let _written = write!(out, "content-length: {length}\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, AnswerError> {
+    let mut headers = HeaderMap::with_capacity(parsed.len());
+    for header in parsed {
+        let name = HeaderName::from_bytes(header.name.as_bytes());
+        let value = HeaderValue::from_bytes(header.value);
+        let (Ok(name), Ok(value)) = (name, value) else { return Err(malformed("a header cannot be read")) };
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// What is to come of the body, and whether the connection can be used again after it.
+fn framing(method: &Method, response: &mut Response<()>) -> Result<(Rest, bool), AnswerError> {
+    let (status, version) = (response.status(), response.version());
+    let headers = response.headers_mut();
+    let says = |what: &str| {
+        let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(what))
+    };
+    let is_kept = if version == Version::HTTP_10 { says("keep-alive") } else { !says("close") };
+    if *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Ok((Rest::Nothing, is_kept));
+    }
+    if let Some(last) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+        let is_chunked = last.to_str().is_ok_and(|value| {
+            value.rsplit(',').next().is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
         });
-        ready.map(|ready| ready && !self.has_ended())
+        // Said in both ways, a length may be meant to make two readers of one connection disagree.
+        let is_double = headers.remove(header::CONTENT_LENGTH).is_some();
+        let rest = if is_chunked { Rest::ChunkHead } else { Rest::Everything };
+        return Ok((rest, is_kept && is_chunked && !is_double && version == Version::HTTP_11));
     }
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(told) = text.and_then(|text| text.parse::<u64>().ok()) else {
+            return Err(malformed("its length is no number"));
+        };
+        if length.replace(told).is_some_and(|before| before != told) {
+            return Err(malformed("it has two lengths"));
+        }
+    }
+    Ok(match length {
+        Some(length) => (Rest::Bytes(length), is_kept),
+        None => (Rest::Everything, false),
+    })
 }
 
-impl Driven {
-    /// Takes what the connection brings, and drives it whenever its bell has rung, until there is something or nothing
-    /// more comes at once.
-    fn work<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut take: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.bell.user.register(cx.waker());
-        self.bell.is_at_work.store(true, Ordering::SeqCst);
-        let mut taken = take(&mut Context::from_waker(&self.waker));
-        for _ in 0..MOST_ROUNDS {
-            if taken.is_ready() || !self.bell.is_rung.swap(false, Ordering::SeqCst) {
-                break;
-            }
-            self.step();
-            taken = take(&mut Context::from_waker(&self.waker));
-        }
-        self.bell.is_at_work.store(false, Ordering::SeqCst);
-        if taken.is_pending() && self.bell.is_rung.load(Ordering::SeqCst) {
-            // It rang after the last look, or others shall have their turn.
-            cx.waker().wake_by_ref();
-        }
-        taken
-    }
-
-    fn step(&mut self) {
-        let Some(open) = &mut self.connection else { return };
-        if let Poll::Ready(ended) = Pin::new(open).poll(&mut Context::from_waker(&self.waker)) {
-            // Whoever has sent something over it is told of its errors: here they only show why it ended.
-            if let Err(error) = ended {
-                debug!("a connection to the provider ended: {}", causes(&error));
-            }
-            self.connection = None;
-        }
-    }
-}
+#[cfg(test)]
+#[path = "http1_tests.rs"]
+mod tests;
