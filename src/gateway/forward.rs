@@ -32,7 +32,7 @@ use crate::{
     pool::Ask,
     upstream::{
         client::{self, Answer, Client},
-        headers::{keep_for_caller, request_headers},
+        headers::{RequestHeaders, keep_for_caller},
         inspect::Inspector,
         outcome::Treat,
         scan::Framing,
@@ -112,11 +112,15 @@ impl Forward<'_> {
                 }
             };
             tried[attempt] = lease.key_id();
-            let mut headers = request_headers(self.headers, &provider.upstream, lease.credential().clone());
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let redactor = Redactor::new(lease.credential());
+            let headers = RequestHeaders {
+                caller: self.headers,
+                options: &provider.upstream,
+                credential: redactor.credential(),
+                has_body: true,
+            };
             call.begin_attempt(lease, now);
-            let request = client.request(Method::POST, path.clone(), headers, self.asked.body.clone());
+            let request = client.request(Method::POST, path.clone(), &headers, self.asked.body.clone());
             let limit = provider.upstream.first_byte_timeout;
             let sent = self.patience.within(pin!(request)).await;
             let sent = sent.unwrap_or(Err(client::Error::Timeout(limit)));

@@ -14,7 +14,7 @@ use crate::{
     guard::Caller,
     model::{Effect, KeyId, Timestamp},
     pool::{Ask, Lease},
-    upstream::{headers::request_headers, outcome::Treat},
+    upstream::{headers::RequestHeaders, outcome::Treat},
 };
 
 /// Far above the longest list that any provider has.
@@ -295,16 +295,19 @@ pub async fn once(
     body: Bytes,
     success: Effect,
 ) -> Outcome {
-    let mut headers = request_headers(&HeaderMap::new(), &provider.upstream, lease.credential().clone());
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    if !body.is_empty() {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    }
+    let accept = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
+    let credential = lease.credential().clone();
+    let headers = RequestHeaders {
+        caller: &accept,
+        options: &provider.upstream,
+        credential: &credential,
+        has_body: !body.is_empty(),
+    };
     let (Some(client), Ok(path)) = (provider.client(core), provider.upstream.path(path)) else {
         return Outcome::Failed("the connection to the provider cannot be set up".to_owned());
     };
     let broken = Effect::Server { cooldown: None };
-    let response = match client.send(method, path, headers, body).await {
+    let response = match client.send(method, path, &headers, body).await {
         Ok(response) => response,
         Err(error) => {
             lease.finish(broken, provider.clock.now());

@@ -19,6 +19,11 @@ impl Redactor {
         Self(credential.clone())
     }
 
+    /// What the attempt is made with.
+    pub fn credential(&self) -> &HeaderValue {
+        &self.0
+    }
+
     fn key(&self) -> &[u8] {
         let credential = self.0.as_bytes();
         credential.strip_prefix(b"Bearer ").unwrap_or(credential)

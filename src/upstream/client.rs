@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http2};
@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 pub use super::dial::BuildError;
 use super::{
     dial::{Connection, Dialer},
+    headers::Headers,
     http1::{AnswerError, Head, Http1, Unanswered},
     options::Options,
 };
@@ -82,7 +83,7 @@ impl Client {
         &self,
         method: Method,
         path: PathAndQuery,
-        headers: HeaderMap,
+        headers: &impl Headers,
         body: Bytes,
     ) -> Result<Response<Answer>, Error> {
         tokio::time::timeout(self.first_byte_timeout, self.request(method, path, headers, body))
@@ -98,7 +99,7 @@ impl Client {
         &self,
         method: Method,
         path: PathAndQuery,
-        headers: HeaderMap,
+        headers: &impl Headers,
         body: Bytes,
     ) -> Result<Response<Answer>, Error> {
         self.pool.request(method, path, headers, body).await
@@ -155,7 +156,7 @@ impl Pool {
         self: &Arc<Self>,
         method: Method,
         path: PathAndQuery,
-        mut headers: HeaderMap,
+        headers: &impl Headers,
         body: Bytes,
     ) -> Result<Response<Answer>, Error> {
         loop {
@@ -167,8 +168,7 @@ impl Pool {
             // One that was closed while it was idle is passed over where nothing has gone out.
             match connection {
                 Connection::Http1(mut http1) => {
-                    let head =
-                        Head { method: &method, path: &path, host: self.host.as_ref(), headers: &headers };
+                    let head = Head { method: &method, path: &path, host: self.host.as_ref(), headers };
                     match http1.send(&head, body.clone()).await {
                         Ok(response) => return Ok(response.map(|()| Answer::http1(http1, self))),
                         Err(Unanswered { is_unsent: true, .. }) if is_used => {}
@@ -179,13 +179,16 @@ impl Pool {
                     let mut request = Request::new(Full::new(body.clone()));
                     *request.method_mut() = method.clone();
                     *request.uri_mut() = self.absolute(&path);
-                    *request.headers_mut() = headers;
+                    headers.each(|name, value| {
+                        request.headers_mut().append(name, value.clone());
+                    });
                     match sender.try_send_request(request).await {
                         Ok(response) => return Ok(response.map(Answer::Http2)),
-                        Err(mut error) => match error.take_message().filter(|_| is_used) {
-                            Some(mut unsent) => headers = std::mem::take(unsent.headers_mut()),
-                            None => return Err(Error::Broken(causes(error.error()))),
-                        },
+                        Err(mut error) => {
+                            if !is_used || error.take_message().is_none() {
+                                return Err(Error::Broken(causes(error.error())));
+                            }
+                        }
                     }
                 }
             }

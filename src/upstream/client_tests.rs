@@ -1,4 +1,4 @@
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,7 +28,7 @@ impl Provider {
 
     async fn ask(&self) -> Result<Response<Answer>, Error> {
         let path = PathAndQuery::from_static("/base/v1/models?a=b");
-        self.client.send(Method::POST, path, HeaderMap::new(), Bytes::from_static(b"{}")).await
+        self.client.send(Method::POST, path, &HeaderMap::new(), Bytes::from_static(b"{}")).await
     }
 }
 
@@ -131,7 +131,7 @@ async fn idle_connections_are_closed_in_time() {
     let provider = Provider::new(|_| ()).await;
     let ask = tokio::spawn({
         let (client, path) = (provider.client.pool.clone(), PathAndQuery::from_static("/"));
-        async move { client.request(Method::POST, path, HeaderMap::new(), "{}".into()).await }
+        async move { client.request(Method::POST, path, &HeaderMap::new(), "{}".into()).await }
     });
     let mut stream = provider.accept().await;
     read(&mut stream).await;

@@ -4,26 +4,88 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::options::Options;
 
-/// The request's headers as the provider gets them: what the caller sent, without what is between the caller
-/// and keytide, with the pooled key and the provider's configured headers.
-pub fn request_headers(caller: &HeaderMap, options: &Options, credential: HeaderValue) -> HeaderMap {
-    // At least three of the caller's stay here, and with the provider's name four are new.
-    let mut headers = HeaderMap::with_capacity(caller.len() + options.headers.len() + 1);
-    let listed = connection_listed(caller);
-    for (name, value) in caller {
-        if is_hop_by_hop(name) || is_private(name) || listed.contains(name.as_str()) {
-            continue;
+/// What can be sent as a request's headers.
+pub trait Headers {
+    fn each(&self, take: impl FnMut(&HeaderName, &HeaderValue));
+
+    fn contains(&self, name: &HeaderName) -> bool;
+}
+
+impl Headers for HeaderMap {
+    fn each(&self, mut take: impl FnMut(&HeaderName, &HeaderValue)) {
+        self.iter().for_each(|(name, value)| take(name, value));
+    }
+
+    fn contains(&self, name: &HeaderName) -> bool {
+        self.contains_key(name)
+    }
+}
+
+/// A request's headers as the provider gets them: what the caller sent, without what is between the caller and keytide,
+/// with the pooled key and the provider's configured headers. They are picked while they are written: a map of them
+/// would be made, filled and dropped with each request.
+pub struct RequestHeaders<'a> {
+    pub caller: &'a HeaderMap,
+    pub options: &'a Options,
+    pub credential: &'a HeaderValue,
+    /// Whether there is a body, which is JSON.
+    pub has_body: bool,
+}
+
+impl RequestHeaders<'_> {
+    pub fn to_map(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.caller.len() + self.options.headers.len() + 4);
+        self.each(|name, value| {
+            headers.append(name, value.clone());
+        });
+        headers
+    }
+
+    fn is_configured(&self, name: &HeaderName) -> bool {
+        *name == self.options.auth_header
+            || self.options.headers.iter().any(|(configured, _)| configured == name)
+    }
+}
+
+impl Headers for RequestHeaders<'_> {
+    fn each(&self, mut take: impl FnMut(&HeaderName, &HeaderValue)) {
+        let Self { caller, options, credential, has_body } = *self;
+        let listed = connection_listed(caller);
+        for (name, value) in caller {
+            let is_ours = *name == header::ACCEPT_ENCODING
+                || *name == header::USER_AGENT
+                || has_body && *name == header::CONTENT_TYPE
+                || self.is_configured(name);
+            if !(is_ours || is_hop_by_hop(name) || is_private(name) || listed.contains(name.as_str())) {
+                take(name, value);
+            }
         }
-        headers.append(name.clone(), value.clone());
+        let agent = HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in
+            [(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")), (header::USER_AGENT, agent)]
+        {
+            if !self.is_configured(&name) {
+                take(&name, &value);
+            }
+        }
+        for (at, (name, value)) in options.headers.iter().enumerate() {
+            let is_said_again = options.headers[at + 1..].iter().any(|(later, _)| later == name);
+            let is_ours = *name == options.auth_header || has_body && *name == header::CONTENT_TYPE;
+            if !(is_said_again || is_ours) {
+                take(name, value);
+            }
+        }
+        if has_body {
+            take(&header::CONTENT_TYPE, &HeaderValue::from_static("application/json"));
+        }
+        take(&options.auth_header, credential);
     }
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers
-        .insert(header::USER_AGENT, HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION"))));
-    for (name, value) in &options.headers {
-        headers.insert(name.clone(), value.clone());
+
+    fn contains(&self, name: &HeaderName) -> bool {
+        let mut contains = false;
+        self.each(|known, _| contains |= known == name);
+        contains
     }
-    headers.insert(options.auth_header.clone(), credential);
-    headers
 }
 
 /// Leaves of a response's headers what the caller gets.
@@ -150,7 +212,11 @@ mod tests {
             ("anthropic-version", "2023-06-01"),
             ("content-type", "application/json"),
         ]);
-        let sent = request_headers(&caller, &options, HeaderValue::from_static("Bearer pooled"));
+        let credential = HeaderValue::from_static("Bearer pooled");
+        let headers =
+            RequestHeaders { caller: &caller, options: &options, credential: &credential, has_body: true };
+        let sent = headers.to_map();
+        assert_eq!(sent.len(), sent.keys_len(), "one of each");
         let mut names: Vec<_> = sent.keys().map(|name| name.as_str().to_owned()).collect();
         names.sort();
         assert_eq!(

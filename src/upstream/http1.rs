@@ -23,13 +23,15 @@ use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::late::LateIo;
+use super::{headers::Headers, late::LateIo};
 
 type Io = MaybeHttpsStream<LateIo>;
 
 /// What is read at once; more as long as there is more.
 const LEAST_READ: usize = 8 * 1024;
 const MOST_READ: usize = 64 * 1024;
+/// A request's, which is no bound.
+const USUAL_HEAD: usize = 1024;
 const MOST_HEADERS: usize = 100;
 const MOST_HEAD: usize = 128 * 1024;
 /// A chunk's length with its extensions, which nobody uses.
@@ -57,12 +59,12 @@ pub(super) struct Unanswered {
 }
 
 /// A request without its body.
-pub(super) struct Head<'a> {
+pub(super) struct Head<'a, H> {
     pub(super) method: &'a Method,
     pub(super) path: &'a PathAndQuery,
     /// Where `headers` have no other.
     pub(super) host: Option<&'a HeaderValue>,
-    pub(super) headers: &'a HeaderMap,
+    pub(super) headers: &'a H,
 }
 
 pub(super) struct Http1 {
@@ -148,7 +150,11 @@ impl Http1 {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, head: &Head<'_>, body: Bytes) -> Result<Response<()>, Unanswered> {
+    pub(super) async fn send(
+        &mut self,
+        head: &Head<'_, impl Headers>,
+        body: Bytes,
+    ) -> Result<Response<()>, Unanswered> {
         let mut unsent = Some(body);
         poll_fn(|cx| {
             if let Some(body) = unsent.take() {
@@ -171,8 +177,9 @@ impl Http1 {
         .await
     }
 
-    fn begin(&mut self, head: &Head<'_>, body: Bytes) {
+    fn begin(&mut self, head: &Head<'_, impl Headers>, body: Bytes) {
         self.unsent_head.clear();
+        self.unsent_head.reserve(USUAL_HEAD);
         write_head(&mut self.unsent_head, head, body.len());
         self.unsent_body = body;
         self.is_flushed = false;
@@ -344,21 +351,18 @@ fn malformed(why: &str) -> AnswerError {
     AnswerError::Malformed(why.to_owned())
 }
 
-fn write_head(out: &mut BytesMut, head: &Head<'_>, length: usize) {
-    // Names, values and what stands between them.
-    let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    out.reserve(size + head.path.as_str().len() + 128);
+fn write_head(out: &mut BytesMut, head: &Head<'_, impl Headers>, length: usize) {
     let mut line = |parts: [&[u8]; 4]| parts.iter().for_each(|part| out.extend_from_slice(part));
     line([head.method.as_str().as_bytes(), b" ", head.path.as_str().as_bytes(), b" HTTP/1.1\r\n"]);
-    if let Some(host) = head.host.filter(|_| !head.headers.contains_key(header::HOST)) {
+    if let Some(host) = head.host.filter(|_| !head.headers.contains(&header::HOST)) {
         line([b"host", b": ", host.as_bytes(), b"\r\n"]);
     }
-    for (name, value) in head.headers {
+    head.headers.each(|name, value| {
         // How long the body is, and when the connection ends, is said here and nowhere else.
         if ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name) {
             line([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
-    }
+    });
     if length > 0 || ![Method::GET, Method::HEAD].contains(head.method) {
         // Into memory, which takes everything.
         let _written = write!(out, "content-length: {length}\r\n");
