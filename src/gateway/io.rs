@@ -5,22 +5,21 @@
 //! only while something is overdue, or for as long as the connection.
 
 use std::{
-    future::Future,
     io,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use http::Version;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::options::Options;
+use super::{options::Options, timer::Timer};
 use crate::upstream::late::LateIo;
 
 /// What a connection is doing.
@@ -113,34 +112,26 @@ const QUIET_ROUNDS: u32 = 4;
 /// A timer that exists only while something is overdue, which is almost never.
 struct Deadline {
     after: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// Who is woken when it goes off.
-    known: Option<Waker>,
+    timer: Option<Timer>,
 }
 
 impl Deadline {
     fn new(after: Duration) -> Self {
-        Self { after, sleep: None, known: None }
+        Self { after, timer: None }
     }
 
     fn start(&mut self) {
-        if self.sleep.is_none() {
-            self.sleep = Some(Box::pin(tokio::time::sleep_until(Instant::now() + self.after)));
+        if self.timer.is_none() {
+            self.timer = Some(Timer::at(Instant::now() + self.after));
         }
     }
 
     fn clear(&mut self) {
-        (self.sleep, self.known) = (None, None);
+        self.timer = None;
     }
 
     fn passed(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(sleep) = &mut self.sleep else { return false };
-        // To ask once more costs a look; to be promised once more, several locks.
-        if self.known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            return sleep.is_elapsed();
-        }
-        self.known = Some(cx.waker().clone());
-        sleep.as_mut().poll(cx).is_ready()
+        self.timer.as_mut().is_some_and(|timer| timer.passed(cx))
     }
 }
 
@@ -191,7 +182,7 @@ impl TimedIo {
     /// Ends an HTTP/1 connection on which nothing was asked for `idle_timeout`, and up to a quarter more.
     fn watch_quiet(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         // The last bytes of an answer may still be on their way out when the answer itself is gone.
-        let is_busy = !self.activity.awaits_head() || self.write.sleep.is_some();
+        let is_busy = !self.activity.awaits_head() || self.write.timer.is_some();
         if self.quiet_since != self.heads_seen {
             self.quiet_since = self.heads_seen;
             self.quiet_rounds = 0;

@@ -27,6 +27,7 @@ mod relay;
 mod request;
 pub mod route;
 pub mod serve;
+mod timer;
 mod usage;
 mod verdict;
 
@@ -56,9 +57,10 @@ use patience::Patience;
 use request::{Asked, check_head, discard_body, read_body, token_of};
 pub use route::RESERVED;
 use route::{Endpoint, Route};
+use timer::Spare;
 
 use crate::{
-    guard::{Caller, Origin, Take, Users},
+    guard::{Acquaintance, Caller, Origin, Take, Users},
     ledger::{CommitWatch, Refusal},
     model::{Clock, Networks, UserId},
 };
@@ -71,6 +73,17 @@ pub struct Gateway {
     control: tokio::runtime::Handle,
     strict: Option<CommitWatch>,
     clock: Clock,
+}
+
+/// Who is at the other end of a connection, and what is remembered as long as it is there.
+pub struct Peer {
+    pub gateway: Arc<Gateway>,
+    /// Where the connection is served.
+    pub core: usize,
+    pub address: IpAddr,
+    pub known: Acquaintance,
+    /// What a request waits by.
+    pub timer: Spare,
 }
 
 /// What a reload of the configuration replaces.
@@ -118,17 +131,17 @@ impl Gateway {
         self.live.store(Arc::new(live));
     }
 
-    /// Answers one request that came in on `core`, over a connection from `peer`.
-    pub async fn handle(&self, core: usize, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    /// Answers one request.
+    pub async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
         let is_bare_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let (parts, body) = request.into_parts();
         let mut response = match Route::of(parts.uri.path()) {
-            Route::Operator => self.operate(peer, Request::from_parts(parts, body)).await,
+            Route::Operator => self.operate(peer.address, Request::from_parts(parts, body)).await,
             Route::Client { provider, endpoint } => {
-                self.serve_browser(core, peer, (provider, Some(endpoint)), &parts, body).await
+                self.serve_browser(peer, (provider, Some(endpoint)), &parts, body).await
             }
             Route::UnknownClientPath { provider } => {
-                self.serve_browser(core, peer, (provider, None), &parts, body).await
+                self.serve_browser(peer, (provider, None), &parts, body).await
             }
         };
         response.headers_mut().insert(REQUEST_ID, request_id());
@@ -142,8 +155,7 @@ impl Gateway {
     /// A provider's API, which pages of other origins may call.
     async fn serve_browser(
         &self,
-        core: usize,
-        peer: IpAddr,
+        peer: &Peer,
         asked: Asking<'_>,
         parts: &Parts,
         mut body: Incoming,
@@ -152,7 +164,7 @@ impl Gateway {
         if let Some(response) = live.cors.preflight(parts) {
             return response;
         }
-        let mut response = match self.serve_client(core, peer, &live, asked, parts, &mut body).await {
+        let mut response = match self.serve_client(peer, &live, asked, parts, &mut body).await {
             Ok(response) => response,
             Err(error) => {
                 // After a 408 nothing more comes.
@@ -168,8 +180,7 @@ impl Gateway {
 
     async fn serve_client(
         &self,
-        core: usize,
-        peer: IpAddr,
+        peer: &Peer,
         live: &Live,
         (name, endpoint): Asking<'_>,
         parts: &Parts,
@@ -180,7 +191,7 @@ impl Gateway {
             .get(name)
             .ok_or_else(|| ApiError::unknown_provider(name.unwrap_or("(default)")))?;
         let endpoint = endpoint.ok_or_else(ApiError::unknown_path)?;
-        let now = self.clock.now();
+        let (core, now) = (peer.core, self.clock.now());
         let refused = |error: ApiError| {
             provider.metrics.refused(error.code.as_str());
             if let (Some(user), Some(what)) = (error.user.as_deref(), error.refusal()) {
@@ -202,10 +213,10 @@ impl Gateway {
             Endpoint::Forward(_) => Take::Request,
             _ => Take::List,
         };
-        let address = origin::address(peer, &parts.headers, &live.trusted_proxies);
+        let address = origin::address(peer.address, &parts.headers, &live.trusted_proxies);
         let door = Door { watch: &provider.watch, core, address, provider: provider.name(), now };
         door.check_address().map_err(refused)?;
-        let caller = match self.caller(provider, &parts.headers, &door) {
+        let caller = match self.caller(provider, peer, &parts.headers, &door) {
             Ok(caller) => caller,
             Err(error)
                 if take == Take::List && live.options.public_models && error.code == Code::MissingToken =>
@@ -269,7 +280,7 @@ impl Gateway {
             patience: &patience,
             now,
         };
-        let mut answer = patience.while_welcome(&caller, pin!(forward.run())).await?;
+        let mut answer = patience.while_welcome(&caller, &peer.timer, pin!(forward.run())).await?;
         self.note_status(core, provider, user, answer.status());
         rates::tell(&gauges, now, answer.headers_mut());
         Ok(answer)
@@ -283,9 +294,15 @@ impl Gateway {
     }
 
     /// Who is it?
-    fn caller(&self, provider: &Provider, headers: &HeaderMap, door: &Door<'_>) -> Result<Caller, ApiError> {
+    fn caller(
+        &self,
+        provider: &Provider,
+        peer: &Peer,
+        headers: &HeaderMap,
+        door: &Door<'_>,
+    ) -> Result<Caller, ApiError> {
         let text = token_of(headers).ok_or_else(ApiError::no_token)?;
-        let found = provider.tokens.find(text, door.now).and_then(|token| self.users.caller(token));
+        let found = peer.known.caller(&provider.tokens, &self.users, text, door.now);
         found.map_err(|refusal| {
             door.turned_away(refusal, text);
             ApiError::refused(refusal)

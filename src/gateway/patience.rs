@@ -3,15 +3,15 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::atomic::{AtomicU32, Ordering},
-    task::{Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
-use super::{ApiError, LOOK_EVERY};
+use super::{ApiError, LOOK_EVERY, timer::Spare};
 use crate::guard::Caller;
 
 /// What a request waits for at present, known to whoever holds its timer: both are one task, which reads no clock and sets
@@ -65,14 +65,18 @@ impl Patience {
     pub async fn while_welcome<T>(
         &self,
         caller: &Caller,
+        spare: &Spare,
         mut answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, ApiError> {
-        let mut timer = pin!(None::<Sleep>);
+        let mut timer = None;
         // The wait under way, and when it is over.
         let mut wait = (0, None);
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    if let Some(timer) = timer.take() {
+                        spare.put(timer);
+                    }
                     return Poll::Ready(Ok(answer));
                 }
                 let waits = self.get();
@@ -81,25 +85,24 @@ impl Patience {
                     if wait.0 != waits {
                         wait = (waits, (waits % 2 == 1 && waits != OVER).then(|| now + self.most));
                     }
-                    if timer.is_none() {
-                        let look = now + LOOK_EVERY;
-                        timer.set(Some(sleep_until(wait.1.map_or(look, |until| until.min(look)))));
-                    }
+                    timer.get_or_insert_with(|| spare.take(now + LOOK_EVERY));
                 }
                 let until = wait.1;
-                if let Some(mut timer) = timer.as_mut().as_pin_mut() {
-                    if let Some(until) = until.filter(|until| *until < timer.deadline()) {
-                        timer.as_mut().reset(until);
-                    }
-                    ready!(timer.poll(cx));
+                let Some(timer) = &mut timer else { return Poll::Pending };
+                if let Some(until) = until.filter(|until| *until < timer.deadline()) {
+                    timer.reset(until);
                 }
-                timer.set(None);
+                if !timer.passed(cx) {
+                    return Poll::Pending;
+                }
                 if let Some(refusal) = caller.revoked() {
                     return Poll::Ready(Err(ApiError::refused(refusal)));
                 }
-                if until.is_some_and(|until| until <= Instant::now()) {
+                let now = Instant::now();
+                if until.is_some_and(|until| until <= now) {
                     self.set(OVER);
                 }
+                timer.reset(now + LOOK_EVERY);
             }
         })
         .await

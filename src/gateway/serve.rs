@@ -33,11 +33,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
-    Gateway, LOOK_EVERY,
+    Gateway, LOOK_EVERY, Peer,
     io::{Activity, TimedIo},
     options::Options,
+    timer::Spare,
 };
-use crate::upstream::late::LateWrites;
+use crate::{guard::Acquaintance, upstream::late::LateWrites};
 
 /// Pending connections that the kernel keeps for us.
 const BACKLOG: i32 = 4096;
@@ -215,7 +216,7 @@ async fn work(
                 continue;
             }
         };
-        let Ok(peer) = stream.peer_addr().map(|peer| peer.ip()) else {
+        let Ok(address) = stream.peer_addr().map(|peer| peer.ip()) else {
             // It is closed already.
             load.fetch_sub(1, Ordering::Relaxed);
             continue;
@@ -223,13 +224,21 @@ async fn work(
         let activity = Arc::new(Activity::default());
         let io = TimedIo::new(late.attach(stream), activity.clone(), &options);
         let service = {
-            let (gateway, activity) = (gateway.clone(), activity.clone());
+            let gateway = gateway.clone();
+            let peer = Arc::new(Peer {
+                gateway,
+                core,
+                address,
+                known: Acquaintance::default(),
+                timer: Spare::default(),
+            });
+            let activity = activity.clone();
             service_fn(move |request: Request<Incoming>| {
                 activity.request_started(request.version());
-                let (gateway, activity) = (gateway.clone(), activity.clone());
+                let (peer, activity) = (peer.clone(), activity.clone());
                 async move {
                     let mut answer = Started { activity: Some(activity) };
-                    let mut response = gateway.handle(core, peer, request).await;
+                    let mut response = peer.gateway.handle(&peer, request).await;
                     if let Some(activity) = answer.activity.take() {
                         response.body_mut().attach(activity);
                     }

@@ -14,7 +14,10 @@ use crate::{
 };
 
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct Caller(Arc<Both>);
+
+#[derive(Debug)]
+struct Both {
     token: Arc<Token>,
     user: Option<Arc<User>>,
     zone: Zone,
@@ -33,16 +36,25 @@ pub struct Permit<'a> {
 
 impl Caller {
     pub(super) fn new(token: Arc<Token>, user: Option<Arc<User>>, zone: Zone) -> Self {
-        Self { token, user, zone }
+        Self(Arc::new(Both { token, user, zone }))
     }
 
     pub fn token(&self) -> TokenId {
-        self.token.id
+        self.0.token.id
+    }
+
+    /// What the caller shows at the door.
+    pub(super) fn text(&self) -> &str {
+        self.0.token.record.secret.expose()
+    }
+
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.0.token.record.is_expired(now)
     }
 
     /// Whose token it is.
     pub fn user(&self) -> Option<UserId> {
-        self.user.as_ref().map(|user| user.id)
+        self.0.user.as_ref().map(|user| user.id)
     }
 
     /// Whose habits its requests are measured against.
@@ -57,8 +69,8 @@ impl Caller {
 
     /// The token's, then the user's.
     fn limits(&self) -> impl Iterator<Item = &Limits> {
-        let of_user = self.user.as_ref().map(|user| &user.record.limits);
-        std::iter::once(&self.token.record.limits).chain(of_user)
+        let of_user = self.0.user.as_ref().map(|user| &user.record.limits);
+        std::iter::once(&self.0.token.record.limits).chain(of_user)
     }
 
     pub fn allows_model(&self, model: &str) -> bool {
@@ -66,8 +78,8 @@ impl Caller {
     }
 
     pub fn allows_address(&self, address: IpAddr) -> bool {
-        self.token.addresses.allow(address)
-            && self.user.as_ref().is_none_or(|user| user.addresses.allow(address))
+        self.0.token.addresses.allow(address)
+            && self.0.user.as_ref().is_none_or(|user| user.addresses.allow(address))
     }
 
     /// Whether the tokens of its answers have to be known.
@@ -80,11 +92,11 @@ impl Caller {
     /// # Errors
     /// The limit that leaves no room.
     pub fn admit(&self, take: Take, now: Timestamp) -> Result<Permit<'_>, Exceeded> {
-        let zone = &self.zone;
+        let zone = &self.0.zone;
         // Always in this order: tokens of one user wait for each other, and never in a circle.
-        let mut token = self.token.meter.lock();
-        let of_token = token.check(&self.token.record.limits, take, now, zone)?;
-        let Some(user) = &self.user else {
+        let mut token = self.0.token.meter.lock();
+        let of_token = token.check(&self.0.token.record.limits, take, now, zone)?;
+        let Some(user) = &self.0.user else {
             let taken = token.take(take, now, zone);
             return Ok(self.permit(taken, None, of_token));
         };
@@ -104,21 +116,21 @@ impl Caller {
     /// Counts what an answer has used, on the day of its end.
     pub fn spend(&self, tokens: u64, now: Timestamp) {
         if tokens > 0 {
-            self.meters().for_each(|meter| meter.spend(tokens, now, &self.zone));
+            self.meters().for_each(|meter| meter.spend(tokens, now, &self.0.zone));
         }
     }
 
     fn meters(&self) -> impl Iterator<Item = &Meter> {
-        std::iter::once(&*self.token.meter).chain(self.user.as_ref().map(|user| &*user.meter))
+        std::iter::once(&*self.0.token.meter).chain(self.0.user.as_ref().map(|user| &*user.meter))
     }
 
     /// Why an answer under way has to end: the token was revoked, or its user disabled or deleted. Cheap enough to be
     /// asked with every piece of an answer.
     pub fn revoked(&self) -> Option<Refusal> {
-        if self.token.meter.is_gone() {
+        if self.0.token.meter.is_gone() {
             return Some(Refusal::Unknown);
         }
-        self.user.as_ref().filter(|user| user.meter.is_gone()).map(|user| Refusal::UserDisabled(user.id))
+        self.0.user.as_ref().filter(|user| user.meter.is_gone()).map(|user| Refusal::UserDisabled(user.id))
     }
 }
 
@@ -135,8 +147,8 @@ impl Drop for Permit<'_> {
         if self.is_kept {
             return;
         }
-        self.caller.token.meter.give_back(self.token);
-        if let (Some(user), Some(taken)) = (&self.caller.user, self.user) {
+        self.caller.0.token.meter.give_back(self.token);
+        if let (Some(user), Some(taken)) = (&self.caller.0.user, self.user) {
             user.meter.give_back(taken);
         }
     }

@@ -1,6 +1,7 @@
 //! Who may come in, from where, and how often.
 //!
-//! - `tokens` and `users` are who is in force; `caller` is the two that stand behind one request;
+//! - `tokens` and `users` are who is in force; `caller` is the two that stand behind one request, and
+//!   `acquaintance` who was found last on a connection;
 //! - `meter` counts what each has used, `meters` are all of them, `gauge` is what is left of its limits;
 //! - `watch` brings what happens to the monitor, `verdicts` are who it keeps out.
 //!
@@ -9,6 +10,7 @@
 //! meter outlives every change of what it belongs to, and its end too. What a request took is given back unless it came
 //! into the books.
 
+mod acquaintance;
 mod caller;
 mod gauge;
 mod meter;
@@ -18,6 +20,7 @@ mod users;
 mod verdicts;
 mod watch;
 
+pub use acquaintance::Acquaintance;
 pub use caller::{Caller, Permit};
 pub use gauge::{Exceeded, Gauge, Gauges, Of, Whose};
 pub use meter::{Take, Used};

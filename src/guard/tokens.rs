@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use sha2::{Digest, Sha256};
@@ -36,6 +39,8 @@ pub enum Refusal {
 #[derive(Debug, Default)]
 pub struct Tokens {
     in_force: RwLock<InForce>,
+    /// How often they have changed: raised before the change is over.
+    changes: AtomicU64,
     meters: Arc<Meters>,
 }
 
@@ -47,7 +52,7 @@ struct InForce {
 
 impl Tokens {
     pub fn new(meters: Arc<Meters>) -> Self {
-        Self { in_force: RwLock::default(), meters }
+        Self { meters, ..Self::default() }
     }
 
     /// Puts a token in force; one of the same text is replaced, and what was used stays used, of one that was removed
@@ -61,6 +66,7 @@ impl Tokens {
         let addresses = Networks::of(&record.limits.allowed_addresses);
         tokens.by_digest.insert(digest, Arc::new(Token { id, record, addresses, meter }));
         tokens.digests.insert(id, digest);
+        self.changes.fetch_add(1, Ordering::Release);
         id
     }
 
@@ -70,6 +76,7 @@ impl Tokens {
         let digest = tokens.digests.remove(&id)?;
         let removed = tokens.by_digest.remove(&digest)?;
         removed.meter.set_gone(true);
+        self.changes.fetch_add(1, Ordering::Release);
         drop(tokens);
         self.meters.tidy(now);
         Some(removed.record.clone())
@@ -109,6 +116,11 @@ impl Tokens {
             return Err(Refusal::Expired(token.id, token.record.user));
         }
         Ok(token.clone())
+    }
+
+    /// The same number twice: nothing has changed between.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, InForce> {

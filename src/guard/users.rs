@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
@@ -26,13 +29,15 @@ pub struct User {
 pub struct Users {
     by_id: RwLock<HashMap<UserId, Arc<User>>>,
     zone: RwLock<Zone>,
+    /// How often they, or the zone, have changed: raised before the change is over.
+    changes: AtomicU64,
     meters: Arc<Meters>,
 }
 
 impl Users {
     /// Days begin and end in `zone`.
     pub fn new(zone: Zone, meters: Arc<Meters>) -> Self {
-        Self { by_id: RwLock::default(), zone: RwLock::new(zone), meters }
+        Self { zone: RwLock::new(zone), meters, ..Self::default() }
     }
 
     /// Puts a user in force, or what is said of one: what was used stays used, of one that was removed as
@@ -43,12 +48,16 @@ impl Users {
         meter.set_gone(!record.enabled);
         let addresses = Networks::of(&record.limits.allowed_addresses);
         users.insert(id, Arc::new(User { id, record, addresses, meter }));
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Takes a user out of force, and with it the tokens: they are refused, and their streams end within a second.
     pub fn remove(&self, id: UserId, now: Timestamp) -> Option<Arc<User>> {
-        let removed = self.by_id.write().unwrap_or_else(PoisonError::into_inner).remove(&id)?;
+        let mut users = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = users.remove(&id)?;
         removed.meter.set_gone(true);
+        self.changes.fetch_add(1, Ordering::Release);
+        drop(users);
         self.meters.tidy(now);
         Some(removed)
     }
@@ -85,6 +94,12 @@ impl Users {
     /// The day under way goes on to its end as it was begun.
     pub fn set_zone(&self, zone: Zone) {
         *self.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// The same number twice: nothing has changed between.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Who stands behind a request with this token.
