@@ -7,7 +7,10 @@ use std::{
     task::{Context, Waker},
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::has_budget_remaining,
+    time::{Instant, Sleep, sleep_until},
+};
 
 pub struct Timer {
     sleep: Pin<Box<Sleep>>,
@@ -35,8 +38,10 @@ impl Timer {
         if self.known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             return self.sleep.is_elapsed();
         }
-        self.known = Some(cx.waker().clone());
-        self.sleep.as_mut().poll(cx).is_ready()
+        let poll = self.sleep.as_mut().poll(cx);
+        // Who has had its turn is told to wait without being listened to: see tokio's `coop`.
+        self.known = has_budget_remaining().then(|| cx.waker().clone());
+        poll.is_ready()
     }
 }
 
@@ -69,7 +74,10 @@ mod tests {
     use std::{future::poll_fn, task::Poll, time::Duration};
 
     use futures_util::future::poll_immediate;
-    use tokio::time::advance;
+    use tokio::{
+        task::coop::poll_proceed,
+        time::{advance, timeout},
+    };
 
     use super::*;
 
@@ -92,6 +100,23 @@ mod tests {
         assert_eq!(gone_off(&mut timer).await, begun + SECOND);
         timer.reset(begun + 3 * SECOND);
         assert_eq!(gone_off(&mut timer).await, begun + 3 * SECOND);
+    }
+
+    /// Whoever has done much in one turn is put off without being listened to, and comes again.
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_off_for_who_was_put_off() {
+        let begun = Instant::now();
+        let mut timer = Timer::at(begun + SECOND);
+        poll_fn(|cx| {
+            while has_budget_remaining() {
+                assert!(poll_proceed(cx).map(|spent| spent.made_progress()).is_ready());
+            }
+            assert!(!timer.passed(cx));
+            Poll::Ready(())
+        })
+        .await;
+        tokio::task::yield_now().await;
+        assert_eq!(timeout(9 * SECOND, gone_off(&mut timer)).await.expect("never"), begun + SECOND);
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,7 +75,7 @@ impl Headers for RequestHeaders<'_> {
                 take(name, value);
             }
         }
-        if has_body {
+        if has_body && options.auth_header != header::CONTENT_TYPE {
             take(&header::CONTENT_TYPE, &HeaderValue::from_static("application/json"));
         }
         take(&options.auth_header, credential);

@@ -21,7 +21,10 @@ use http::{
 use httparse::Status;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    task::coop::has_budget_remaining,
+};
 
 use super::{headers::Headers, late::LateIo};
 
@@ -78,6 +81,8 @@ pub(super) struct Http1 {
     /// What has come and is not yet taken.
     received: BytesMut,
     read_size: usize,
+    /// More memory was needed than an idle connection may keep.
+    is_grown: bool,
     rest: Rest,
     /// After this answer the connection can be used for another one.
     is_kept: bool,
@@ -106,6 +111,7 @@ impl Http1 {
             send_error: None,
             received: BytesMut::new(),
             read_size: LEAST_READ,
+            is_grown: false,
             rest: Rest::Nothing,
             is_kept: true,
         }
@@ -130,8 +136,12 @@ impl Http1 {
 
     /// Nobody uses it for now.
     pub(super) fn rest(&mut self) {
-        if self.read_size > LEAST_READ {
-            self.received = BytesMut::new();
+        if std::mem::take(&mut self.is_grown) {
+            (self.received, self.unsent_head) = (BytesMut::new(), BytesMut::new());
+        }
+        match self.io.inner_mut() {
+            MaybeHttpsStream::Http(io) => io.rest(),
+            MaybeHttpsStream::Https(tls) => tls.inner_mut().get_mut().0.inner_mut().rest(),
         }
     }
 
@@ -167,6 +177,11 @@ impl Http1 {
                     };
                     return Poll::Ready(Err(Unanswered { error, is_unsent: true }));
                 }
+                if !has_budget_remaining() {
+                    // Nobody has looked, and the task's next turn is at hand.
+                    unsent = Some(body);
+                    return Poll::Pending;
+                }
                 self.begin(head, body);
                 let _goes_on_below = self.poll_send(cx);
                 return Poll::Pending;
@@ -181,6 +196,7 @@ impl Http1 {
         self.unsent_head.clear();
         self.unsent_head.reserve(USUAL_HEAD);
         write_head(&mut self.unsent_head, head, body.len());
+        self.is_grown |= self.unsent_head.capacity() > LEAST_READ;
         self.unsent_body = body;
         self.is_flushed = false;
         // Until its answer says so.
@@ -192,11 +208,10 @@ impl Http1 {
         if self.is_flushed {
             return Poll::Ready(());
         }
-        if let Err(error) = ready!(self.poll_write_all(cx)) {
-            self.unsent_head.clear();
-            self.unsent_body.clear();
-            self.send_error = Some(error);
-        }
+        self.send_error = ready!(self.poll_write_all(cx)).err();
+        self.unsent_head.clear();
+        // It may be large, and the answer long.
+        self.unsent_body = Bytes::new();
         self.is_flushed = true;
         Poll::Ready(())
     }
@@ -219,6 +234,7 @@ impl Http1 {
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.received.capacity() - self.received.len() < self.read_size / 2 {
             self.received.reserve(self.read_size);
+            self.is_grown |= self.received.capacity() > 2 * LEAST_READ;
         }
         let room = self.received.capacity() - self.received.len();
         let came = ready!(pin!(self.io.read_buf(&mut self.received)).poll(cx))?;
@@ -319,6 +335,10 @@ impl Http1 {
             let (length, next) = match self.rest {
                 Rest::Bytes(0) => (0, Rest::Nothing),
                 Rest::Chunk(0) => (0, Rest::ChunkEnd),
+                // The parser takes no digit at all for a 0.
+                Rest::ChunkHead if self.received.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
+                    return Err(malformed("a chunk has no length"));
+                }
                 Rest::ChunkHead => match httparse::parse_chunk_size(&self.received) {
                     Ok(Status::Complete((length, 0))) => (length, Rest::Trailers),
                     Ok(Status::Complete((length, size))) => (length, Rest::Chunk(size)),
@@ -389,7 +409,7 @@ fn framing(method: &Method, response: &mut Response<()>) -> Result<(Rest, bool),
         let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(what))
     };
-    let is_kept = if version == Version::HTTP_10 { says("keep-alive") } else { !says("close") };
+    let is_kept = !says("close") && (version == Version::HTTP_11 || says("keep-alive"));
     if *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok((Rest::Nothing, is_kept));
     }
@@ -403,9 +423,12 @@ fn framing(method: &Method, response: &mut Response<()>) -> Result<(Rest, bool),
         return Ok((rest, is_kept && is_chunked && !is_double && version == Version::HTTP_11));
     }
     let mut length = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let Some(told) = text.and_then(|text| text.parse::<u64>().ok()) else {
+    // Equal ones may be repeated, in headers of their own or in one.
+    let lengths =
+        headers.get_all(header::CONTENT_LENGTH).iter().map(|value| value.to_str().unwrap_or_default());
+    for text in lengths.flat_map(|value| value.split(',')).map(str::trim) {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        let Some(told) = text.parse::<u64>().ok().filter(|_| is_number) else {
             return Err(malformed("its length is no number"));
         };
         if length.replace(told).is_some_and(|before| before != told) {

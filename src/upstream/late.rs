@@ -28,6 +28,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    task::coop::has_budget_remaining,
 };
 
 /// What a connection keeps back. More than this goes out at once and is not copied.
@@ -114,7 +115,7 @@ impl Due {
         let (connections, task) = (std::mem::take(&mut queue.connections), queue.task.take());
         drop(queue);
         for connection in connections {
-            connection.with(Writer::write);
+            connection.write();
         }
         if let Some(task) = task {
             task.wake();
@@ -142,7 +143,7 @@ impl Task {
                 std::mem::swap(&mut queue.connections, connections);
             }
             for connection in connections.drain(..) {
-                connection.with(Writer::write);
+                connection.write();
             }
         }
     }
@@ -207,20 +208,27 @@ impl Shared {
     fn is_held_up(&self) -> bool {
         self.is_held_up.load(Ordering::Acquire)
     }
+
+    fn write(&self) {
+        // Only then: whoever is woken looks at the flag.
+        if let Some(owner) = self.with(Writer::write) {
+            owner.wake();
+        }
+    }
 }
 
 impl Writer {
-    /// Writes what was kept back, as far as it goes.
-    fn write(&mut self) {
+    /// Writes what was kept back, as far as it goes. Who is returned has to go on.
+    fn write(&mut self) -> Option<Waker> {
         self.is_due = false;
         if self.is_stuck || self.late.is_empty() {
-            return;
+            return None;
         }
         match self.stream.try_write(&self.late) {
             Ok(all) if all == self.late.len() => {
                 // Most connections are idle most of the time: none of them keeps memory for its next answer.
                 self.late = BytesMut::new();
-                return;
+                return None;
             }
             Ok(some) => {
                 self.late.advance(some);
@@ -231,9 +239,7 @@ impl Writer {
             }
             Err(error) => self.fail(error),
         }
-        if let Some(owner) = self.owner.take() {
-            owner.wake();
-        }
+        self.owner.take()
     }
 
     /// The same on the owner's behalf, to the end.
@@ -266,6 +272,12 @@ impl Writer {
 }
 
 impl LateIo {
+    /// Nobody uses it for now, and whoever did is forgotten.
+    pub(super) fn rest(&mut self) {
+        (self.awaits_data, self.reader_waker) = (Awaits::Nothing, None);
+        self.shared.with(|writer| writer.owner = None);
+    }
+
     /// Nothing has come since `cx` was promised to be woken: to ask the runtime again costs two locks.
     fn still_awaits_data(&self, cx: &Context<'_>) -> bool {
         let stream: &TcpStream = self.reader.inner().as_ref();
@@ -300,7 +312,8 @@ impl Read for LateIo {
         }
         let poll = Pin::new(&mut self.reader).poll_read(cx, buffer);
         self.awaits_data = match self.awaits_data {
-            _ if poll.is_ready() => Awaits::Nothing,
+            // Who has had its turn is told to wait without being listened to: see tokio's `coop`.
+            _ if poll.is_ready() || !has_budget_remaining() => Awaits::Nothing,
             _ if self.is_known(cx) => Awaits::Known,
             Awaits::Nothing => Awaits::Somebody,
             Awaits::Somebody | Awaits::Known => {
@@ -344,7 +357,7 @@ impl Write for LateIo {
             }
             if !std::mem::replace(&mut writer.is_due, true) && !due.put(shared) {
                 // The runtime is going down, and nobody else would write it.
-                writer.write();
+                let _owner_is_at_work = writer.write();
             }
             Poll::Ready(Ok(length))
         })
@@ -381,10 +394,11 @@ impl Connection for LateIo {
 mod tests {
     use std::{future::poll_fn, io::ErrorKind};
 
+    use futures_util::future::poll_immediate;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
-        task::yield_now,
+        task::{coop::poll_proceed, yield_now},
     };
 
     use super::*;
@@ -522,6 +536,49 @@ mod tests {
         poll_fn(|cx| Pin::new(&mut io).poll_read(cx, buffer.unfilled())).await.unwrap();
         assert_eq!(buffer.filled(), b"all");
         drop(reading.await.unwrap());
+    }
+
+    async fn read(io: &mut LateIo) -> u8 {
+        let mut bytes = [0];
+        let mut buffer = hyper::rt::ReadBuf::new(&mut bytes);
+        poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, buffer.unfilled())).await.unwrap();
+        buffer.filled()[0]
+    }
+
+    /// Whoever has done much in one turn is put off without being listened to, and comes again.
+    #[tokio::test]
+    async fn who_was_put_off_is_woken_all_the_same() {
+        let (mut io, mut peer) = connection().await;
+        for round in 0..3 {
+            // Known, and then heard of.
+            for _ in 0..3 {
+                assert!(poll_immediate(read(&mut io)).await.is_none());
+            }
+            peer.write_all(&[round]).await.unwrap();
+            assert_eq!(read(&mut io).await, round);
+            poll_fn(|cx| {
+                while has_budget_remaining() {
+                    assert!(poll_proceed(cx).map(|spent| spent.made_progress()).is_ready());
+                }
+                let mut bytes = [0];
+                let mut buffer = hyper::rt::ReadBuf::new(&mut bytes);
+                assert!(Pin::new(&mut io).poll_read(cx, buffer.unfilled()).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            yield_now().await;
+            let (told, waited) = tokio::sync::oneshot::channel();
+            let writing = tokio::spawn(async move {
+                waited.await.unwrap();
+                peer.write_all(&[7]).await.unwrap();
+                peer
+            });
+            assert!(poll_immediate(read(&mut io)).await.is_none());
+            told.send(()).unwrap();
+            let came = tokio::time::timeout(std::time::Duration::from_secs(60), read(&mut io)).await;
+            assert_eq!(came.expect("it waits for ever"), 7);
+            peer = writing.await.unwrap();
+        }
     }
 
     #[tokio::test]
