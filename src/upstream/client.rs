@@ -179,9 +179,7 @@ impl Pool {
                     let mut request = Request::new(Full::new(body.clone()));
                     *request.method_mut() = method.clone();
                     *request.uri_mut() = self.absolute(&path);
-                    headers.each(|name, value| {
-                        request.headers_mut().append(name, value.clone());
-                    });
+                    *request.headers_mut() = headers.to_map();
                     match sender.try_send_request(request).await {
                         Ok(response) => return Ok(response.map(Answer::Http2)),
                         Err(mut error) => {

@@ -8,7 +8,16 @@ use super::options::Options;
 pub trait Headers {
     fn each(&self, take: impl FnMut(&HeaderName, &HeaderValue));
 
-    fn contains(&self, name: &HeaderName) -> bool;
+    /// Whether `each` brings a `Host`.
+    fn name_host(&self) -> bool;
+
+    fn to_map(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.each(|name, value| {
+            headers.append(name, value.clone());
+        });
+        headers
+    }
 }
 
 impl Headers for HeaderMap {
@@ -16,8 +25,8 @@ impl Headers for HeaderMap {
         self.iter().for_each(|(name, value)| take(name, value));
     }
 
-    fn contains(&self, name: &HeaderName) -> bool {
-        self.contains_key(name)
+    fn name_host(&self) -> bool {
+        self.contains_key(header::HOST)
     }
 }
 
@@ -33,14 +42,6 @@ pub struct RequestHeaders<'a> {
 }
 
 impl RequestHeaders<'_> {
-    pub fn to_map(&self) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(self.caller.len() + self.options.headers.len() + 4);
-        self.each(|name, value| {
-            headers.append(name, value.clone());
-        });
-        headers
-    }
-
     fn is_configured(&self, name: &HeaderName) -> bool {
         *name == self.options.auth_header
             || self.options.headers.iter().any(|(configured, _)| configured == name)
@@ -81,10 +82,9 @@ impl Headers for RequestHeaders<'_> {
         take(&options.auth_header, credential);
     }
 
-    fn contains(&self, name: &HeaderName) -> bool {
-        let mut contains = false;
-        self.each(|known, _| contains |= known == name);
-        contains
+    fn name_host(&self) -> bool {
+        // The caller's own stays here.
+        self.is_configured(&header::HOST)
     }
 }
 
@@ -234,6 +234,24 @@ mod tests {
         assert_eq!(sent["accept-encoding"], "identity");
         assert_eq!(sent["x-title"], "mine");
         assert!(sent["user-agent"].to_str().unwrap().starts_with("keytide/"));
+    }
+
+    #[test]
+    fn a_host_is_named_where_one_is_configured() {
+        let (mut options, credential) = (Options::default(), HeaderValue::from_static("Bearer pooled"));
+        let caller = map(&[("host", "keytide.example")]);
+        for expected in [None, Some("models.example")] {
+            options.headers =
+                expected.map(|host| (header::HOST, HeaderValue::from_static(host))).into_iter().collect();
+            let headers = RequestHeaders {
+                caller: &caller,
+                options: &options,
+                credential: &credential,
+                has_body: true,
+            };
+            assert_eq!(headers.name_host(), expected.is_some());
+            assert_eq!(headers.to_map().get(header::HOST).map(|host| host.to_str().unwrap()), expected);
+        }
     }
 
     #[test]

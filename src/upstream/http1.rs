@@ -374,7 +374,7 @@ fn malformed(why: &str) -> AnswerError {
 fn write_head(out: &mut BytesMut, head: &Head<'_, impl Headers>, length: usize) {
     let mut line = |parts: [&[u8]; 4]| parts.iter().for_each(|part| out.extend_from_slice(part));
     line([head.method.as_str().as_bytes(), b" ", head.path.as_str().as_bytes(), b" HTTP/1.1\r\n"]);
-    if let Some(host) = head.host.filter(|_| !head.headers.contains(&header::HOST)) {
+    if let Some(host) = head.host.filter(|_| !head.headers.name_host()) {
         line([b"host", b": ", host.as_bytes(), b"\r\n"]);
     }
     head.headers.each(|name, value| {
