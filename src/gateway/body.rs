@@ -1,4 +1,4 @@
-//! The body of every answer.
+//! The bodies of requests and of answers.
 
 use std::{
     error::Error as StdError,
@@ -9,10 +9,48 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 
 use super::{io::Activity, relay::Relay};
 
 pub type BodyError = Box<dyn StdError + Send + Sync>;
+
+/// A request's body: as it arrives, or all of it.
+pub enum RequestBody {
+    Arriving(Incoming),
+    /// Empty where it has been taken.
+    Whole(Bytes),
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Arriving(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Arriving(body) => body.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Arriving(body) => body.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
 
 /// A whole answer, one that is relayed as it arrives, or one of the operator's side.
 pub struct Body {

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::Version;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::Instant;
@@ -86,6 +87,8 @@ impl Activity {
 
 pub struct TimedIo {
     inner: LateIo,
+    /// What was read already, and is to be read once more.
+    unread: Bytes,
     activity: Arc<Activity>,
     /// Requests started when the last bytes were read: a head is complete when there is one more.
     heads_seen: usize,
@@ -139,6 +142,7 @@ impl TimedIo {
     pub fn new(inner: LateIo, activity: Arc<Activity>, options: &Options) -> Self {
         Self {
             inner,
+            unread: Bytes::new(),
             activity,
             heads_seen: 0,
             first: Some(Deadline::new(options.idle_timeout)),
@@ -152,6 +156,11 @@ impl TimedIo {
             stall: Deadline::new(options.write_timeout),
             parts_seen: 0,
         }
+    }
+
+    /// Has somebody else read `bytes` anew.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.unread = bytes;
     }
 
     /// What may end an HTTP/2 connection from which nothing could be read just now.
@@ -220,9 +229,15 @@ impl Read for TimedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let poll = if self.unread.is_empty() {
+            Pin::new(&mut self.inner).poll_read(cx, buffer)
+        } else {
+            let size = buffer.remaining().min(self.unread.len());
+            buffer.put_slice(&self.unread.split_to(size));
+            Poll::Ready(Ok(()))
+        };
         if let Some(first) = &mut self.first {
             if poll.is_ready() {
                 self.first = None;

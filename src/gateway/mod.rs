@@ -29,6 +29,7 @@ pub mod route;
 pub mod serve;
 mod timer;
 mod usage;
+mod usual;
 mod verdict;
 
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
@@ -39,11 +40,10 @@ use http::{
     request::Parts,
 };
 use http_body::Body as HttpBody;
-use hyper::body::Incoming;
 use tower::ServiceExt;
 use tracing::error;
 
-pub use body::Body;
+pub use body::{Body, RequestBody};
 pub use error::{ApiError, Code};
 pub use options::{CacheOptions, Options, ProviderOptions};
 pub use provider::{BadBase, Lasting, Provider, Providers};
@@ -132,7 +132,7 @@ impl Gateway {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(&self, peer: &Peer, request: Request<RequestBody>) -> Response<Body> {
         let is_bare_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let (parts, body) = request.into_parts();
         let mut response = match Route::of(parts.uri.path()) {
@@ -158,7 +158,7 @@ impl Gateway {
         peer: &Peer,
         asked: Asking<'_>,
         parts: &Parts,
-        mut body: Incoming,
+        mut body: RequestBody,
     ) -> Response<Body> {
         let live = self.live.load_full();
         if let Some(response) = live.cors.preflight(parts) {
@@ -184,7 +184,7 @@ impl Gateway {
         live: &Live,
         (name, endpoint): Asking<'_>,
         parts: &Parts,
-        body: &mut Incoming,
+        body: &mut RequestBody,
     ) -> Result<Response<Body>, ApiError> {
         let provider = live
             .providers
@@ -310,7 +310,7 @@ impl Gateway {
     }
 
     /// On the operator's runtime, so that a long list or import never holds up a core.
-    async fn operate(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn operate(&self, peer: IpAddr, request: Request<RequestBody>) -> Response<Body> {
         let router = self.operator.clone();
         let origin = {
             let (live, headers) = (self.live.load(), request.headers());

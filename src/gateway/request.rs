@@ -7,7 +7,6 @@ use futures_util::future::poll_immediate;
 use http::{HeaderMap, Version, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, Visitor},
@@ -15,14 +14,14 @@ use serde::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, Code, class, fields::each_field, route::Api, usage};
+use super::{ApiError, Code, body::RequestBody, class, fields::each_field, route::Api, usage};
 use crate::ledger::Class;
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
 ///
 /// # Errors
 /// 413, 408 or 400, as it is the body's size, its pace or its end that is wrong.
-pub async fn read_body(body: &mut Incoming, limit: u64, pace: Duration) -> Result<Bytes, ApiError> {
+pub async fn read_body(body: &mut RequestBody, limit: u64, pace: Duration) -> Result<Bytes, ApiError> {
     if body.size_hint().lower() > limit {
         return Err(ApiError::body_too_large(limit));
     }
@@ -66,7 +65,7 @@ const DISCARD_PACE: Duration = Duration::from_secs(1);
 
 /// Takes in what a refused caller is still sending. A connection that is closed with bytes unread is reset,
 /// and the caller sees that instead of the answer.
-pub async fn discard_body(parts: &Parts, body: &mut Incoming) {
+pub async fn discard_body(parts: &Parts, body: &mut RequestBody) {
     // Who waits for a "continue" sends nothing; HTTP/2 ends a single stream without any harm.
     if parts.headers.contains_key(header::EXPECT) || parts.version == Version::HTTP_2 {
         return;

@@ -6,25 +6,28 @@
 
 use std::{
     convert::Infallible,
+    error::Error as StdError,
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Context,
     thread::JoinHandle,
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
     time::Instant,
@@ -33,10 +36,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
-    Gateway, LOOK_EVERY, Peer,
+    Body, Gateway, LOOK_EVERY, Peer, RequestBody,
     io::{Activity, TimedIo},
     options::Options,
     timer::Spare,
+    usual::{self, End},
 };
 use crate::{guard::Acquaintance, upstream::late::LateWrites};
 
@@ -200,6 +204,7 @@ async fn work(
         .keep_alive_interval(H2_PING)
         .max_concurrent_streams(MAX_H2_STREAMS)
         .max_header_list_size(MAX_HEAD_BYTES as u32);
+    let builder = Arc::new(builder);
     loop {
         let stream = tokio::select! {
             stream = connections.recv() => match stream {
@@ -223,54 +228,17 @@ async fn work(
         };
         let activity = Arc::new(Activity::default());
         let io = TimedIo::new(late.attach(stream), activity.clone(), &options);
-        let service = {
-            let gateway = gateway.clone();
-            let peer = Arc::new(Peer {
-                gateway,
-                core,
-                address,
-                known: Acquaintance::default(),
-                timer: Spare::default(),
-            });
-            let activity = activity.clone();
-            service_fn(move |request: Request<Incoming>| {
-                activity.request_started(request.version());
-                let (peer, activity) = (peer.clone(), activity.clone());
-                async move {
-                    let mut answer = Started { activity: Some(activity) };
-                    let mut response = peer.gateway.handle(&peer, request).await;
-                    if let Some(activity) = answer.activity.take() {
-                        response.body_mut().attach(activity);
-                    }
-                    Ok::<_, Infallible>(response)
-                }
-            })
+        let peer = Peer {
+            gateway: gateway.clone(),
+            core,
+            address,
+            known: Acquaintance::default(),
+            timer: Spare::default(),
         };
-        let connection = builder.serve_connection(io, service).into_owned();
-        let (load, stop) = (load.clone(), stop.clone());
+        let (load, stop, builder) = (Load(load.clone()), Stop::new(stop.clone()), builder.clone());
         tracker.spawn(async move {
-            let _load = Load(load);
-            let mut connection = pin!(connection);
-            let mut signal = stop.clone();
-            let mut stopped = pin!(told(&mut signal));
-            let (mut is_watched, mut is_stopped, mut is_ending) = (false, false, false);
-            let ended = poll_fn(|cx| {
-                let polled = connection.as_mut().poll(cx);
-                // A connection is polled several times with each request: the signal is looked for once, by this task
-                // as ever after, and then when it is there.
-                if !is_stopped
-                    && (!std::mem::replace(&mut is_watched, true) || stop.has_changed().unwrap_or(true))
-                {
-                    is_stopped = stopped.as_mut().poll(cx).is_ready();
-                }
-                let ends = is_stopped || activity.is_retired();
-                if polled.is_pending() && ends && !std::mem::replace(&mut is_ending, true) {
-                    connection.as_mut().graceful_shutdown();
-                    return connection.as_mut().poll(cx);
-                }
-                polled
-            });
-            if let Err(error) = ended.await {
+            let _load = load;
+            if let Err(error) = serve(io, peer, activity, stop, &builder).await {
                 debug!("a connection ended: {error}");
             }
         });
@@ -283,6 +251,77 @@ async fn work(
         tokio::task::yield_now().await;
     }
     // Returning drops the runtime, and with it every request that is still open: each counts itself.
+}
+
+async fn serve(
+    io: TimedIo,
+    peer: Peer,
+    activity: Arc<Activity>,
+    mut stop: Stop,
+    builder: &auto::Builder<TokioExecutor>,
+) -> Result<(), Box<dyn StdError + Send + Sync>> {
+    let peer = Arc::new(peer);
+    let answer = |request| answer(peer.clone(), activity.clone(), request);
+    let mut io = TokioIo::new(io);
+    let received = match usual::serve(&mut io, &mut stop, answer).await? {
+        End::Over => return Ok(io.shutdown().await?),
+        End::Unusual(received) => received,
+    };
+    let mut io = io.into_inner();
+    io.put_back(received);
+    let service = service_fn(|request: Request<Incoming>| {
+        let answered = answer(request.map(RequestBody::Arriving));
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut is_ending = false;
+    poll_fn(|cx| {
+        let polled = connection.as_mut().poll(cx);
+        let ends = stop.is_told(cx) || activity.is_retired();
+        if polled.is_pending() && ends && !std::mem::replace(&mut is_ending, true) {
+            connection.as_mut().graceful_shutdown();
+            return connection.as_mut().poll(cx);
+        }
+        polled
+    })
+    .await
+}
+
+async fn answer(peer: Arc<Peer>, activity: Arc<Activity>, request: Request<RequestBody>) -> Response<Body> {
+    activity.request_started(request.version());
+    let mut started = Started { activity: Some(activity) };
+    let mut response = peer.gateway.handle(&peer, request).await;
+    if let Some(activity) = started.activity.take() {
+        response.body_mut().attach(activity);
+    }
+    response
+}
+
+/// The signal to come to an end, as one connection's task hears it.
+pub(super) struct Stop {
+    signal: watch::Receiver<Option<Instant>>,
+    told: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_watched: bool,
+    is_told: bool,
+}
+
+impl Stop {
+    pub(super) fn new(signal: watch::Receiver<Option<Instant>>) -> Self {
+        let mut watched = signal.clone();
+        let told = Box::pin(async move { told(&mut watched).await });
+        Self { signal, told, is_watched: false, is_told: false }
+    }
+
+    /// Whether it was given; if not, the task that asks is woken when it is. A connection asks several times with each
+    /// request: the signal is looked for once, by its one task as ever after, and then when it is there.
+    pub(super) fn is_told(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.is_told
+            && (!std::mem::replace(&mut self.is_watched, true) || self.signal.has_changed().unwrap_or(true))
+        {
+            self.is_told = self.told.as_mut().poll(cx).is_ready();
+        }
+        self.is_told
+    }
 }
 
 /// A request whose answer has not begun.

@@ -7,10 +7,10 @@
 
 use std::{
     fmt::Write as _,
-    future::{Future, poll_fn},
-    io::{self, IoSlice},
+    future::poll_fn,
+    io,
     mem::MaybeUninit,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -22,19 +22,18 @@ use httparse::Status;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     task::coop::has_budget_remaining,
 };
 
-use super::{headers::Headers, late::LateIo};
+use super::{
+    headers::Headers,
+    late::LateIo,
+    wire::{Received, Unsent},
+};
 
 type Io = MaybeHttpsStream<LateIo>;
 
-/// What is read at once; more as long as there is more.
-const LEAST_READ: usize = 8 * 1024;
-const MOST_READ: usize = 64 * 1024;
-/// A request's, which is no bound.
-const USUAL_HEAD: usize = 1024;
 const MOST_HEADERS: usize = 100;
 const MOST_HEAD: usize = 128 * 1024;
 /// A chunk's length with its extensions, which nobody uses.
@@ -73,16 +72,11 @@ pub(super) struct Head<'a, H> {
 pub(super) struct Http1 {
     io: TokioIo<Io>,
     /// What of the request is not yet written.
-    unsent_head: BytesMut,
-    unsent_body: Bytes,
+    unsent: Unsent,
     is_flushed: bool,
     /// Why the request could not be written. Its answer may be here all the same.
     send_error: Option<io::Error>,
-    /// What has come and is not yet taken.
-    received: BytesMut,
-    read_size: usize,
-    /// More memory was needed than an idle connection may keep.
-    is_grown: bool,
+    received: Received,
     rest: Rest,
     /// After this answer the connection can be used for another one.
     is_kept: bool,
@@ -105,13 +99,10 @@ impl Http1 {
     pub(super) fn new(io: Io) -> Self {
         Self {
             io: TokioIo::new(io),
-            unsent_head: BytesMut::new(),
-            unsent_body: Bytes::new(),
+            unsent: Unsent::new(),
             is_flushed: true,
             send_error: None,
-            received: BytesMut::new(),
-            read_size: LEAST_READ,
-            is_grown: false,
+            received: Received::new(),
             rest: Rest::Nothing,
             is_kept: true,
         }
@@ -121,7 +112,7 @@ impl Http1 {
     pub(super) fn is_ready(&self) -> bool {
         self.is_kept
             && self.has_ended()
-            && self.received.is_empty()
+            && self.received.bytes.is_empty()
             && self.is_flushed
             && self.send_error.is_none()
     }
@@ -136,9 +127,8 @@ impl Http1 {
 
     /// Nobody uses it for now.
     pub(super) fn rest(&mut self) {
-        if std::mem::take(&mut self.is_grown) {
-            (self.received, self.unsent_head) = (BytesMut::new(), BytesMut::new());
-        }
+        self.received.rest();
+        self.unsent.rest();
         match self.io.inner_mut() {
             MaybeHttpsStream::Http(io) => io.rest(),
             MaybeHttpsStream::Https(tls) => tls.inner_mut().get_mut().0.inner_mut().rest(),
@@ -193,11 +183,8 @@ impl Http1 {
     }
 
     fn begin(&mut self, head: &Head<'_, impl Headers>, body: Bytes) {
-        self.unsent_head.clear();
-        self.unsent_head.reserve(USUAL_HEAD);
-        write_head(&mut self.unsent_head, head, body.len());
-        self.is_grown |= self.unsent_head.capacity() > LEAST_READ;
-        self.unsent_body = body;
+        write_head(self.unsent.begin(), head, body.len());
+        self.unsent.body = body;
         self.is_flushed = false;
         // Until its answer says so.
         self.is_kept = false;
@@ -209,41 +196,18 @@ impl Http1 {
             return Poll::Ready(());
         }
         self.send_error = ready!(self.poll_write_all(cx)).err();
-        self.unsent_head.clear();
-        // It may be large, and the answer long.
-        self.unsent_body = Bytes::new();
+        self.unsent.clear();
         self.is_flushed = true;
         Poll::Ready(())
     }
 
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.unsent_head.has_remaining() || self.unsent_body.has_remaining() {
-            let parts = [IoSlice::new(&self.unsent_head), IoSlice::new(&self.unsent_body)];
-            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &parts))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let of_head = written.min(self.unsent_head.len());
-            self.unsent_head.advance(of_head);
-            self.unsent_body.advance(written - of_head);
-        }
+        ready!(self.unsent.poll_write(&mut self.io, cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Reads more; 0 at the connection's end.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.received.capacity() - self.received.len() < self.read_size / 2 {
-            self.received.reserve(self.read_size);
-            self.is_grown |= self.received.capacity() > 2 * LEAST_READ;
-        }
-        let room = self.received.capacity() - self.received.len();
-        let came = ready!(pin!(self.io.read_buf(&mut self.received)).poll(cx))?;
-        if came == room {
-            self.read_size = (self.read_size * 2).min(MOST_READ);
-        } else if came < self.read_size / 4 {
-            self.read_size = (self.read_size / 2).max(LEAST_READ);
-        }
-        Poll::Ready(Ok(came))
+        self.received.poll_more(&mut self.io, cx)
     }
 
     fn poll_head(
@@ -263,16 +227,16 @@ impl Http1 {
 
     /// Takes the head from what has come, if it is whole, and passes over those that only say that there will be one.
     fn take_head(&mut self, method: &Method) -> Result<Option<Response<()>>, AnswerError> {
-        while !self.received.is_empty() {
+        while !self.received.bytes.is_empty() {
             let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
             let mut parsed = httparse::Response::new(&mut []);
             let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(
                 &mut parsed,
-                &self.received,
+                &self.received.bytes,
                 &mut headers,
             ) {
                 Ok(Status::Complete(length)) => length,
-                Ok(Status::Partial) if self.received.len() <= MOST_HEAD => return Ok(None),
+                Ok(Status::Partial) if self.received.bytes.len() <= MOST_HEAD => return Ok(None),
                 Ok(Status::Partial) => return Err(malformed("its head is too long")),
                 Err(error) => return Err(AnswerError::Malformed(error.to_string())),
             };
@@ -282,16 +246,17 @@ impl Http1 {
                 return Err(malformed("it goes on in a protocol that was not asked for"));
             }
             if status.is_informational() {
-                self.received.advance(length);
+                self.received.bytes.advance(length);
                 continue;
             }
+            let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+            let (headers, said) = read_headers(parsed.headers)?;
+            self.received.bytes.advance(length);
+            (self.rest, self.is_kept) = said.framing(method, status, version)?;
             let mut response = Response::new(());
             *response.status_mut() = status;
-            *response.version_mut() =
-                if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-            *response.headers_mut() = header_map(parsed.headers)?;
-            self.received.advance(length);
-            (self.rest, self.is_kept) = framing(method, &mut response)?;
+            *response.version_mut() = version;
+            *response.headers_mut() = headers;
             self.settle()?;
             return Ok(Some(response));
         }
@@ -305,18 +270,18 @@ impl Http1 {
             self.settle()?;
             match &mut self.rest {
                 Rest::Nothing => return Poll::Ready(None),
-                Rest::Bytes(left) | Rest::Chunk(left) if !self.received.is_empty() => {
+                Rest::Bytes(left) | Rest::Chunk(left) if !self.received.bytes.is_empty() => {
                     let size = usize::try_from(*left)
-                        .map_or(self.received.len(), |left| left.min(self.received.len()));
+                        .map_or(self.received.bytes.len(), |left| left.min(self.received.bytes.len()));
                     *left -= size as u64;
-                    let part = self.received.split_to(size).freeze();
+                    let part = self.received.bytes.split_to(size).freeze();
                     // Where the body's end is here as well, that is known with its last part; what is wrong with it is
                     // told when more is asked for.
                     let _told_later = self.settle();
                     return Poll::Ready(Some(Ok(part)));
                 }
-                Rest::Everything if !self.received.is_empty() => {
-                    return Poll::Ready(Some(Ok(self.received.split().freeze())));
+                Rest::Everything if !self.received.bytes.is_empty() => {
+                    return Poll::Ready(Some(Ok(self.received.bytes.split().freeze())));
                 }
                 _ => {}
             }
@@ -336,32 +301,36 @@ impl Http1 {
                 Rest::Bytes(0) => (0, Rest::Nothing),
                 Rest::Chunk(0) => (0, Rest::ChunkEnd),
                 // The parser takes no digit at all for a 0.
-                Rest::ChunkHead if self.received.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
+                Rest::ChunkHead
+                    if self.received.bytes.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) =>
+                {
                     return Err(malformed("a chunk has no length"));
                 }
-                Rest::ChunkHead => match httparse::parse_chunk_size(&self.received) {
+                Rest::ChunkHead => match httparse::parse_chunk_size(&self.received.bytes) {
                     Ok(Status::Complete((length, 0))) => (length, Rest::Trailers),
                     Ok(Status::Complete((length, size))) => (length, Rest::Chunk(size)),
-                    Ok(Status::Partial) if self.received.len() <= MOST_CHUNK_HEAD => return Ok(()),
+                    Ok(Status::Partial) if self.received.bytes.len() <= MOST_CHUNK_HEAD => return Ok(()),
                     _ => return Err(malformed("a chunk has no length")),
                 },
-                Rest::ChunkEnd => match self.received.get(..2) {
+                Rest::ChunkEnd => match self.received.bytes.get(..2) {
                     Some(b"\r\n") => (2, Rest::ChunkHead),
                     Some(_) => return Err(malformed("a chunk is longer than it says")),
                     None => return Ok(()),
                 },
-                Rest::Trailers if self.received.starts_with(b"\r\n") => (2, Rest::Nothing),
+                Rest::Trailers if self.received.bytes.starts_with(b"\r\n") => (2, Rest::Nothing),
                 Rest::Trailers => {
                     let mut trailers = [httparse::EMPTY_HEADER; MOST_TRAILERS];
-                    match httparse::parse_headers(&self.received, &mut trailers) {
+                    match httparse::parse_headers(&self.received.bytes, &mut trailers) {
                         Ok(Status::Complete((length, _))) => (length, Rest::Nothing),
-                        Ok(Status::Partial) if self.received.len() <= MOST_TRAILER_BYTES => return Ok(()),
+                        Ok(Status::Partial) if self.received.bytes.len() <= MOST_TRAILER_BYTES => {
+                            return Ok(());
+                        }
                         _ => return Err(malformed("what follows the last chunk is no header")),
                     }
                 }
                 Rest::Nothing | Rest::Bytes(_) | Rest::Chunk(_) | Rest::Everything => return Ok(()),
             };
-            self.received.advance(length);
+            self.received.bytes.advance(length);
             self.rest = next;
         }
     }
@@ -390,55 +359,82 @@ fn write_head(out: &mut BytesMut, head: &Head<'_, impl Headers>, length: usize) 
     out.extend_from_slice(b"\r\n");
 }
 
-fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, AnswerError> {
-    let mut headers = HeaderMap::with_capacity(parsed.len());
+/// What an answer's head says of its body, and of the connection after it.
+#[derive(Default)]
+struct Said {
+    closes: bool,
+    keeps: bool,
+    length: Option<Result<u64, AnswerError>>,
+    /// By the last `Transfer-Encoding`: whether it ends in chunks.
+    is_chunked: Option<bool>,
+}
+
+impl Said {
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) {
+        if *name == header::CONTENT_LENGTH {
+            // Equal ones may be repeated, in headers of their own or in one.
+            for text in value.to_str().unwrap_or_default().split(',') {
+                let told = match (length(text.trim()), &self.length) {
+                    (Some(told), Some(Ok(before))) if told != *before => Err(malformed("it has two lengths")),
+                    (_, Some(Err(_))) => return,
+                    (Some(told), _) => Ok(told),
+                    (None, _) => Err(malformed("its length is no number")),
+                };
+                self.length = Some(told);
+            }
+        } else if *name == header::TRANSFER_ENCODING {
+            let last = value.to_str().ok().and_then(|value| value.rsplit(',').next());
+            self.is_chunked = Some(last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked")));
+        } else if *name == header::CONNECTION {
+            for word in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+                self.closes |= word.eq_ignore_ascii_case("close");
+                self.keeps |= word.eq_ignore_ascii_case("keep-alive");
+            }
+        }
+    }
+
+    /// What is to come of the body, and whether the connection can be used again after it.
+    fn framing(
+        self,
+        method: &Method,
+        status: StatusCode,
+        version: Version,
+    ) -> Result<(Rest, bool), AnswerError> {
+        let is_kept = !self.closes && (version == Version::HTTP_11 || self.keeps);
+        if *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return Ok((Rest::Nothing, is_kept));
+        }
+        if let Some(is_chunked) = self.is_chunked {
+            let rest = if is_chunked { Rest::ChunkHead } else { Rest::Everything };
+            // Said in both ways, a length may be meant to make two readers of one connection disagree.
+            let is_double = self.length.is_some();
+            return Ok((rest, is_kept && is_chunked && !is_double && version == Version::HTTP_11));
+        }
+        Ok(match self.length.transpose()? {
+            Some(length) => (Rest::Bytes(length), is_kept),
+            None => (Rest::Everything, false),
+        })
+    }
+}
+
+fn length(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// The headers as a map, and what they say of the body.
+fn read_headers(parsed: &[httparse::Header<'_>]) -> Result<(HeaderMap, Said), AnswerError> {
+    let (mut headers, mut said) = (HeaderMap::with_capacity(parsed.len()), Said::default());
     for header in parsed {
         let name = HeaderName::from_bytes(header.name.as_bytes());
         let value = HeaderValue::from_bytes(header.value);
         let (Ok(name), Ok(value)) = (name, value) else { return Err(malformed("a header cannot be read")) };
+        said.hear(&name, &value);
         headers.append(name, value);
     }
-    Ok(headers)
-}
-
-/// What is to come of the body, and whether the connection can be used again after it.
-fn framing(method: &Method, response: &mut Response<()>) -> Result<(Rest, bool), AnswerError> {
-    let (status, version) = (response.status(), response.version());
-    let headers = response.headers_mut();
-    let says = |what: &str| {
-        let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(what))
-    };
-    let is_kept = !says("close") && (version == Version::HTTP_11 || says("keep-alive"));
-    if *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        return Ok((Rest::Nothing, is_kept));
+    if said.is_chunked.is_some() {
+        headers.remove(header::CONTENT_LENGTH);
     }
-    if let Some(last) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
-        let is_chunked = last.to_str().is_ok_and(|value| {
-            value.rsplit(',').next().is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
-        });
-        // Said in both ways, a length may be meant to make two readers of one connection disagree.
-        let is_double = headers.remove(header::CONTENT_LENGTH).is_some();
-        let rest = if is_chunked { Rest::ChunkHead } else { Rest::Everything };
-        return Ok((rest, is_kept && is_chunked && !is_double && version == Version::HTTP_11));
-    }
-    let mut length = None;
-    // Equal ones may be repeated, in headers of their own or in one.
-    let lengths =
-        headers.get_all(header::CONTENT_LENGTH).iter().map(|value| value.to_str().unwrap_or_default());
-    for text in lengths.flat_map(|value| value.split(',')).map(str::trim) {
-        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-        let Some(told) = text.parse::<u64>().ok().filter(|_| is_number) else {
-            return Err(malformed("its length is no number"));
-        };
-        if length.replace(told).is_some_and(|before| before != told) {
-            return Err(malformed("it has two lengths"));
-        }
-    }
-    Ok(match length {
-        Some(length) => (Rest::Bytes(length), is_kept),
-        None => (Rest::Everything, false),
-    })
+    Ok((headers, said))
 }
 
 #[cfg(test)]

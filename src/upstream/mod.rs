@@ -10,6 +10,7 @@ pub mod options;
 pub mod outcome;
 pub mod reset;
 pub mod scan;
+pub mod wire;
 
 pub use options::{Login, Options, Probe, Proxy};
 pub use outcome::{Rule, StatusRules, Treat};

@@ -1,0 +1,118 @@
+//! What both sides of HTTP/1 need of a connection: what was read and not yet taken, what is to be written and not yet is.
+
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+/// What is read at once; more as long as there is more.
+const LEAST_READ: usize = 8 * 1024;
+const MOST_READ: usize = 64 * 1024;
+/// A head's, which is no bound.
+const USUAL_HEAD: usize = 1024;
+
+/// What has come and is not yet taken.
+#[derive(Debug)]
+pub struct Received {
+    pub bytes: BytesMut,
+    read_size: usize,
+    /// More memory was needed than an idle connection may keep.
+    is_grown: bool,
+}
+
+impl Received {
+    pub fn new() -> Self {
+        Self { bytes: BytesMut::new(), read_size: LEAST_READ, is_grown: false }
+    }
+
+    /// Reads more; 0 at the connection's end.
+    pub fn poll_more(
+        &mut self,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
+            self.bytes.reserve(self.read_size);
+            self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;
+        }
+        let room = self.bytes.capacity() - self.bytes.len();
+        let came = ready!(pin!(io.read_buf(&mut self.bytes)).poll(cx))?;
+        if came == room {
+            self.read_size = (self.read_size * 2).min(MOST_READ);
+        } else if came < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(LEAST_READ);
+        }
+        Poll::Ready(Ok(came))
+    }
+
+    /// Nothing is expected for now.
+    pub fn rest(&mut self) {
+        if self.bytes.is_empty() && std::mem::take(&mut self.is_grown) {
+            self.bytes = BytesMut::new();
+        }
+    }
+}
+
+/// What is not yet written: a head, or whatever is small, and behind it what is not copied for that.
+#[derive(Debug)]
+pub struct Unsent {
+    pub head: BytesMut,
+    pub body: Bytes,
+    /// As [`Received::is_grown`].
+    is_grown: bool,
+}
+
+impl Unsent {
+    pub fn new() -> Self {
+        Self { head: BytesMut::new(), body: Bytes::new(), is_grown: false }
+    }
+
+    /// Forgets what is there, for a head.
+    pub fn begin(&mut self) -> &mut BytesMut {
+        self.clear();
+        self.head.reserve(USUAL_HEAD);
+        &mut self.head
+    }
+
+    pub fn clear(&mut self) {
+        self.is_grown |= self.head.capacity() > LEAST_READ;
+        self.head.clear();
+        // It may be large, and what comes next be long in coming.
+        self.body = Bytes::new();
+    }
+
+    /// Writes all of it; whether the connection passed it on is for `poll_flush` to say.
+    pub fn poll_write(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.head.has_remaining() || self.body.has_remaining() {
+            let parts = [IoSlice::new(&self.head), IoSlice::new(&self.body)];
+            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &parts))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = written.min(self.head.len());
+            self.head.advance(of_head);
+            self.body.advance(written - of_head);
+        }
+        // Neither the beginning of one memory nor the end of another is kept.
+        self.head.clear();
+        self.body = Bytes::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing is to be written for now.
+    pub fn rest(&mut self) {
+        self.is_grown |= self.head.capacity() > LEAST_READ;
+        if std::mem::take(&mut self.is_grown) {
+            self.head = BytesMut::new();
+        }
+    }
+}
