@@ -128,6 +128,11 @@ struct Target {
     pid: Option<u32>,
 }
 
+/// Requests that come at their own pace.
+const STEADY: &str = "steady 64";
+/// About a third of what two cores can answer.
+const STEADY_PER_SECOND: u32 = 10_000;
+
 async fn compare(arguments: Arguments) {
     let dir = tempfile::tempdir().unwrap();
     let (_provider, provider) = servers::upstream().await;
@@ -167,7 +172,7 @@ async fn compare(arguments: Arguments) {
             others.push((name, Keytide::start(provider, setup).await));
         }
     }
-    let hub = if arguments.wants("small 64, replicating") {
+    let hub = if arguments.wants("small 64, replicating") || arguments.wants(STEADY) {
         let cluster = pg::Cluster::start(pg::Options::default());
         let client = cluster.database("hub").await;
         let keys = keytide::replica::schema::Target { prefix: "ollama_api", provider: "ollama" };
@@ -212,9 +217,22 @@ async fn compare(arguments: Arguments) {
                 }
             }
         }
+        if arguments.wants(STEADY) {
+            let replicating = all.iter().enumerate().filter(|(_, (name, ..))| *name == "replicating");
+            let who = [(None, &direct), (None, &nginx), (None, &bare), (Some(0), &ours)];
+            for (book, who) in who.into_iter().chain(replicating.map(|(n, (_, who, _))| (Some(n + 1), who))) {
+                let n = steady_of(&mut seen, STEADY, who, &arguments);
+                if let Some(book) = book {
+                    asked[book] += n;
+                }
+            }
+        }
         // Each beside nginx, and beside the plain keytide.
         for (n, (name, who, _)) in all.iter().enumerate() {
             let case = format!("small 64, {name}");
+            if !arguments.wants(&case) {
+                continue;
+            }
             for who in [&direct, &nginx, who] {
                 let requests = plain_of(&mut seen, &case, who, dir.path(), false, 64, &arguments);
                 if who.name != "direct" && who.name != "nginx" {
@@ -277,6 +295,21 @@ fn plain_of(
     figures.extend(cost(who, used, found.requests));
     seen.add(case, who.name, &figures);
     found.requests
+}
+
+fn steady_of(seen: &mut Seen, case: &str, who: &Target, arguments: &Arguments) -> f64 {
+    let used = who.pid.map(processor);
+    let time = Duration::from_secs_f64(arguments.seconds);
+    let found = load::steady(&who.plain, &who.token, 64, STEADY_PER_SECOND, time);
+    let requests = found.latencies.len() as f64;
+    let mut figures = vec![
+        ("per_second", requests / found.took.as_secs_f64()),
+        ("p50_us", percentile(&found.latencies, 50.0)),
+        ("p99_us", percentile(&found.latencies, 99.0)),
+    ];
+    figures.extend(cost(who, used, requests));
+    seen.add(case, who.name, &figures);
+    requests
 }
 
 /// Processor time of each request, and memory after them.

@@ -1,6 +1,7 @@
 //! Who asks: wrk for whole answers, and clients of our own for streams.
 
 use std::{
+    io::{Read, Write},
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -75,18 +76,80 @@ pub fn percentile(sorted: &[u64], percent: f64) -> f64 {
     sorted.get(at.min(sorted.len().saturating_sub(1))).map_or(0.0, |n| *n as f64)
 }
 
+/// What was seen of requests that come at their own pace.
+#[derive(Clone, Debug, Default)]
+pub struct Steady {
+    pub took: Duration,
+    /// Of each answer, in microseconds, sorted.
+    pub latencies: Vec<u64>,
+}
+
+/// Small whole answers at a rate that leaves the machine time: what each takes then does not depend on how many the
+/// others let through. Connections take turns, each a thread.
+pub fn steady(address: &str, token: &str, connections: u32, per_second: u32, time: Duration) -> Steady {
+    let request = request(token, &body(false));
+    let begun = Instant::now() + Duration::from_millis(50);
+    let each = Duration::from_secs(1) * connections / per_second;
+    let ask = |n: u32| {
+        let mut connection = std::net::TcpStream::connect(address).unwrap();
+        connection.set_nodelay(true).unwrap();
+        let (mut due, mut read) = (begun + each * n / connections, Vec::new());
+        let mut latencies = Vec::new();
+        while due < begun + time {
+            // A client that is woken late has not waited for anybody; one whose last answer came late has.
+            let is_late = Instant::now() > due;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let asked = if is_late { due } else { Instant::now() };
+            connection.write_all(request.as_bytes()).unwrap();
+            read_answer(&mut connection, &mut read);
+            latencies.push(asked.elapsed().as_micros() as u64);
+            due += each;
+        }
+        latencies
+    };
+    let mut latencies: Vec<u64> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..connections).map(|n| scope.spawn(move || ask(n))).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    latencies.sort_unstable();
+    Steady { took: begun.elapsed(), latencies }
+}
+
+fn read_answer(connection: &mut std::net::TcpStream, read: &mut Vec<u8>) {
+    read.clear();
+    let mut whole = None;
+    while whole.is_none_or(|whole| read.len() < whole) {
+        let at = read.len();
+        read.resize(at + 4096, 0);
+        let n = connection.read(&mut read[at..]).unwrap();
+        assert!(n > 0, "an answer was cut off: {}", String::from_utf8_lossy(read));
+        read.truncate(at + n);
+        if let (None, Some(end)) = (whole, memmem::find(read, b"\r\n\r\n")) {
+            let head = String::from_utf8_lossy(&read[..end]).to_ascii_lowercase();
+            assert!(head.starts_with("http/1.1 200"), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length: usize = length.expect("a declared length").trim().parse().unwrap();
+            whole = Some(end + 4 + length);
+        }
+    }
+}
+
+fn request(token: &str, body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 /// So many clients at a time, each of which asks again until the time is over; or once, for a paced stream.
 pub async fn streams(address: &str, token: &str, clients: usize, paced: bool, time: Duration) -> Streams {
     let begun = Instant::now();
     let model = if paced { "paced" } else { "bench" };
     let body =
-        json!({"model": model, "stream": true, "messages": [{"role": "user", "content": "Say hello."}]})
-            .to_string();
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+        json!({"model": model, "stream": true, "messages": [{"role": "user", "content": "Say hello."}]});
+    let request = request(token, &body);
     let until = if paced { begun } else { begun + time };
     let tasks: Vec<_> = (0..clients)
         .map(|n| {
