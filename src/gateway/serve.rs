@@ -261,17 +261,17 @@ async fn serve(
     builder: &auto::Builder<TokioExecutor>,
 ) -> Result<(), Box<dyn StdError + Send + Sync>> {
     let peer = Arc::new(peer);
-    let answer = |request| answer(peer.clone(), activity.clone(), request);
     let mut io = TokioIo::new(io);
-    let received = match usual::serve(&mut io, &mut stop, answer).await? {
+    let answer_usual = |request| answer(&peer, &activity, request);
+    let received = match usual::serve(&mut io, &mut stop, answer_usual).await? {
         End::Over => return Ok(io.shutdown().await?),
         End::Unusual(received) => received,
     };
     let mut io = io.into_inner();
     io.put_back(received);
     let service = service_fn(|request: Request<Incoming>| {
-        let answered = answer(request.map(RequestBody::Arriving));
-        async move { Ok::<_, Infallible>(answered.await) }
+        let (peer, activity) = (peer.clone(), activity.clone());
+        async move { Ok::<_, Infallible>(answer(&peer, &activity, request.map(RequestBody::Arriving)).await) }
     });
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut is_ending = false;
@@ -287,13 +287,12 @@ async fn serve(
     .await
 }
 
-async fn answer(peer: Arc<Peer>, activity: Arc<Activity>, request: Request<RequestBody>) -> Response<Body> {
+async fn answer(peer: &Peer, activity: &Arc<Activity>, request: Request<RequestBody>) -> Response<Body> {
     activity.request_started(request.version());
-    let mut started = Started { activity: Some(activity) };
-    let mut response = peer.gateway.handle(&peer, request).await;
-    if let Some(activity) = started.activity.take() {
-        response.body_mut().attach(activity);
-    }
+    let started = Started(Some(activity));
+    let mut response = peer.gateway.handle(peer, request).await;
+    response.body_mut().attach(activity.clone());
+    started.has_begun();
     response
 }
 
@@ -324,14 +323,18 @@ impl Stop {
     }
 }
 
-/// A request whose answer has not begun.
-struct Started {
-    activity: Option<Arc<Activity>>,
+/// A request whose answer has not begun: from then on its body tells when it ends.
+struct Started<'a>(Option<&'a Activity>);
+
+impl Started<'_> {
+    fn has_begun(mut self) {
+        self.0 = None;
+    }
 }
 
-impl Drop for Started {
+impl Drop for Started<'_> {
     fn drop(&mut self) {
-        if let Some(activity) = &self.activity {
+        if let Some(activity) = self.0 {
             activity.request_ended();
         }
     }

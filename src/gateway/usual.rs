@@ -68,7 +68,7 @@ pub(super) async fn serve<A>(
 where
     A: Future<Output = Response<Body>>,
 {
-    let mut connection = Connection { io, received: Received::new(), unsent: Unsent::new() };
+    let mut connection = Connection { io, received: Received::default(), unsent: Unsent::default() };
     loop {
         // A caller who has sent many requests at once lets others have their turn.
         consume_budget().await;
@@ -91,6 +91,7 @@ struct Connection<'a> {
     unsent: Unsent,
 }
 
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Next {
     Request(Request<RequestBody>),
     Unusual,

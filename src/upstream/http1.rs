@@ -99,10 +99,10 @@ impl Http1 {
     pub(super) fn new(io: Io) -> Self {
         Self {
             io: TokioIo::new(io),
-            unsent: Unsent::new(),
+            unsent: Unsent::default(),
             is_flushed: true,
             send_error: None,
-            received: Received::new(),
+            received: Received::default(),
             rest: Rest::Nothing,
             is_kept: true,
         }

@@ -25,11 +25,13 @@ pub struct Received {
     is_grown: bool,
 }
 
-impl Received {
-    pub fn new() -> Self {
+impl Default for Received {
+    fn default() -> Self {
         Self { bytes: BytesMut::new(), read_size: LEAST_READ, is_grown: false }
     }
+}
 
+impl Received {
     /// Reads more; 0 at the connection's end.
     pub fn poll_more(
         &mut self,
@@ -59,7 +61,7 @@ impl Received {
 }
 
 /// What is not yet written: a head, or whatever is small, and behind it what is not copied for that.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Unsent {
     pub head: BytesMut,
     pub body: Bytes,
@@ -68,10 +70,6 @@ pub struct Unsent {
 }
 
 impl Unsent {
-    pub fn new() -> Self {
-        Self { head: BytesMut::new(), body: Bytes::new(), is_grown: false }
-    }
-
     /// Forgets what is there, for a head.
     pub fn begin(&mut self) -> &mut BytesMut {
         self.clear();

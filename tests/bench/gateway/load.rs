@@ -86,6 +86,7 @@ pub struct Steady {
 
 /// Small whole answers at a rate that leaves the machine time: what each takes then does not depend on how many the
 /// others let through. Connections take turns, each a thread.
+#[allow(clippy::disallowed_methods, reason = "each client is a thread of its own")]
 pub fn steady(address: &str, token: &str, connections: u32, per_second: u32, time: Duration) -> Steady {
     let request = request(token, &body(false));
     let begun = Instant::now() + Duration::from_millis(50);
