@@ -5,6 +5,7 @@
 //! runtime stays a fifth below it.
 
 use std::{
+    borrow::Borrow,
     convert::Infallible,
     error::Error as StdError,
     future::{Future, poll_fn},
@@ -30,6 +31,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
+    task::coop::has_budget_remaining,
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
@@ -263,15 +265,17 @@ async fn serve(
     let peer = Arc::new(peer);
     let mut io = TokioIo::new(io);
     let answer_usual = |request| answer(&peer, &activity, request);
-    let received = match usual::serve(&mut io, &mut stop, answer_usual).await? {
+    let (received, is_first) = match usual::serve(&mut io, &mut stop, answer_usual).await? {
         End::Over => return Ok(io.shutdown().await?),
-        End::Unusual(received) => received,
+        End::Unusual { received, is_first } => (received, is_first),
     };
     let mut io = io.into_inner();
     io.put_back(received);
+    // Where HTTP/1 was spoken already, nothing may turn it into another protocol.
+    let builder = if is_first { builder } else { &builder.clone().http1_only() };
     let service = service_fn(|request: Request<Incoming>| {
-        let (peer, activity) = (peer.clone(), activity.clone());
-        async move { Ok::<_, Infallible>(answer(&peer, &activity, request.map(RequestBody::Arriving)).await) }
+        let answered = answer(peer.clone(), activity.clone(), request.map(RequestBody::Arriving));
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut is_ending = false;
@@ -287,13 +291,20 @@ async fn serve(
     .await
 }
 
-async fn answer(peer: &Peer, activity: &Arc<Activity>, request: Request<RequestBody>) -> Response<Body> {
-    activity.request_started(request.version());
+/// A request is under way as soon as this is called.
+fn answer(
+    peer: impl Borrow<Arc<Peer>>,
+    activity: impl Borrow<Arc<Activity>>,
+    request: Request<RequestBody>,
+) -> impl Future<Output = Response<Body>> {
+    activity.borrow().request_started(request.version());
     let started = Started(Some(activity));
-    let mut response = peer.gateway.handle(peer, request).await;
-    response.body_mut().attach(activity.clone());
-    started.has_begun();
-    response
+    async move {
+        let peer = peer.borrow();
+        let mut response = peer.gateway.handle(peer, request).await;
+        started.goes_on_with(response.body_mut());
+        response
+    }
 }
 
 /// The signal to come to an end, as one connection's task hears it.
@@ -314,28 +325,30 @@ impl Stop {
     /// Whether it was given; if not, the task that asks is woken when it is. A connection asks several times with each
     /// request: the signal is looked for once, by its one task as ever after, and then when it is there.
     pub(super) fn is_told(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.is_told
-            && (!std::mem::replace(&mut self.is_watched, true) || self.signal.has_changed().unwrap_or(true))
-        {
+        if !self.is_told && (!self.is_watched || self.signal.has_changed().unwrap_or(true)) {
             self.is_told = self.told.as_mut().poll(cx).is_ready();
+            // Who has had its turn is told to wait without being listened to: see tokio's `coop`.
+            self.is_watched = has_budget_remaining();
         }
         self.is_told
     }
 }
 
 /// A request whose answer has not begun: from then on its body tells when it ends.
-struct Started<'a>(Option<&'a Activity>);
+struct Started<A: Borrow<Arc<Activity>>>(Option<A>);
 
-impl Started<'_> {
-    fn has_begun(mut self) {
-        self.0 = None;
+impl<A: Borrow<Arc<Activity>>> Started<A> {
+    fn goes_on_with(mut self, body: &mut Body) {
+        if let Some(activity) = self.0.take() {
+            body.attach(activity.borrow().clone());
+        }
     }
 }
 
-impl Drop for Started<'_> {
+impl<A: Borrow<Arc<Activity>>> Drop for Started<A> {
     fn drop(&mut self) {
-        if let Some(activity) = self.0 {
-            activity.request_ended();
+        if let Some(activity) = &self.0 {
+            activity.borrow().request_ended();
         }
     }
 }

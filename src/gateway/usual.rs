@@ -52,41 +52,26 @@ const SMALL_PART: usize = 4 * 1024;
 pub(super) enum End {
     /// The connection is to be closed.
     Over,
-    /// What has come, and is nothing for this place.
-    Unusual(Bytes),
+    /// What has come is nothing for this place; nor was anything before it.
+    Unusual { received: Bytes, is_first: bool },
 }
 
 /// Answers usual requests, one after the other.
 ///
 /// # Errors
 /// When the connection broke, or its caller left in the midst of an answer.
-pub(super) async fn serve<A>(
+pub(super) async fn serve<A: Future<Output = Response<Body>>>(
     io: &mut TokioIo<TimedIo>,
     stop: &mut Stop,
-    mut answer: impl FnMut(Request<RequestBody>) -> A,
-) -> io::Result<End>
-where
-    A: Future<Output = Response<Body>>,
-{
-    let mut connection = Connection { io, received: Received::default(), unsent: Unsent::default() };
-    loop {
-        // A caller who has sent many requests at once lets others have their turn.
-        consume_budget().await;
-        let request = match connection.next(stop).await? {
-            Next::Request(request) => request,
-            Next::Unusual => return Ok(End::Unusual(connection.received.bytes.split().freeze())),
-            Next::Nothing => return Ok(End::Over),
-        };
-        let response = connection.while_there(pin!(answer(request))).await?;
-        let closes = poll_fn(|cx| Poll::Ready(stop.is_told(cx))).await;
-        if connection.write(response, closes).await? {
-            return Ok(End::Over);
-        }
-    }
+    answer: impl FnMut(Request<RequestBody>) -> A,
+) -> io::Result<End> {
+    Connection::new(io, AT_HAND).serve(stop, answer).await
 }
 
 struct Connection<'a> {
     io: &'a mut TokioIo<TimedIo>,
+    /// How long the rest of a body is waited for.
+    at_hand: Duration,
     received: Received,
     unsent: Unsent,
 }
@@ -99,7 +84,36 @@ enum Next {
     Nothing,
 }
 
-impl Connection<'_> {
+impl<'a> Connection<'a> {
+    fn new(io: &'a mut TokioIo<TimedIo>, at_hand: Duration) -> Self {
+        Self { io, at_hand, received: Received::default(), unsent: Unsent::default() }
+    }
+
+    async fn serve<A: Future<Output = Response<Body>>>(
+        mut self,
+        stop: &mut Stop,
+        mut answer: impl FnMut(Request<RequestBody>) -> A,
+    ) -> io::Result<End> {
+        let mut is_first = true;
+        loop {
+            // A caller who has sent many requests at once lets others have their turn.
+            consume_budget().await;
+            let request = match self.next(stop).await? {
+                Next::Request(request) => request,
+                Next::Unusual => {
+                    return Ok(End::Unusual { received: self.received.bytes.split().freeze(), is_first });
+                }
+                Next::Nothing => return Ok(End::Over),
+            };
+            is_first = false;
+            let response = self.while_there(pin!(answer(request))).await?;
+            let closes = poll_fn(|cx| Poll::Ready(stop.is_told(cx))).await;
+            if self.write(response, closes).await? {
+                return Ok(End::Over);
+            }
+        }
+    }
+
     async fn next(&mut self, stop: &mut Stop) -> io::Result<Next> {
         self.received.rest();
         self.unsent.rest();
@@ -118,18 +132,23 @@ impl Connection<'_> {
                 {
                     return Poll::Ready(Ok(Next::Request(self.take(head))));
                 }
-                if head.is_none() && stop.is_told(cx) {
-                    return Poll::Ready(Ok(Next::Nothing));
-                }
                 match self.received.poll_more(self.io, cx)? {
                     Poll::Ready(0) if self.received.bytes.is_empty() => {
                         return Poll::Ready(Ok(Next::Nothing));
                     }
                     Poll::Ready(0) => return Poll::Ready(Ok(Next::Unusual)),
                     Poll::Ready(_) => {}
-                    Poll::Pending if head.is_none() => return Poll::Pending,
+                    Poll::Pending if head.is_none() => {
+                        // What was asked before is answered.
+                        if stop.is_told(cx) {
+                            return Poll::Ready(Ok(Next::Nothing));
+                        }
+                        self.flush(cx)?;
+                        return Poll::Pending;
+                    }
                     Poll::Pending => {
-                        let timer = timer.get_or_insert_with(|| Timer::at(Instant::now() + AT_HAND));
+                        self.flush(cx)?;
+                        let timer = timer.get_or_insert_with(|| Timer::at(Instant::now() + self.at_hand));
                         if timer.passed(cx) {
                             return Poll::Ready(Ok(Next::Unusual));
                         }
@@ -169,8 +188,15 @@ impl Connection<'_> {
         .await
     }
 
+    /// The last bytes of an answer may still be on their way out, and a caller who does not take them is cut.
+    fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let _goes_on_beside = Pin::new(&mut *self.io).poll_flush(cx)?;
+        Ok(())
+    }
+
     /// Whether the caller is still there, who may send the next request already.
     fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.flush(cx)?;
         if self.received.bytes.is_empty()
             && let Poll::Ready(0) = self.received.poll_more(self.io, cx)?
         {
@@ -216,9 +242,8 @@ impl Connection<'_> {
                 if !self.unsent.head.is_empty() {
                     continue;
                 }
-                let flushed = Pin::new(&mut *self.io).poll_flush(cx)?;
                 if is_over {
-                    return flushed.map(Ok);
+                    return Pin::new(&mut *self.io).poll_flush(cx);
                 }
                 if is_pending {
                     self.look(cx)?;

@@ -17,17 +17,23 @@ use crate::{
     upstream::late::LateWrites,
 };
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// Our end of a connection, and the caller's.
 async fn connection() -> (TokioIo<TimedIo>, TcpStream) {
+    connection_with(Options { write_timeout: DAY, ..Options::default() }).await
+}
+
+async fn connection_with(options: Options) -> (TokioIo<TimedIo>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (ours, _) = listener.accept().await.unwrap();
-    let io = TimedIo::new(
-        LateWrites::start().attach(ours),
-        Arc::new(Activity::default()),
-        &Options { write_timeout: Duration::from_secs(86_400), ..Options::default() },
-    );
+    let io = TimedIo::new(LateWrites::start().attach(ours), Arc::new(Activity::default()), &options);
     (TokioIo::new(io), caller)
+}
+
+fn unusual(received: &str, is_first: bool) -> End {
+    End::Unusual { received: received.to_owned().into(), is_first }
 }
 
 fn never() -> (watch::Sender<Option<Instant>>, Stop) {
@@ -53,7 +59,8 @@ async fn served(parts: &[&[u8]]) -> (String, io::Result<End>) {
     let (mut io, mut caller) = connection().await;
     let (_sender, mut stop) = never();
     let serve = async {
-        let end = serve(&mut io, &mut stop, echo).await;
+        // However slow the machine is.
+        let end = Connection::new(&mut io, DAY).serve(&mut stop, echo).await;
         // Whatever is left goes out.
         drop(io);
         end
@@ -205,13 +212,13 @@ async fn what_is_unusual_is_handed_on_with_all_that_has_come() {
         let text = [request("first").as_str(), other].concat();
         let (answers, end) = served(&[text.as_bytes()]).await;
         assert_eq!(bodies(&answers), [format!("{PATH}?a=b first")]);
-        assert_eq!(end.unwrap(), End::Unusual(other.into()));
+        assert_eq!(end.unwrap(), unusual(other, false));
     }
     // A caller who has gone in the midst of a request.
     let text = request("{}");
     for end in 1..text.len() {
         let (answers, ended) = served(&[&text.as_bytes()[..end]]).await;
-        assert_eq!((answers.as_str(), ended.unwrap()), ("", End::Unusual(text[..end].to_owned().into())));
+        assert_eq!((answers.as_str(), ended.unwrap()), ("", unusual(&text[..end], true)));
     }
 }
 
@@ -224,7 +231,7 @@ async fn a_body_that_is_slow_is_for_others_to_wait_for() {
     caller.write_all(begun.as_bytes()).await.unwrap();
     let before = Instant::now();
     let end = serve(&mut io, &mut stop, echo).await.unwrap();
-    assert_eq!(end, End::Unusual(begun.to_owned().into()));
+    assert_eq!(end, unusual(begun, true));
     let waited = before.elapsed();
     assert!(waited >= AT_HAND && waited < 2 * AT_HAND, "{waited:?}");
     // And they do read it.
@@ -372,6 +379,37 @@ async fn some_answers_have_no_body() {
     assert_eq!(end.unwrap(), End::Over);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_does_not_take_the_end_of_an_answer_is_cut() {
+    let write_timeout = Duration::from_secs(10);
+    let (mut io, mut caller) =
+        connection_with(Options { write_timeout, idle_timeout: DAY, ..Options::default() }).await;
+    let (_sender, mut stop) = never();
+    caller.write_all(request("").as_bytes()).await.unwrap();
+    let begun = Instant::now();
+    // Little enough to be kept back, after so much that the connection takes no more.
+    while poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, &[b'x'; 1 << 16]))).await.is_ready() {}
+    let answer = |_| async { Response::new(Body::full("the end")) };
+    let error = serve(&mut io, &mut stop, answer).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(begun.elapsed() < 2 * write_timeout, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_silent_connection_holds_no_memory_nor_does_a_large_request_leave_some() {
+    let (mut io, mut caller) = connection().await;
+    let (_sender, mut stop) = never();
+    let mut connection = Connection::new(&mut io, DAY);
+    assert!(poll_immediate(pin!(connection.next(&mut stop))).await.is_none());
+    assert_eq!(connection.received.bytes.capacity(), 0);
+    let large = request(&"x".repeat(100_000));
+    let ask = async { caller.write_all(large.as_bytes()).await.unwrap() };
+    let (next, ()) = tokio::join!(connection.next(&mut stop), ask);
+    assert!(matches!(next.unwrap(), Next::Request(_)));
+    assert!(poll_immediate(pin!(connection.next(&mut stop))).await.is_none());
+    assert_eq!(connection.received.bytes.capacity(), 0);
+}
+
 #[tokio::test]
 async fn a_stop_ends_idle_connections_at_once_and_others_with_their_answer() {
     let (mut io, mut caller) = connection().await;
@@ -386,13 +424,12 @@ async fn a_stop_ends_idle_connections_at_once_and_others_with_their_answer() {
     drop(sender);
     assert_eq!(serve(&mut io, &mut stop, echo).await.unwrap(), End::Over, "nobody is left to tell it");
 
+    // Also one that was asked before anybody listened.
     let (mut io, mut caller) = connection().await;
     let (sender, mut stop) = never();
     caller.write_all(request("").as_bytes()).await.unwrap();
-    let answer = |_| {
-        sender.send_replace(Some(Instant::now()));
-        async { Response::new(Body::full("x")) }
-    };
+    sender.send_replace(Some(Instant::now()));
+    let answer = |_| async { Response::new(Body::full("x")) };
     assert_eq!(serve(&mut io, &mut stop, answer).await.unwrap(), End::Over);
     drop(io);
     let mut answer = String::new();

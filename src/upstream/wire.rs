@@ -8,11 +8,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// What is read at once; more as long as there is more.
 const LEAST_READ: usize = 8 * 1024;
 const MOST_READ: usize = 64 * 1024;
+/// Where there is no memory yet.
+const FIRST_READ: usize = 256;
 /// A head's, which is no bound.
 const USUAL_HEAD: usize = 1024;
 
@@ -38,6 +40,14 @@ impl Received {
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() == 0 {
+            // Who may have to wait for long does so without memory.
+            let mut first = [0; FIRST_READ];
+            let mut buffer = ReadBuf::new(&mut first);
+            ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
+            self.bytes.extend_from_slice(buffer.filled());
+            return Poll::Ready(Ok(buffer.filled().len()));
+        }
         if self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
             self.bytes.reserve(self.read_size);
             self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;
@@ -78,7 +88,6 @@ impl Unsent {
     }
 
     pub fn clear(&mut self) {
-        self.is_grown |= self.head.capacity() > LEAST_READ;
         self.head.clear();
         // It may be large, and what comes next be long in coming.
         self.body = Bytes::new();
@@ -90,6 +99,8 @@ impl Unsent {
         io: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        // Before what is written goes out of sight.
+        self.is_grown |= self.head.capacity() > LEAST_READ;
         while self.head.has_remaining() || self.body.has_remaining() {
             let parts = [IoSlice::new(&self.head), IoSlice::new(&self.body)];
             let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &parts))?;
@@ -108,7 +119,6 @@ impl Unsent {
 
     /// Nothing is to be written for now.
     pub fn rest(&mut self) {
-        self.is_grown |= self.head.capacity() > LEAST_READ;
         if std::mem::take(&mut self.is_grown) {
             self.head = BytesMut::new();
         }
