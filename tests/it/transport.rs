@@ -233,6 +233,54 @@ async fn a_connection_is_kept_and_may_be_pipelined() {
     no_panics();
 }
 
+/// Usual requests are served by other code than the rest.
+#[tokio::test]
+async fn requests_of_every_kind_may_follow_each_other() {
+    const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    watch_panics();
+    let upstream = upstream().await;
+    let keytide = Setup::new(&upstream, "").keys("ollama", &[KEY]).start().await;
+    let usual = request(&chat_bytes(false), "");
+    let list = format!("GET /v1/models HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {TOKEN}\r\n\r\n")
+        .into_bytes();
+    let chunked = {
+        let body = String::from_utf8(chat_bytes(true)).unwrap();
+        let size = body.len();
+        format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {TOKEN}\r\ntransfer-encoding: chunked\r\n\r\n\
+             {size:x}\r\n{body}\r\n0\r\n\r\n"
+        )
+        .into_bytes()
+    };
+    let kinds = [&usual, &list, &chunked];
+    let mut served = 0;
+    for first in kinds {
+        for second in kinds {
+            // One after the other, and all at once.
+            let mut wire = Wire::to(&keytide).await;
+            for one in [first, second, first] {
+                wire.send(one).await;
+                assert_eq!(wire.answer().await.status, 200);
+            }
+            wire.send([first.as_slice(), second, first].concat()).await;
+            for _ in 0..3 {
+                assert_eq!(wire.answer().await.status, 200);
+            }
+            served += [first, second, first].iter().filter(|one| ***one != list).count() as u64 * 2;
+        }
+    }
+    // Between two proxies a connection is everybody's: it stays what it is.
+    let mut wire = Wire::to(&keytide).await;
+    wire.send(&usual).await;
+    assert_eq!(wire.answer().await.status, 200);
+    wire.send(PREFACE).await;
+    while matches!(wire.more().await, Ok(1..)) {}
+    assert!(wire.read.is_empty() || wire.read.starts_with(b"HTTP/1.1 400"), "{:?}", wire.read);
+    keytide.settled("ollama", served + 1).await;
+    keytide.stop().await;
+    no_panics();
+}
+
 #[tokio::test]
 async fn pages_of_other_origins_may_call() {
     let upstream = upstream().await;
