@@ -132,7 +132,7 @@ impl<'a> Connection<'a> {
                 {
                     return Poll::Ready(Ok(Next::Request(self.take(head))));
                 }
-                match self.received.poll_more(self.io, cx)? {
+                match self.received.poll_begin(self.io, cx)? {
                     Poll::Ready(0) if self.received.bytes.is_empty() => {
                         return Poll::Ready(Ok(Next::Nothing));
                     }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 /// What is read at once; more as long as there is more.
 const LEAST_READ: usize = 8 * 1024;
 const MOST_READ: usize = 64 * 1024;
-/// Where there is no memory yet.
+/// Where memory is not yet taken.
 const FIRST_READ: usize = 256;
 /// A head's, which is no bound.
 const USUAL_HEAD: usize = 1024;
@@ -34,20 +34,28 @@ impl Default for Received {
 }
 
 impl Received {
+    /// As [`Self::poll_more`], for what may be long in coming: until then no memory is taken.
+    pub fn poll_begin(
+        &mut self,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() > 0 {
+            return self.poll_more(io, cx);
+        }
+        let mut first = [0; FIRST_READ];
+        let mut buffer = ReadBuf::new(&mut first);
+        ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
+        self.bytes.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
     /// Reads more; 0 at the connection's end.
     pub fn poll_more(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.capacity() == 0 {
-            // Who may have to wait for long does so without memory.
-            let mut first = [0; FIRST_READ];
-            let mut buffer = ReadBuf::new(&mut first);
-            ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
-            self.bytes.extend_from_slice(buffer.filled());
-            return Poll::Ready(Ok(buffer.filled().len()));
-        }
         if self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
             self.bytes.reserve(self.read_size);
             self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;

@@ -82,7 +82,8 @@ async fn a_stop_cuts_and_counts_what_does_not_end() {
     let Keytide { app, dir, config, clock, .. } = keytide;
     tokio::time::timeout(PATIENCE, app.stop()).await.unwrap().unwrap();
     for mut stream in streams {
-        assert!(matches!(stream.next().await, None | Some(Err(_))));
+        let next = stream.next().await;
+        assert!(matches!(next, None | Some(Err(_))), "{next:?}");
     }
     assert!(waiting.await.unwrap().is_err());
     tokio::time::timeout(PATIENCE, upstream.tally().idle()).await.unwrap();
