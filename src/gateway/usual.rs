@@ -38,8 +38,9 @@ use crate::upstream::wire::{Received, Unsent};
 
 const MOST_HEADERS: usize = 100;
 const MOST_HEAD: usize = 16 * 1024;
-/// What is read before it is known who asks: no more than a head may have.
-const MOST_BODY: usize = 128 * 1024;
+/// Larger ones are better taken in parts as they arrive, once it is known who asks: gathered here, memory grows and is
+/// copied on the way, and requests of 100 kB were answered more slowly.
+const MOST_BODY: usize = 16 * 1024;
 /// How long the rest of a body is waited for here.
 const AT_HAND: Duration = Duration::from_millis(100);
 /// Copied out of what was read, so that its memory serves for the next request.
