@@ -4,7 +4,7 @@
 //! byte. What is wrong, escaped where it matters or nested beyond [`DEEPEST`] is left to that parser, which has words
 //! for it.
 
-use crate::upstream::scan::end_of_text;
+use crate::upstream::scan::{behind_space, end_of_text};
 
 const DEEPEST: u32 = u128::BITS;
 
@@ -37,13 +37,6 @@ pub(super) fn each_field<'a>(text: &'a str, mut take: impl FnMut(&'a str, &'a st
             _ => return None,
         }
     }
-}
-
-fn behind_space(bytes: &[u8], mut at: usize) -> usize {
-    while matches!(bytes.get(at), Some(b' ' | b'\n' | b'\r' | b'\t')) {
-        at += 1;
-    }
-    at
 }
 
 /// Behind the value that begins at `at`.

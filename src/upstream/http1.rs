@@ -29,7 +29,7 @@ use tokio::{
 use super::{
     headers::Headers,
     late::LateIo,
-    wire::{Received, Unsent},
+    wire::{Received, Unsent, content_length},
 };
 
 type Io = MaybeHttpsStream<LateIo>;
@@ -374,7 +374,7 @@ impl Said {
         if *name == header::CONTENT_LENGTH {
             // Equal ones may be repeated, in headers of their own or in one.
             for text in value.to_str().unwrap_or_default().split(',') {
-                let told = match (length(text.trim()), &self.length) {
+                let told = match (content_length(text.trim()), &self.length) {
                     (Some(told), Some(Ok(before))) if told != *before => Err(malformed("it has two lengths")),
                     (_, Some(Err(_))) => return,
                     (Some(told), _) => Ok(told),
@@ -415,10 +415,6 @@ impl Said {
             None => (Rest::Everything, false),
         })
     }
-}
-
-fn length(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// The headers as a map, and what they say of the body.

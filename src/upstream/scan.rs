@@ -14,7 +14,7 @@ mod tests;
 
 pub use error::BodyError;
 pub use framing::Framing;
-pub use json::end_of_text;
+pub use json::{behind_space, end_of_text};
 
 use error::Report;
 use framing::{Cutter, Piece};

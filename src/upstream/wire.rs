@@ -18,6 +18,11 @@ const FIRST_READ: usize = 256;
 /// A head's, which is no bound.
 const USUAL_HEAD: usize = 1024;
 
+/// What a `Content-Length` says, if it says nothing but a number.
+pub fn content_length(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
 /// What has come and is not yet taken.
 #[derive(Debug)]
 pub struct Received {
@@ -119,8 +124,7 @@ impl Unsent {
             self.head.advance(of_head);
             self.body.advance(written - of_head);
         }
-        // Neither the beginning of one memory nor the end of another is kept.
-        self.head.clear();
+        // Its last byte is written, and would keep all of its memory.
         self.body = Bytes::new();
         Poll::Ready(Ok(()))
     }

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 
-pub use self::skim::end_of_text;
+pub use self::skim::{behind_space, end_of_text};
 use super::meaning::{Findings, Kind, Node, is_hint};
 
 /// Levels whose brackets are matched: one bit each.

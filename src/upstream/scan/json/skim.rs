@@ -90,7 +90,9 @@ impl Document {
     }
 }
 
-fn behind_space(bytes: &[u8], mut at: usize) -> usize {
+/// Where white space that begins at `at`, if any, is over.
+#[inline]
+pub fn behind_space(bytes: &[u8], mut at: usize) -> usize {
     while matches!(bytes.get(at), Some(b' ' | b'\n' | b'\r' | b'\t')) {
         at += 1;
     }
