@@ -12,7 +12,7 @@ use super::{
     obstacles::Obstacles,
     others::Others,
     round::{Awaited, Round, What},
-    seal::Lives,
+    seal::{Lap, Lives},
     status::{self, StreamStatus},
     stream::Stream,
     text::Shift,
@@ -276,7 +276,8 @@ impl Machine {
                 return Ok(None);
             }
             if (stream.waiting() == 0 || broken!(SealsWhileOneWaits)) && turn.sealed < most {
-                let left = stream.seal(stream.note.run)?;
+                let lap = turn.lap.get_or_insert_with(|| Lap::from(stream.note.turn.clone()));
+                let left = stream.seal_in(stream.note.run, lap)?;
                 // The rest waits for the next round, unless this was only what one batch could hold.
                 turn.sealed = if left { turn.sealed + 1 } else { most };
             }

@@ -7,6 +7,7 @@ use super::{
     adopt::{Adopting, Asked},
     document::Mark,
     page::Turn,
+    seal::Lap,
 };
 use crate::{
     replica::wire::{Ask, Lane},
@@ -21,8 +22,10 @@ pub struct Round {
 
 pub struct StreamRound {
     pub pushing: bool,
-    /// Batches sealed in this round. What is counted meanwhile must not keep it going.
+    /// Batches sealed in this round.
     pub sealed: u32,
+    /// Each counter goes into one of them at most: what is counted meanwhile must not keep the round going.
+    pub lap: Option<Lap>,
     pub pushed: u32,
     /// The lanes still to be pulled, in order.
     pub lanes: VecDeque<Lane>,
@@ -41,8 +44,14 @@ impl Round {
             let wanted = |(lane, is_wanted)| (is_wanted && !wishes.only_push).then_some(lane);
             lanes.into_iter().filter_map(wanted).collect()
         };
-        let stream =
-            |provider| StreamRound { pushing: true, sealed: 0, pushed: 0, lanes: lanes(provider), pages: 0 };
+        let stream = |provider| StreamRound {
+            pushing: true,
+            sealed: 0,
+            lap: None,
+            pushed: 0,
+            lanes: lanes(provider),
+            pages: 0,
+        };
         Self { adopting: None, hello: wishes.hello, streams: providers.map(stream).collect() }
     }
 }

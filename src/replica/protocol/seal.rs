@@ -30,6 +30,22 @@ pub enum Lives {
     Apart,
 }
 
+/// Once around all open counters. Those that are counted all the time are open again at once: whoever goes on until
+/// none is open does not end.
+#[derive(Clone, Debug)]
+pub struct Lap {
+    start: Option<CounterId>,
+    around: bool,
+    over: bool,
+}
+
+impl From<Option<CounterId>> for Lap {
+    /// That begins behind this one.
+    fn from(start: Option<CounterId>) -> Self {
+        Self { around: start.is_none(), start, over: false }
+    }
+}
+
 /// A batch that is being made, and what still fits.
 pub struct Draft {
     seq: u64,
@@ -97,6 +113,12 @@ impl Stream<'_> {
 
     /// Seals one batch, if there is anything to seal; returns whether something is left.
     pub fn seal(&mut self, run: Uuid) -> Result<bool> {
+        let mut lap = Lap::from(self.note.turn.clone());
+        self.seal_in(run, &mut lap)
+    }
+
+    /// As [`Stream::seal`], with no counter beyond that lap.
+    pub fn seal_in(&mut self, run: Uuid, lap: &mut Lap) -> Result<bool> {
         let mut draft = self.draft();
         if self.shed && self.is_core() {
             self.keep_back()?;
@@ -107,7 +129,7 @@ impl Stream<'_> {
             self.seal_seen(&mut draft)?;
         }
         if !draft.full {
-            self.seal_open(&mut draft)?;
+            self.seal_open(&mut draft, lap)?;
         }
         if !draft.full && self.is_core() {
             self.seal_logs(&mut draft)?;
@@ -177,32 +199,26 @@ impl Stream<'_> {
         )
     }
 
-    /// From where the last batch ended, once around.
-    fn seal_open(&mut self, draft: &mut Draft) -> Result<()> {
-        let start = self.note.turn.clone();
-        let mut after = start.clone();
-        let mut around = start.is_none();
-        loop {
+    /// From where the last batch ended to the end of the lap.
+    fn seal_open(&mut self, draft: &mut Draft, lap: &mut Lap) -> Result<()> {
+        let mut after = self.note.turn.clone();
+        while !lap.over {
             let opens = self.shelf.opens(self.provider, after.as_ref(), self.bounds.stride)?;
             let Some((last, _)) = opens.last() else {
-                if around {
-                    return Ok(());
-                }
-                (around, after) = (true, None);
+                (lap.over, lap.around, after) = (lap.around, true, None);
                 continue;
             };
             after = Some(last.clone());
             for (id, tally) in opens {
-                if around && start.as_ref().is_some_and(|start| id > *start) {
-                    return Ok(());
-                }
-                if !self.seal_counter(&id, &tally, draft)? {
+                lap.over = lap.around && lap.start.as_ref().is_some_and(|start| id > *start);
+                if lap.over || !self.seal_counter(&id, &tally, draft)? {
                     return Ok(());
                 }
                 self.shelf.set_open(self.provider, &id, None)?;
                 self.note.turn = Some(id);
             }
         }
+        Ok(())
     }
 
     /// Returns whether it fitted in.

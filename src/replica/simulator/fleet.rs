@@ -381,6 +381,50 @@ fn what_cannot_be_merged_is_not_made_anew_at_every_start() {
     assert!(note.sealed.seq - note.confirmed.seq < 20, "{} batches wait", note.sealed.seq);
 }
 
+/// Requests go on while their counts are told, of more rows than a batch may have.
+#[test]
+fn what_is_counted_meanwhile_is_for_the_next_round() {
+    const MANY: usize = 12;
+    let mut world = world(false);
+    let now = world.local(0);
+    for n in 0..MANY {
+        let it = &mut world.instances[0];
+        local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
+    }
+    world.heal().unwrap();
+    let count = |world: &mut World| {
+        for n in 0..MANY {
+            world.count(0, PROVIDER, &key(n), &Tally { success: 1, ..Tally::default() });
+        }
+    };
+    let told = |world: &World, n: usize| {
+        let it = &world.instances[0].shelf;
+        let open = it.open(PROVIDER, &key(n)).unwrap().unwrap_or_default();
+        it.view(PROVIDER, &key(n)).unwrap().success - open.success
+    };
+    let batches = |world: &World| {
+        let note = document::read::<StreamNote>(&world.instances[0].shelf, &document::stream_name(PROVIDER));
+        note.unwrap().unwrap().confirmed.seq
+    };
+    for round in 1..=3 {
+        count(&mut world);
+        let (before, due) =
+            (batches(&world), world.instances[0].shelf.view(PROVIDER, &key(0)).unwrap().success);
+        world.begin(0, Wishes::default());
+        while world.step(0).unwrap() {
+            count(&mut world);
+        }
+        assert_eq!(batches(&world) - before, MANY.div_ceil(world.bounds.rows) as u64, "round {round}");
+        let behind: Vec<_> = (0..MANY).filter(|n| told(&world, *n) < due).collect();
+        assert!(behind.is_empty(), "round {round}: of {behind:?} not all was told");
+    }
+    world.heal().unwrap();
+    let counted = world.instances[0].shelf.view(PROVIDER, &key(0)).unwrap().success;
+    let rows = &world.hub.db.tables[PROVIDERS[0].1].key_stats;
+    let there: Vec<_> = rows.values().map(|row| row.row.sums.s).collect();
+    assert_eq!(there, [counted; MANY]);
+}
+
 /// Rounds until that is so, each of them once.
 fn rounds_until(world: &mut World, at: usize, is_so: impl Fn(&World) -> bool) -> usize {
     for round in 0..40 {
