@@ -132,6 +132,11 @@ struct Target {
 const STEADY: &str = "steady 64";
 /// About a third of what two cores can answer.
 const STEADY_PER_SECOND: u32 = 10_000;
+/// The same for so long that an instance replicates as often as it does by default.
+const STEADY_FOR_LONG: &str = "steady 64, a minute";
+const LONG: Duration = Duration::from_secs(60);
+const EVERY_SECOND: &str = "replicating";
+const BY_DEFAULT: &str = "replicating by default";
 
 async fn compare(arguments: Arguments) {
     let dir = tempfile::tempdir().unwrap();
@@ -172,19 +177,27 @@ async fn compare(arguments: Arguments) {
             others.push((name, Keytide::start(provider, setup).await));
         }
     }
-    let hub = if arguments.wants("small 64, replicating") || arguments.wants(STEADY) {
-        let cluster = pg::Cluster::start(pg::Options::default());
-        let client = cluster.database("hub").await;
-        let keys = keytide::replica::schema::Target { prefix: "ollama_api", provider: "ollama" };
-        keytide::replica::schema::apply(&client, &[keys], false).await.unwrap();
-        let more =
-            format!("[sync]\ndatabase_url = \"{}\"\ninterval = \"1s\"", cluster.url("hub", "postgres"));
-        let setup = Setup { keys: 1_000, limited: false, more: &more };
-        others.push(("replicating", Keytide::start(provider, setup).await));
-        Some(cluster)
-    } else {
-        None
-    };
+    let mut hub = None;
+    for (name, interval, wanted) in [
+        (
+            EVERY_SECOND,
+            "interval = \"1s\"",
+            arguments.wants("small 64, replicating") || arguments.wants(STEADY),
+        ),
+        (BY_DEFAULT, "", arguments.wants(STEADY_FOR_LONG)),
+    ] {
+        if wanted {
+            let cluster = hub.get_or_insert_with(|| pg::Cluster::start(pg::Options::default()));
+            let database = name.replace(' ', "_");
+            let client = cluster.database(&database).await;
+            let keys = keytide::replica::schema::Target { prefix: "ollama_api", provider: "ollama" };
+            keytide::replica::schema::apply(&client, &[keys], false).await.unwrap();
+            let url = cluster.url(&database, "postgres");
+            let more = format!("[sync]\ndatabase_url = \"{url}\"\n{interval}");
+            let setup = Setup { keys: 1_000, limited: false, more: &more };
+            others.push((name, Keytide::start(provider, setup).await));
+        }
+    }
     let all: Vec<_> = others.iter().map(|(name, keytide)| (*name, target(name, keytide), keytide)).collect();
 
     let mut seen = Seen::default();
@@ -217,11 +230,17 @@ async fn compare(arguments: Arguments) {
                 }
             }
         }
-        if arguments.wants(STEADY) {
-            let replicating = all.iter().enumerate().filter(|(_, (name, ..))| *name == "replicating");
-            let who = [(None, &direct), (None, &nginx), (None, &bare), (Some(0), &ours)];
-            for (book, who) in who.into_iter().chain(replicating.map(|(n, (_, who, _))| (Some(n + 1), who))) {
-                let n = steady_of(&mut seen, STEADY, who, &arguments);
+        let steady =
+            [(STEADY, EVERY_SECOND, arguments.seconds), (STEADY_FOR_LONG, BY_DEFAULT, LONG.as_secs_f64())];
+        for (case, replicating, seconds) in steady {
+            if !arguments.wants(case) || case == STEADY_FOR_LONG && round > 0 {
+                continue;
+            }
+            let bare = (case == STEADY).then_some((None, &bare));
+            let who = [(None, &direct), (None, &nginx), (Some(0), &ours)].into_iter().chain(bare);
+            let replicating = all.iter().enumerate().filter(|(_, (name, ..))| *name == replicating);
+            for (book, who) in who.chain(replicating.map(|(n, (_, who, _))| (Some(n + 1), who))) {
+                let n = steady_of(&mut seen, case, who, seconds);
                 if let Some(book) = book {
                     asked[book] += n;
                 }
@@ -230,7 +249,7 @@ async fn compare(arguments: Arguments) {
         // Each beside nginx, and beside the plain keytide.
         for (n, (name, who, _)) in all.iter().enumerate() {
             let case = format!("small 64, {name}");
-            if !arguments.wants(&case) {
+            if !arguments.wants(&case) || *name == BY_DEFAULT {
                 continue;
             }
             for who in [&direct, &nginx, who] {
@@ -256,7 +275,7 @@ async fn compare(arguments: Arguments) {
         // Statistics are taken in every 100 ms.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let counted = keytide.counted().await - before[n];
-        println!("  {name:<16} {:>9} {counted:>9}", asked[n]);
+        println!("  {name:<22} {:>9} {counted:>9}", asked[n]);
         assert!(counted as f64 >= asked[n], "{name}: requests were answered that are in no book");
     }
     if let Some(file) = &arguments.json {
@@ -297,9 +316,9 @@ fn plain_of(
     found.requests
 }
 
-fn steady_of(seen: &mut Seen, case: &str, who: &Target, arguments: &Arguments) -> f64 {
+fn steady_of(seen: &mut Seen, case: &str, who: &Target, seconds: f64) -> f64 {
     let used = who.pid.map(processor);
-    let time = Duration::from_secs_f64(arguments.seconds);
+    let time = Duration::from_secs_f64(seconds);
     let found = load::steady(&who.plain, &who.token, 64, STEADY_PER_SECOND, time);
     let requests = found.latencies.len() as f64;
     let mut figures = vec![
@@ -395,7 +414,7 @@ fn ratios(seen: &Seen, case: &str, who: &str) -> BTreeMap<&'static str, f64> {
 
 fn print(seen: &Seen) {
     println!(
-        "\n{:<26} {:<16} {:>10} {:>9} {:>9} {:>9} {:>8}   beside nginx",
+        "\n{:<26} {:<22} {:>10} {:>9} {:>9} {:>9} {:>8}   beside nginx",
         "case", "who", "per second", "p50 us", "p99 us", "cpu us", "RSS MB"
     );
     for (case, who) in &seen.0 {
@@ -419,7 +438,7 @@ fn print(seen: &Seen) {
                 .map(|name| format!("; {name} {}", shown(name)))
                 .collect();
             println!(
-                "{case:<26} {name:<16} {:>10} {:>9} {:>9} {:>9} {:>8}   {beside}{}",
+                "{case:<26} {name:<22} {:>10} {:>9} {:>9} {:>9} {:>8}   {beside}{}",
                 shown("per_second"),
                 shown("p50_us"),
                 shown("p99_us"),
