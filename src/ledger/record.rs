@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{Books, ModelNames, ModelRef, shard::Shard};
+use super::{
+    Books, ModelNames, ModelRef,
+    shard::{Shard, Told},
+};
 use crate::model::{
     CoreDelta, CounterId, Counts, Delta, Health, KeyId, ProviderDelta, Tally, Timestamp, TokenId, UserId,
     Zone,
@@ -118,6 +121,8 @@ pub struct ProviderLedger {
     name: Box<str>,
     pub models: ModelNames,
     shards: Box<[Aligned]>,
+    /// Of whoever collects, one at a time.
+    told: Mutex<Told>,
     shared: Arc<Shared>,
 }
 
@@ -200,6 +205,7 @@ impl Ledger {
             name: name.into(),
             models,
             shards: (0..self.shards).map(|_| Aligned::default()).collect(),
+            told: Mutex::default(),
             shared: self.shared.clone(),
         });
         let mut providers = self.providers.write().unwrap_or_else(PoisonError::into_inner);
@@ -340,9 +346,11 @@ impl ProviderLedger {
 
     fn drain(&self, core: &mut CoreDelta) -> ProviderDelta {
         let mut delta = ProviderDelta::default();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.begin();
         for shard in 0..self.shards.len() {
             let taken = self.shard(shard).take();
-            let spare = taken.put_into(&self.models, &mut delta, core);
+            let spare = taken.put_into(&self.models, &mut delta, core, &mut told);
             self.shard(shard).give_back(spare);
         }
         delta

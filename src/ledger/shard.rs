@@ -3,7 +3,7 @@
 //! Nearly always all of it is of one hour: its bounds are compared, and zones are looked up when they are left.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
 };
 
@@ -34,7 +34,7 @@ impl Hasher for IdHasher {
         self.0 = (self.0.rotate_left(32) ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
     fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
+        self.0 = self.0.rotate_left(32) ^ value as u64;
     }
 }
 
@@ -140,11 +140,16 @@ impl Taken {
         models: &ModelNames,
         delta: &mut ProviderDelta,
         core: &mut CoreDelta,
+        told: &mut Told,
     ) -> Slot {
         for mut slot in self.others {
-            slot.drain(models, delta, core);
+            slot.drain(models, delta, core, None);
         }
-        self.present.drain(models, delta, core);
+        // A core that has rested is in another hour still.
+        if !self.present.is_empty() {
+            told.turn(self.present.hour, self.present.day);
+        }
+        self.present.drain(models, delta, core, Some(told));
         core.logs.append(&mut self.logs);
         self.present
     }
@@ -279,13 +284,18 @@ impl Slot {
         of
     }
 
-    fn drain(&mut self, models: &ModelNames, delta: &mut ProviderDelta, core: &mut CoreDelta) {
+    fn drain(
+        &mut self,
+        models: &ModelNames,
+        delta: &mut ProviderDelta,
+        core: &mut CoreDelta,
+        mut told: Option<&mut Told>,
+    ) {
         let (hour, day) = (self.hour.0, self.day.0);
         let keys = self.keys.len();
         // The keys of one core are mostly those of the others.
         delta.keys.reserve(keys.saturating_sub(delta.keys.len()));
         core.tallies.reserve((2 * keys).saturating_sub(core.tallies.len()));
-        core.sets.reserve((2 * keys).saturating_sub(core.sets.len()));
         for (id, of) in self.keys.drain() {
             let usage = KeyUsage {
                 counts: counts(of.counts),
@@ -302,7 +312,11 @@ impl Slot {
         }
         // What one long interval needed is not kept for good.
         self.keys.shrink_to(2 * keys);
-        for (key, subject, is_user) in self.users_of_keys.drain() {
+        for pair in self.users_of_keys.drain() {
+            if told.as_mut().is_some_and(|told| !told.is_new(pair)) {
+                continue;
+            }
+            let (key, subject, is_user) = pair;
             put(core, SetId { kind: SetKind::KeyHour, at: hour, id: key.0 }, subject);
             put(core, SetId { kind: SetKind::KeyDay, at: day, id: key.0 }, subject);
             if is_user {
@@ -401,6 +415,46 @@ impl Pairs {
         self.tidy();
         self.sorted = 0;
         self.list.drain(..)
+    }
+}
+
+/// Who used which key in this hour and day, as far as a collection has told it lately. Sets only grow, and nearly all
+/// that a collection finds is in them: it would be half of what has to be written.
+#[derive(Default)]
+pub(super) struct Told {
+    of: (Hour, Day),
+    pairs: HashSet<Pair, BuildHasherDefault<IdHasher>>,
+    /// In which it was told.
+    collections: u32,
+}
+
+impl Told {
+    /// Then all of it is told again: a key that was deleted has lost its sets, and may be back.
+    const COLLECTIONS: u32 = 64;
+    /// What is beyond is told every time. Some 2 MB.
+    const MOST: usize = 1 << 15;
+
+    /// Another collection begins.
+    pub(super) fn begin(&mut self) {
+        self.collections += 1;
+        if self.collections > Self::COLLECTIONS {
+            self.collections = 1;
+            self.pairs.clear();
+        }
+    }
+
+    fn turn(&mut self, hour: Hour, day: Day) {
+        if self.of != (hour, day) {
+            self.of = (hour, day);
+            self.pairs.clear();
+        }
+    }
+
+    fn is_new(&mut self, pair: Pair) -> bool {
+        if self.pairs.len() >= Self::MOST {
+            return !self.pairs.contains(&pair);
+        }
+        self.pairs.insert(pair)
     }
 }
 

@@ -212,6 +212,36 @@ struct Event {
     shard: usize,
 }
 
+#[test]
+fn who_used_a_key_is_told_once_in_a_while() {
+    let (ledger, provider) = setup(2, "UTC");
+    let noon = at("2026-11-21T12:00:00Z");
+    let use_at = |shard: usize, token: u128, now: Timestamp| {
+        provider.record(shard, &entry(caller(token, Some(7)), 1, Kind::Success), now);
+    };
+    let sets = || collected(&ledger).core.sets.into_iter().filter(|(_, set)| !set.members.is_empty()).count();
+    use_at(0, 1, noon);
+    assert_eq!(sets(), 3, "the key's hour and day, the user's day");
+    // By the same user with another token and on another core.
+    use_at(1, 2, noon);
+    assert_eq!(sets(), 0);
+    provider.record(0, &entry(caller(3, None), 1, Kind::Success), noon);
+    assert_eq!(sets(), 2, "a token that is nobody's is somebody of its own");
+    use_at(0, 1, at("2026-11-21T13:00:00Z"));
+    assert_eq!(sets(), 3, "of another hour");
+    use_at(0, 1, noon);
+    assert_eq!(sets(), 3, "and of the one before");
+    // A key may have been deleted meanwhile, and be back.
+    let told: Vec<usize> = (0..200)
+        .map(|_| {
+            use_at(0, 1, noon);
+            sets()
+        })
+        .collect();
+    assert!(told.iter().sum::<usize>() <= 12, "{told:?}");
+    assert!(told.windows(64).all(|some| some.contains(&3)), "{told:?}");
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let who = (proptest::option::weighted(0.9, 1..40_u128), 1..6_u128, proptest::option::of(20..24_u128));
     let what = (any::<bool>(), 0..3_u8, 0..3_u8, -130..130_i64, proptest::bool::weighted(0.05), 0..2_usize);
