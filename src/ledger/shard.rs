@@ -29,6 +29,10 @@ impl Hasher for IdHasher {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
     }
+    fn write_u8(&mut self, value: u8) {
+        // Behind two ids, of which bits may be the same in all: the table looks at the lowest and the highest.
+        self.0 = (self.0 ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
     fn write_u32(&mut self, value: u32) {
         // Numbers of models are small: spread them over the high bits that the table looks at.
         self.0 = (self.0.rotate_left(32) ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -429,25 +433,32 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Then all of it is told again: a key that was deleted has lost its sets, and may be back.
+    /// Then all of it is told again: a clock that jumped ahead and back may have closed a set meanwhile.
     const COLLECTIONS: u32 = 64;
-    /// What is beyond is told every time. Some 2 MB.
-    const MOST: usize = 1 << 15;
+    /// What is beyond is told every time. As many as fit into 1.6 MB, for each provider.
+    const MOST: usize = (1 << 15) / 8 * 7;
 
     /// Another collection begins.
     pub(super) fn begin(&mut self) {
         self.collections += 1;
         if self.collections > Self::COLLECTIONS {
             self.collections = 1;
-            self.pairs.clear();
+            self.forget();
         }
     }
 
     fn turn(&mut self, hour: Hour, day: Day) {
         if self.of != (hour, day) {
             self.of = (hour, day);
-            self.pairs.clear();
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
+        let before = self.pairs.len();
+        self.pairs.clear();
+        // What one busy time needed is not kept for good.
+        self.pairs.shrink_to(2 * before);
     }
 
     fn is_new(&mut self, pair: Pair) -> bool {

@@ -132,9 +132,9 @@ struct Target {
 const STEADY: &str = "steady 64";
 /// About a third of what two cores can answer.
 const STEADY_PER_SECOND: u32 = 10_000;
-/// The same for so long that an instance replicates as often as it does by default.
-const STEADY_FOR_LONG: &str = "steady 64, a minute";
-const LONG: Duration = Duration::from_secs(60);
+/// The same for so long that an instance replicates twice though it does so as seldom as by default.
+const STEADY_FOR_LONG: &str = "steady 64, 75 seconds";
+const LONG: Duration = Duration::from_secs(75);
 const EVERY_SECOND: &str = "replicating";
 const BY_DEFAULT: &str = "replicating by default";
 
@@ -236,14 +236,27 @@ async fn compare(arguments: Arguments) {
             if !arguments.wants(case) || case == STEADY_FOR_LONG && round > 0 {
                 continue;
             }
-            let bare = (case == STEADY).then_some((None, &bare));
-            let who = [(None, &direct), (None, &nginx), (Some(0), &ours)].into_iter().chain(bare);
-            let replicating = all.iter().enumerate().filter(|(_, (name, ..))| *name == replicating);
-            for (book, who) in who.chain(replicating.map(|(n, (_, who, _))| (Some(n + 1), who))) {
+            let bare = (case == STEADY).then_some(&bare);
+            for who in [&direct, &nginx, &ours].into_iter().chain(bare) {
                 let n = steady_of(&mut seen, case, who, seconds);
-                if let Some(book) = book {
-                    asked[book] += n;
-                }
+                asked[0] += if who.name == "keytide" { n } else { 0.0 };
+            }
+            for (n, (_, who, keytide)) in
+                all.iter().enumerate().filter(|(_, (name, ..))| *name == replicating)
+            {
+                // A round with something to tell, after which the next one comes an interval later.
+                asked[n + 1] +=
+                    load::steady(&who.plain, &who.token, 64, STEADY_PER_SECOND, Duration::from_secs(1))
+                        .latencies
+                        .len() as f64;
+                keytide.replicate().await;
+                let before = keytide.batches().await;
+                asked[n + 1] += steady_of(&mut seen, case, who, seconds);
+                let told = keytide.batches().await - before;
+                assert!(
+                    case == STEADY || told >= 4,
+                    "{case}: {told} batches are not two rounds of two streams"
+                );
             }
         }
         // Each beside nginx, and beside the plain keytide.

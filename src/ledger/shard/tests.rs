@@ -231,7 +231,7 @@ fn who_used_a_key_is_told_once_in_a_while() {
     assert_eq!(sets(), 3, "of another hour");
     use_at(0, 1, noon);
     assert_eq!(sets(), 3, "and of the one before");
-    // A key may have been deleted meanwhile, and be back.
+    // Now and then all of it is told again.
     let told: Vec<usize> = (0..200)
         .map(|_| {
             use_at(0, 1, noon);

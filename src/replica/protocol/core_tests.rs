@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::{
     Bounds, Effect, Error, Outcome,
     document::{Batch, Part, StreamNote, Walk, Why},
+    seal::Lap,
     stream::Stream,
     text::Shift,
 };
@@ -171,6 +172,26 @@ fn seal_all(shelf: &mut dyn Shelf, note: &mut StreamNote, bounds: Bounds) -> Res
         batches.push(Batch::decode(&shelf.batch(CORE, seq)?.unwrap())?);
     }
     Ok(batches)
+}
+
+#[tokio::test]
+async fn rows_of_requests_that_came_meanwhile_are_for_the_next_round() {
+    let (told, left) = Scene::new()
+        .edit(|shelf| {
+            open_some(shelf)?;
+            for n in 4..=5 {
+                let later = UsageLog { at: Timestamp(NOW.0 + 1), ..log(n) };
+                shelf.set_open_log(later.id, Some(&later))?;
+            }
+            let mut note = StreamNote::default();
+            let seal = |stream: &mut Stream<'_>| stream.seal_in(RUN, &mut Lap::new(None, NOW));
+            let (left, _unheard) = stream(shelf, &mut note, Bounds::default(), seal)?;
+            assert!(!left, "nothing that this round has to tell");
+            let batch = Batch::decode(&shelf.batch(CORE, 1)?.unwrap())?;
+            Ok((batch.rows.logs.len(), shelf.open_logs(99)?.len()))
+        })
+        .await;
+    assert_eq!((told, left), (3, 2));
 }
 
 #[tokio::test]

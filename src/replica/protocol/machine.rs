@@ -276,7 +276,7 @@ impl Machine {
                 return Ok(None);
             }
             if (stream.waiting() == 0 || broken!(SealsWhileOneWaits)) && turn.sealed < most {
-                let lap = turn.lap.get_or_insert_with(|| Lap::from(stream.note.turn.clone()));
+                let lap = turn.lap.get_or_insert_with(|| Lap::new(stream.note.turn.clone(), now));
                 let left = stream.seal_in(stream.note.run, lap)?;
                 // The rest waits for the next round, unless this was only what one batch could hold.
                 turn.sealed = if left { turn.sealed + 1 } else { most };

@@ -24,7 +24,7 @@ pub struct StreamRound {
     pub pushing: bool,
     /// Batches sealed in this round.
     pub sealed: u32,
-    /// Each counter goes into one of them at most: what is counted meanwhile must not keep the round going.
+    /// As far as they go: what is counted meanwhile must not keep the round going.
     pub lap: Option<Lap>,
     pub pushed: u32,
     /// The lanes still to be pulled, in order.

@@ -14,7 +14,7 @@ use super::{
     text,
 };
 use crate::{
-    model::{CounterId, Tally, UserId},
+    model::{CounterId, Tally, Timestamp, UserId},
     replica::wire::{GlobalRow, HourRow, ModelRow, Rows, TokenStatsRow},
     store::shelf::{Dirty, KeyEntry, Row, TokenEntry, UserEntry},
 };
@@ -30,19 +30,23 @@ pub enum Lives {
     Apart,
 }
 
-/// Once around all open counters. Those that are counted all the time are open again at once: whoever goes on until
-/// none is open does not end.
+/// Once around all open counters, and the rows of requests up to now. Counters that are used all the time are open again
+/// at once, and rows keep coming: whoever goes on until none is open does not end.
 #[derive(Clone, Debug)]
 pub struct Lap {
     start: Option<CounterId>,
+    /// Where the last batch ended.
+    after: Option<CounterId>,
     around: bool,
     over: bool,
+    /// Rows of later requests are not in it.
+    until: Timestamp,
 }
 
-impl From<Option<CounterId>> for Lap {
+impl Lap {
     /// That begins behind this one.
-    fn from(start: Option<CounterId>) -> Self {
-        Self { around: start.is_none(), start, over: false }
+    pub fn new(start: Option<CounterId>, until: Timestamp) -> Self {
+        Self { around: start.is_none(), after: start.clone(), start, over: false, until }
     }
 }
 
@@ -113,11 +117,11 @@ impl Stream<'_> {
 
     /// Seals one batch, if there is anything to seal; returns whether something is left.
     pub fn seal(&mut self, run: Uuid) -> Result<bool> {
-        let mut lap = Lap::from(self.note.turn.clone());
+        let mut lap = Lap::new(self.note.turn.clone(), Timestamp(i64::MAX));
         self.seal_in(run, &mut lap)
     }
 
-    /// As [`Stream::seal`], with no counter beyond that lap.
+    /// As [`Stream::seal`], with no counter and no row of a request beyond that lap.
     pub fn seal_in(&mut self, run: Uuid, lap: &mut Lap) -> Result<bool> {
         let mut draft = self.draft();
         if self.shed && self.is_core() {
@@ -132,7 +136,7 @@ impl Stream<'_> {
             self.seal_open(&mut draft, lap)?;
         }
         if !draft.full && self.is_core() {
-            self.seal_logs(&mut draft)?;
+            self.seal_logs(&mut draft, lap.until)?;
         }
         let left = draft.full;
         self.put(draft, run)?;
@@ -201,21 +205,20 @@ impl Stream<'_> {
 
     /// From where the last batch ended to the end of the lap.
     fn seal_open(&mut self, draft: &mut Draft, lap: &mut Lap) -> Result<()> {
-        let mut after = self.note.turn.clone();
         while !lap.over {
-            let opens = self.shelf.opens(self.provider, after.as_ref(), self.bounds.stride)?;
-            let Some((last, _)) = opens.last() else {
-                (lap.over, lap.around, after) = (lap.around, true, None);
+            let opens = self.shelf.opens(self.provider, lap.after.as_ref(), self.bounds.stride)?;
+            if opens.is_empty() {
+                (lap.over, lap.around, lap.after) = (lap.around, true, None);
                 continue;
-            };
-            after = Some(last.clone());
+            }
             for (id, tally) in opens {
                 lap.over = lap.around && lap.start.as_ref().is_some_and(|start| id > *start);
                 if lap.over || !self.seal_counter(&id, &tally, draft)? {
                     return Ok(());
                 }
                 self.shelf.set_open(self.provider, &id, None)?;
-                self.note.turn = Some(id);
+                self.note.turn = Some(id.clone());
+                lap.after = Some(id);
             }
         }
         Ok(())

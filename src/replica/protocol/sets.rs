@@ -4,7 +4,7 @@
 
 use super::{Note, Result, stream::Stream, text};
 use crate::{
-    model::{CounterId, Period, Set, SetId, SetKind, SpanId, SpanKind},
+    model::{CounterId, Period, Set, SetId, SetKind, SpanId, SpanKind, Timestamp},
     replica::wire::{Rows, SetRow},
     store::{
         self,
@@ -116,14 +116,15 @@ impl Stream<'_> {
     }
 
     /// Last of all: there may be as many as requests.
-    pub fn seal_logs(&mut self, draft: &mut Draft) -> Result<()> {
+    /// In the order of their ids, which is that of requests.
+    pub fn seal_logs(&mut self, draft: &mut Draft, until: Timestamp) -> Result<()> {
         loop {
             let logs = self.shelf.open_logs(self.bounds.stride)?;
             if logs.is_empty() {
                 return Ok(());
             }
             for log in logs {
-                if !draft.push(|rows| &mut rows.logs, text::log_row(&log, self.shift)) {
+                if log.at > until || !draft.push(|rows| &mut rows.logs, text::log_row(&log, self.shift)) {
                     return Ok(());
                 }
                 self.shelf.set_open_log(log.id, None)?;

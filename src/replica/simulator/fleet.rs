@@ -13,7 +13,7 @@ use crate::{
         Error, Next, Note, Wishes,
         document::{self, StreamNote},
     },
-    store::shelf::Shelf,
+    store::shelf::{Dirty, Row, Shelf},
 };
 
 const PROVIDER: &str = PROVIDERS[0].0;
@@ -381,48 +381,60 @@ fn what_cannot_be_merged_is_not_made_anew_at_every_start() {
     assert!(note.sealed.seq - note.confirmed.seq < 20, "{} batches wait", note.sealed.seq);
 }
 
-/// Requests go on while their counts are told, of more rows than a batch may have.
+/// Requests go on while their counts are told, of more rows than a batch may have; some rows of keys fill the first ones,
+/// also to where a batch ends.
 #[test]
 fn what_is_counted_meanwhile_is_for_the_next_round() {
     const MANY: usize = 12;
-    let mut world = world(false);
-    let now = world.local(0);
-    for n in 0..MANY {
-        let it = &mut world.instances[0];
-        local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
-    }
-    world.heal().unwrap();
-    let count = |world: &mut World| {
+    for most in [1, 5] {
+        let mut world = world(false);
+        world.bounds.rows = most;
+        let mut world = World::rebound(world).unwrap();
+        let now = world.local(0);
         for n in 0..MANY {
-            world.count(0, PROVIDER, &key(n), &Tally { success: 1, ..Tally::default() });
+            let it = &mut world.instances[0];
+            local::add_key(&mut it.shelf, PROVIDER, &format!("key-{n}"), &it.stamps, now);
         }
-    };
-    let told = |world: &World, n: usize| {
-        let it = &world.instances[0].shelf;
-        let open = it.open(PROVIDER, &key(n)).unwrap().unwrap_or_default();
-        it.view(PROVIDER, &key(n)).unwrap().success - open.success
-    };
-    let batches = |world: &World| {
-        let note = document::read::<StreamNote>(&world.instances[0].shelf, &document::stream_name(PROVIDER));
-        note.unwrap().unwrap().confirmed.seq
-    };
-    for round in 1..=3 {
-        count(&mut world);
-        let (before, due) =
-            (batches(&world), world.instances[0].shelf.view(PROVIDER, &key(0)).unwrap().success);
-        world.begin(0, Wishes::default());
-        while world.step(0).unwrap() {
+        world.heal().unwrap();
+        let counters: Vec<_> = (0..MANY).map(key).chain([CounterId::Total]).collect();
+        let count = |world: &mut World| {
+            for id in &counters {
+                world.count(0, PROVIDER, id, &Tally { success: 1, ..Tally::default() });
+            }
+        };
+        let view = |world: &World, id| world.instances[0].shelf.view(PROVIDER, id).unwrap().success;
+        let told = |world: &World, id| {
+            let open = world.instances[0].shelf.open(PROVIDER, id).unwrap().unwrap_or_default();
+            view(world, id) - open.success
+        };
+        let batches = |world: &World| {
+            let name = document::stream_name(PROVIDER);
+            let note: Option<StreamNote> = document::read(&world.instances[0].shelf, &name).unwrap();
+            note.unwrap().confirmed.seq
+        };
+        for dirty in 0..=11 {
             count(&mut world);
+            for n in 0..dirty {
+                let row = Row::Key(KeyId::derive(PROVIDER, &format!("key-{n}")));
+                let changed = Dirty { changed: true, ..Dirty::default() };
+                local::soil(&mut world.instances[0].shelf, PROVIDER, row, changed);
+            }
+            let (before, due) = (batches(&world), view(&world, &CounterId::Total));
+            world.begin(0, Wishes::default());
+            while world.step(0).unwrap() {
+                count(&mut world);
+            }
+            let least = (dirty + counters.len()).div_ceil(most) as u64;
+            let sent = batches(&world) - before;
+            assert!((least..=least + 1).contains(&sent), "{most} rows, {dirty} of keys: {sent} batches");
+            let behind: Vec<_> = counters.iter().filter(|id| told(&world, id) < due).collect();
+            assert!(behind.is_empty(), "{most} rows, {dirty} of keys: of {behind:?} not all was told");
         }
-        assert_eq!(batches(&world) - before, MANY.div_ceil(world.bounds.rows) as u64, "round {round}");
-        let behind: Vec<_> = (0..MANY).filter(|n| told(&world, *n) < due).collect();
-        assert!(behind.is_empty(), "round {round}: of {behind:?} not all was told");
+        world.heal().unwrap();
+        let rows = &world.hub.db.tables[PROVIDERS[0].1].key_stats;
+        let there: Vec<_> = rows.values().map(|row| row.row.sums.s).collect();
+        assert_eq!(there, [view(&world, &CounterId::Total); MANY]);
     }
-    world.heal().unwrap();
-    let counted = world.instances[0].shelf.view(PROVIDER, &key(0)).unwrap().success;
-    let rows = &world.hub.db.tables[PROVIDERS[0].1].key_stats;
-    let there: Vec<_> = rows.values().map(|row| row.row.sums.s).collect();
-    assert_eq!(there, [counted; MANY]);
 }
 
 /// Rounds until that is so, each of them once.

@@ -145,6 +145,21 @@ impl Keytide {
     }
 }
 
+impl Keytide {
+    /// Goes through a round; the next one comes an interval later, if there was something to tell.
+    pub async fn replicate(&self) {
+        ask(&self.home, &format!("http://{}", self.address), "/admin/sync/now", Some(json!({}))).await;
+    }
+
+    /// Batches that hubs have confirmed.
+    pub async fn batches(&self) -> u64 {
+        let status = ask(&self.home, &format!("http://{}", self.address), "/admin/sync", None).await;
+        let hubs = status["hubs"].as_array().unwrap_or_else(|| panic!("{status}"));
+        let streams = hubs.iter().flat_map(|hub| hub["streams"].as_array().into_iter().flatten());
+        streams.map(|stream| stream["confirmed_batch"].as_u64().unwrap_or_else(|| panic!("{status}"))).sum()
+    }
+}
+
 /// Brings the keys, and a token to call with.
 pub async fn fill(home: &Home, url: &str, keys: Vec<String>) -> String {
     for some in keys.chunks(20_000) {
