@@ -140,23 +140,24 @@ impl Keytide {
 
     /// How many requests its books say it has counted.
     pub async fn counted(&self) -> u64 {
-        let stats = ask(&self.home, &format!("http://{}", self.address), "/admin/stats", None).await;
-        stats["total_requests"].as_u64().unwrap()
+        self.ask("/admin/stats", None).await["total_requests"].as_u64().unwrap()
     }
-}
 
-impl Keytide {
     /// Goes through a round; the next one comes an interval later, if there was something to tell.
     pub async fn replicate(&self) {
-        ask(&self.home, &format!("http://{}", self.address), "/admin/sync/now", Some(json!({}))).await;
+        self.ask("/admin/sync/now", Some(json!({}))).await;
     }
 
     /// Batches that hubs have confirmed.
     pub async fn batches(&self) -> u64 {
-        let status = ask(&self.home, &format!("http://{}", self.address), "/admin/sync", None).await;
+        let status = self.ask("/admin/sync", None).await;
         let hubs = status["hubs"].as_array().unwrap_or_else(|| panic!("{status}"));
         let streams = hubs.iter().flat_map(|hub| hub["streams"].as_array().into_iter().flatten());
         streams.map(|stream| stream["confirmed_batch"].as_u64().unwrap_or_else(|| panic!("{status}"))).sum()
+    }
+
+    async fn ask(&self, path: &str, body: Option<Value>) -> Value {
+        ask(&self.home, &format!("http://{}", self.address), path, body).await
     }
 }
 
