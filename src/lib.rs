@@ -48,6 +48,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod breather;
 pub mod cli;
 pub mod config;
 pub mod console;

@@ -44,7 +44,9 @@ struct ToStore(Store);
 
 impl Sink for ToStore {
     async fn append(&self, delta: Delta) -> Result<(), (Delta, String)> {
-        self.0.append(&delta).await.map_err(|error| (delta, error.to_string()))
+        let delta = Arc::new(delta);
+        let appended = self.0.append(delta.clone()).await;
+        appended.map_err(|error| (Arc::unwrap_or_clone(delta), error.to_string()))
     }
 }
 

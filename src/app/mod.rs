@@ -103,14 +103,15 @@ impl StoreSink {
 impl Sink for StoreSink {
     async fn append(&self, delta: Delta) -> Result<(), (Delta, String)> {
         let of_state = delta.providers.values().any(|of| !of.health.is_empty());
-        match self.store.append(&delta).await {
+        let delta = Arc::new(delta);
+        match self.store.append(delta.clone()).await {
             Ok(()) => {
                 if of_state {
                     self.tell();
                 }
                 Ok(())
             }
-            Err(error) => Err((delta, error.to_string())),
+            Err(error) => Err((Arc::unwrap_or_clone(delta), error.to_string())),
         }
     }
 }

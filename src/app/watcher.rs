@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     admin::Watching,
+    breather,
     config::MonitorOptions,
     guard::{Sentence, Watch},
     model::{Clock, Event, UserId},
@@ -178,8 +179,12 @@ impl Watcher {
         let mut decided = Vec::new();
         for part in seen.chunks(PART) {
             decided.extend(self.take(|monitor| {
+                let _rests = breather::begin();
                 let mut all = Report::default();
-                part.iter().for_each(|seen| all.add(monitor.observe(seen)));
+                for seen in part {
+                    breather::step();
+                    all.add(monitor.observe(seen));
+                }
                 all
             }));
             tokio::task::yield_now().await;

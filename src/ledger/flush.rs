@@ -6,7 +6,7 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
 
 use super::{Ledger, record::Progress};
-use crate::model::Delta;
+use crate::{breather, model::Delta};
 
 /// Where deltas go. The store implements it; tests put a failing one in its place.
 pub trait Sink: Send + Sync + 'static {
@@ -112,6 +112,8 @@ impl<S: Sink> Flusher<S> {
 
     async fn write_alone(&self) -> Result<(), String> {
         let (number, delta) = {
+            // Who only reads the books collects at one go.
+            let _rests = breather::begin();
             let mut state = self.ledger.lock();
             let number = self.ledger.collect_into(&mut state);
             (number, std::mem::take(&mut state.pending))

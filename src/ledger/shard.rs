@@ -2,47 +2,19 @@
 //!
 //! Nearly always all of it is of one hour: its bounds are compared, and zones are looked up when they are left.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::{collections::HashSet, hash::BuildHasherDefault};
 
 use super::{
     ModelNames, ModelRef,
     record::{Caller, Class, Ending, Entry, Kind, Refusal},
 };
-use crate::model::{
-    CoreDelta, Counts, Day, Hour, KeyId, KeyUsage, LastKey, ProviderDelta, Set, SetId, SetKind, SpanId,
-    SpanKind, Tally, Timestamp, TokenId, Usage, UsageLog, UsageType, UserId, Zone,
+use crate::{
+    breather,
+    model::{
+        ById, CoreDelta, Counts, Day, Hour, IdHasher, KeyId, KeyUsage, LastKey, ProviderDelta, Set, SetId,
+        SetKind, SpanId, SpanKind, Tally, Timestamp, TokenId, Usage, UsageLog, UsageType, UserId, Zone,
+    },
 };
-
-/// Ids of keys, tokens and users are uniformly distributed already, so their low half is hash enough.
-#[derive(Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-    fn write_u8(&mut self, value: u8) {
-        // Behind two ids, of which bits may be the same in all: the table looks at the lowest and the highest.
-        self.0 = (self.0 ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
-    }
-    fn write_u32(&mut self, value: u32) {
-        // Numbers of models are small: spread them over the high bits that the table looks at.
-        self.0 = (self.0.rotate_left(32) ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-    fn write_u128(&mut self, value: u128) {
-        self.0 = self.0.rotate_left(32) ^ value as u64;
-    }
-}
-
-type ById<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 #[derive(Default)]
 pub(super) struct Shard {
@@ -301,6 +273,7 @@ impl Slot {
         delta.keys.reserve(keys.saturating_sub(delta.keys.len()));
         core.tallies.reserve((2 * keys).saturating_sub(core.tallies.len()));
         for (id, of) in self.keys.drain() {
+            breather::step();
             let usage = KeyUsage {
                 counts: counts(of.counts),
                 last_used: date(of.last_used),
@@ -317,6 +290,7 @@ impl Slot {
         // What one long interval needed is not kept for good.
         self.keys.shrink_to(2 * keys);
         for pair in self.users_of_keys.drain() {
+            breather::step();
             if told.as_mut().is_some_and(|told| !told.is_new(pair)) {
                 continue;
             }
@@ -333,6 +307,7 @@ impl Slot {
             delta.hours.entry((self.hour, name)).or_default().add(&usage);
         }
         for (id, of) in self.tokens.drain().chain(self.before.drain(..)) {
+            breather::step();
             of.drain(id, day, delta, core);
         }
         for (id, refused) in self.refused.drain() {

@@ -4,6 +4,7 @@
 //! always an argument.
 
 pub mod budget;
+pub mod by_id;
 pub mod day;
 pub mod error_body;
 pub mod event;
@@ -24,6 +25,7 @@ pub mod version;
 pub mod window;
 
 pub use budget::{History, Rung, Space, TableSpace};
+pub use by_id::{ById, IdHasher};
 pub use day::{Day, DaySpan, Month, UnknownZone, Zone};
 pub use event::{Event, UsageLog, UsageType};
 pub use health::{Cause, Effect, Health, Policy};

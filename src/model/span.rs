@@ -3,7 +3,10 @@
 //! Numbers are [`Tally`](super::Tally)s under a [`SpanId`]; who did something is kept in [`Set`]s, since numbers of
 //! distinct people cannot be added. Both merge in any order and grouping.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    hash::{Hash, Hasher},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -78,8 +81,17 @@ kinds! {
 }
 
 /// Hours since the epoch or days since 1970-01-01, as ten digits: they are compared as the numbers are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period([u8; 10]);
+
+impl Hash for Period {
+    /// The first two digits are the same in all that is counted in the next thousand years.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [_, _, digits @ ..] = self.0;
+        // The digit that changes most lies lowest: a multiplication carries upwards only.
+        state.write_u64(u64::from_be_bytes(digits));
+    }
+}
 
 impl Period {
     pub fn new(mut number: u32) -> Self {

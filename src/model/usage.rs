@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Health, KeyId, Set, SetId, SpanId, Tally, Timestamp, TokenId, UsageLog};
+use super::{ById, Health, KeyId, Set, SetId, SpanId, Tally, Timestamp, TokenId, UsageLog};
 
 /// Requests or attempts by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,12 +96,12 @@ impl Hour {
 /// What one provider's books have to take in.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProviderDelta {
-    pub keys: HashMap<KeyId, KeyUsage>,
+    pub keys: ById<KeyId, KeyUsage>,
     /// Requests by hour and model: the provider's and each model's totals are sums over these.
     pub hours: HashMap<(Hour, Box<str>), Usage>,
-    pub tokens: HashMap<TokenId, Usage>,
+    pub tokens: ById<TokenId, Usage>,
     /// The latest health of keys whose health changed. Not a sum: a later delta's value replaces it.
-    pub health: HashMap<KeyId, Health>,
+    pub health: ById<KeyId, Health>,
 }
 
 impl ProviderDelta {
@@ -113,26 +113,35 @@ impl ProviderDelta {
     pub fn add(&mut self, later: Self) {
         if self.is_empty() {
             *self = later;
-            return;
+        } else {
+            self.add_all(&later);
         }
-        for (id, usage) in later.keys {
-            self.keys.entry(id).or_default().add(&usage);
+    }
+
+    fn add_all(&mut self, later: &Self) {
+        // Both are in the order of the same hashes: a table that grows meanwhile would fill from one end.
+        self.keys.reserve(later.keys.len().saturating_sub(self.keys.len()));
+        for (id, usage) in &later.keys {
+            self.keys.entry(*id).or_default().add(usage);
         }
-        for (id, usage) in later.hours {
-            self.hours.entry(id).or_default().add(&usage);
+        for (id, usage) in &later.hours {
+            match self.hours.get_mut(id) {
+                Some(sum) => sum.add(usage),
+                None => drop(self.hours.insert(id.clone(), *usage)),
+            }
         }
-        for (id, usage) in later.tokens {
-            self.tokens.entry(id).or_default().add(&usage);
+        for (id, usage) in &later.tokens {
+            self.tokens.entry(*id).or_default().add(usage);
         }
-        self.health.extend(later.health);
+        self.health.extend(later.health.iter().map(|(id, health)| (*id, health.clone())));
     }
 }
 
 /// What is counted by hour, day and person. Attempts of keys ever are not in it: they follow from those of providers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CoreDelta {
-    pub tallies: HashMap<SpanId, Tally>,
-    pub sets: HashMap<SetId, Set>,
+    pub tallies: ById<SpanId, Tally>,
+    pub sets: ById<SetId, Set>,
     /// Requests of which a row is kept, where somebody wants that.
     pub logs: Vec<UsageLog>,
 }
@@ -146,15 +155,22 @@ impl CoreDelta {
     pub fn add(&mut self, later: Self) {
         if self.is_empty() && later.logs.len() <= UsageLog::MOST {
             *self = later;
-            return;
+        } else {
+            self.add_all(&later);
         }
-        for (id, tally) in later.tallies {
-            self.tallies.entry(id).or_default().add(&tally);
+    }
+
+    fn add_all(&mut self, later: &Self) {
+        // As above.
+        self.tallies.reserve(later.tallies.len().saturating_sub(self.tallies.len()));
+        self.sets.reserve(later.sets.len().saturating_sub(self.sets.len()));
+        for (id, tally) in &later.tallies {
+            self.tallies.entry(*id).or_default().add(tally);
         }
-        for (id, set) in later.sets {
-            self.sets.entry(id).or_default().add(id.kind, &set);
+        for (id, set) in &later.sets {
+            self.sets.entry(*id).or_default().add(id.kind, set);
         }
-        self.logs.extend(later.logs);
+        self.logs.extend_from_slice(&later.logs);
         let too_many = self.logs.len().saturating_sub(UsageLog::MOST);
         self.logs.drain(..too_many);
     }
@@ -178,6 +194,17 @@ impl Delta {
             self.providers.entry(provider).or_default().add(delta);
         }
         self.core.add(later.core);
+    }
+
+    /// Adds a later delta that others hold as well.
+    pub fn add_all(&mut self, later: &Self) {
+        for (provider, delta) in &later.providers {
+            match self.providers.get_mut(provider) {
+                Some(sum) => sum.add_all(delta),
+                None => drop(self.providers.insert(provider.clone(), delta.clone())),
+            }
+        }
+        self.core.add_all(&later.core);
     }
 }
 

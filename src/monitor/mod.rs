@@ -32,18 +32,21 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::{
+    hash::{BuildHasherDefault, RandomState},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{KeyId, Timestamp};
+use crate::model::{IdHasher, KeyId, Timestamp};
 
 use self::{
     address::{Crowd, Door},
     condense::{Condenser, Kept},
     event::Finding,
     observation::{Network, caller},
-    others::Others,
+    others::{Latest, Others},
     recent::Recent,
     track::{Moment, Request, Track},
 };
@@ -56,11 +59,11 @@ pub use options::{Action, Options, Problem, Rule};
 pub struct Monitor {
     options: Options,
     subjects: Recent<Subject, Track>,
-    keys: Recent<KeyId, Track>,
+    keys: Recent<KeyId, Track, BuildHasherDefault<IdHasher>>,
     doors: Recent<IpAddr, Door>,
     crowd: Crowd,
-    other_subjects: Others,
-    other_keys: Others,
+    other_subjects: Others<Subject, RandomState>,
+    other_keys: Others<KeyId, BuildHasherDefault<IdHasher>>,
     condenser: Condenser,
     minute: u32,
     /// Empty between two observations; kept for its memory.
@@ -209,7 +212,7 @@ impl Monitor {
         let track = self.subjects.touch(subject, || Track::new(now));
         track.request(request, mood, now, &self.options, &mut self.found);
         let novel = track.novel_keys();
-        self.other_subjects.tell(subject, provider, model, at, request.is_bad, novel);
+        self.other_subjects.tell(subject, Latest { at, provider, model, is_bad: request.is_bad, novel });
         self.settle(subject, at, report);
         self.tried(seen, end, now, report);
     }
@@ -218,16 +221,15 @@ impl Monitor {
     fn tried(&mut self, seen: &Observation, end: End, now: Moment, report: &mut Report) {
         let Observation { at, provider, model, .. } = *seen;
         let Some(key) = seen.key else { return };
-        let name = Subject::Key(key);
         // What the request or its caller did wrong says nothing of the key.
         let is_bad = end == End::Failure;
-        let mood = self.other_keys.mood(name, provider, model, at);
+        let mood = self.other_keys.mood(key, provider, model, at);
         let track = self.keys.touch(key, || Track::new(now));
         track.request(Request { is_bad, ..Request::default() }, mood, now, &self.options, &mut self.found);
         // How much a day brings a key is the pool's doing: who else is in it, and who is away.
         self.found.retain(|finding| finding.kind != Kind::Sustained);
-        self.other_keys.tell(name, provider, model, at, is_bad, 0);
-        self.settle(name, at, report);
+        self.other_keys.tell(key, Latest { at, provider, model, is_bad, novel: 0 });
+        self.settle(Subject::Key(key), at, report);
     }
 
     /// Hands what was found about a subject to the condenser.

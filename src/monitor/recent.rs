@@ -1,13 +1,16 @@
 //! A table of bounded length that forgets what was not seen for longest.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+};
 
 const NONE: u32 = u32::MAX;
 
 /// Found by key, linked by when they were last touched: every step takes the same time, however many there are.
 #[derive(Debug)]
-pub(super) struct Recent<K, V> {
-    places: HashMap<K, u32>,
+pub(super) struct Recent<K, V, S = RandomState> {
+    places: HashMap<K, u32, S>,
     slots: Vec<Slot<K, V>>,
     newest: u32,
     oldest: u32,
@@ -22,10 +25,10 @@ struct Slot<K, V> {
     older: u32,
 }
 
-impl<K: Copy + Eq + Hash, V> Recent<K, V> {
+impl<K: Copy + Eq + Hash, V, S: BuildHasher + Default> Recent<K, V, S> {
     pub(super) fn new(bound: usize) -> Self {
         let bound = bound.clamp(1, NONE as usize);
-        Self { places: HashMap::new(), slots: Vec::new(), newest: NONE, oldest: NONE, bound }
+        Self { places: HashMap::default(), slots: Vec::new(), newest: NONE, oldest: NONE, bound }
     }
 
     /// The value of `key`, which is now the newest; made when it is not there, at the cost of the oldest.
@@ -53,6 +56,36 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
         };
         self.link(place);
         &mut self.slots[place as usize].value
+    }
+
+    /// Whether the next one that is new costs the oldest its place.
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= self.bound
+    }
+
+    pub(super) fn oldest(&self) -> Option<(&K, &V)> {
+        self.slots.get(self.oldest as usize).map(|slot| (&slot.key, &slot.value))
+    }
+
+    pub(super) fn pop_oldest(&mut self) -> Option<(K, V)> {
+        let place = self.oldest;
+        self.places.remove(&self.slots.get(place as usize)?.key);
+        self.unlink(place);
+        let Slot { key, value, .. } = self.slots.swap_remove(place as usize);
+        // The last one has its place now.
+        if let Some(Slot { key, newer, older, .. }) = self.slots.get(place as usize) {
+            let (newer, older) = (*newer, *older);
+            self.places.insert(*key, place);
+            match newer {
+                NONE => self.newest = place,
+                newer => self.slots[newer as usize].older = place,
+            }
+            match older {
+                NONE => self.oldest = place,
+                older => self.slots[older as usize].newer = place,
+            }
+        }
+        Some((key, value))
     }
 
     pub(super) fn get(&self, key: &K) -> Option<&V> {
@@ -131,7 +164,7 @@ mod tests {
 
     #[test]
     fn forgets_what_was_not_seen_for_longest() {
-        let mut recent = Recent::new(3);
+        let mut recent: Recent<i32, i32> = Recent::new(3);
         for key in [1, 2, 3, 1, 4] {
             *recent.touch(key, || 0) += 1;
         }
@@ -146,7 +179,23 @@ mod tests {
         }
         assert_eq!(recent.newest_first().map(|(k, _)| *k).collect::<Vec<_>>(), [5, 3, 1]);
         let list = recent.newest_first().map(|(k, v)| (*k, *v)).collect();
-        let restored = Recent::restore(2, list);
+        let restored: Recent<i32, i32> = Recent::restore(2, list);
         assert_eq!(restored.newest_first().map(|(k, _)| *k).collect::<Vec<_>>(), [5, 3]);
+        // From the front, the middle and the end of the slots, down to none.
+        let mut recent: Recent<u32, u32> = Recent::new(4);
+        for key in [1, 2, 3, 4, 2, 1] {
+            recent.touch(key, || key);
+        }
+        let order = |recent: &Recent<u32, u32>| recent.newest_first().map(|(k, _)| *k).collect::<Vec<_>>();
+        for (oldest, left) in [(3, vec![1, 2, 4]), (4, vec![1, 2]), (2, vec![1]), (1, vec![])] {
+            assert!(
+                recent.oldest() == Some((&oldest, &oldest)) && recent.pop_oldest() == Some((oldest, oldest))
+            );
+            assert_eq!((order(&recent), recent.get(&oldest)), (left.clone(), None));
+            assert!(left.iter().all(|key| recent.get(key) == Some(key)));
+        }
+        assert!(recent.oldest().is_none() && recent.pop_oldest().is_none());
+        recent.touch(9, || 9);
+        assert_eq!(order(&recent), [9]);
     }
 }

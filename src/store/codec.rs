@@ -130,7 +130,7 @@ mod older {
 
     use super::Packed;
     use crate::model::{
-        self, Cause, Hour, KeyId, KeyUsage, LimitVersions, Limits, Secret, Set, SetId, SpanId, Tally,
+        self, ById, Cause, Hour, KeyId, KeyUsage, LimitVersions, Limits, Secret, Set, SetId, SpanId, Tally,
         Timestamp, TokenId, Usage, Version, secret,
     };
 
@@ -269,9 +269,9 @@ mod older {
 
     #[derive(Deserialize)]
     struct ProviderDelta {
-        keys: HashMap<KeyId, KeyUsage>,
+        keys: ById<KeyId, KeyUsage>,
         hours: HashMap<(Hour, Box<str>), Usage>,
-        tokens: HashMap<TokenId, Usage>,
+        tokens: ById<TokenId, Usage>,
         health: HashMap<KeyId, Health>,
     }
 
@@ -294,8 +294,8 @@ mod older {
 
     #[derive(Deserialize)]
     struct CoreDelta {
-        tallies: HashMap<SpanId, Tally>,
-        sets: HashMap<SetId, Set>,
+        tallies: ById<SpanId, Tally>,
+        sets: ById<SetId, Set>,
     }
 
     impl From<ThirdDelta> for model::Delta {

@@ -27,13 +27,24 @@ pub(super) const HOURS_KEPT: u32 = 30 * 24;
 pub(super) use retain::Kept as Keeps;
 
 /// Folds every entry and drops what is older than is kept at `now`; with `look`, whether or not it is time for that.
-pub(super) fn fold(txn: &WriteTransaction, now: Timestamp, keeps: &Keeps, look: bool) -> Result<(), Fault> {
+///
+/// `sum` is what the entries add up to, where the writer knows that; else they are read.
+pub(super) fn fold(
+    txn: &WriteTransaction,
+    sum: Option<Delta>,
+    now: Timestamp,
+    keeps: &Keeps,
+    look: bool,
+) -> Result<(), Fault> {
     let mut journal = txn.open_table(JOURNAL)?;
-    let mut sum = Delta::default();
-    for row in journal.iter()? {
-        let (seq, value) = row?;
-        sum.add(tables::read(value.value(), || format!("journal entry {}", seq.value()))?);
+    #[cfg(test)]
+    if let Some(sum) = &sum {
+        assert_eq!(sum, &added_up(&journal)?, "what the writer knows, and what is in the file");
     }
+    let sum = match sum {
+        Some(sum) => sum,
+        None => added_up(&journal)?,
+    };
     journal.retain(|_, _| false)?;
     // Nothing to be taken back: a fold that reported an error is done again, or found to be done.
     let mut desk = Desk::new(txn, false);
@@ -43,6 +54,15 @@ pub(super) fn fold(txn: &WriteTransaction, now: Timestamp, keeps: &Keeps, look: 
     core::apply(&mut desk, &sum, keeps)?;
     forget_old_hours(&mut desk, now, keeps)?;
     retain::retain(&mut desk, now, keeps, look)
+}
+
+fn added_up(journal: &impl ReadableTable<u64, &'static [u8]>) -> Result<Delta, Fault> {
+    let mut sum = Delta::default();
+    for row in journal.iter()? {
+        let (seq, value) = row?;
+        sum.add(tables::read(value.value(), || format!("journal entry {}", seq.value()))?);
+    }
+    Ok(sum)
 }
 
 fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(), Fault> {
@@ -83,7 +103,7 @@ fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(
 }
 
 /// Rows in the order of the tables touch each page once, and the same delta always writes the same file.
-fn in_order<K: Ord, V>(map: &std::collections::HashMap<K, V>) -> Vec<(&K, &V)> {
+fn in_order<K: Ord, V, S>(map: &std::collections::HashMap<K, V, S>) -> Vec<(&K, &V)> {
     let mut rows: Vec<_> = map.iter().collect();
     rows.sort_unstable_by_key(|(id, _)| *id);
     rows

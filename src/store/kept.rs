@@ -8,6 +8,7 @@ use std::{cell::OnceCell, ops::Bound};
 use redb::{AccessGuard, Key, Range, ReadableTable, Table, WriteTransaction};
 
 use super::{error::Fault, tables::Of};
+use crate::breather;
 
 /// Puts rows of one table back to how they were; the same whether they had been changed or not.
 pub(super) struct Undo(Box<Restore>);
@@ -81,6 +82,7 @@ impl<'txn, K: Key + Send + 'static> Kept<'txn, K> {
     }
 
     pub(super) fn put(&mut self, at: K::SelfType<'_>, bytes: &[u8]) -> Result<(), Fault> {
+        breather::step();
         let undoable = self.before.is_some();
         let (changed, old) = match self.rows_mut()?.insert(&at, bytes)? {
             Some(old) => (old.value() != bytes, undoable.then(|| old.value().to_vec())),
@@ -94,6 +96,7 @@ impl<'txn, K: Key + Send + 'static> Kept<'txn, K> {
 
     /// Returns what was there.
     pub(super) fn remove(&mut self, at: K::SelfType<'_>) -> Result<Option<Vec<u8>>, Fault> {
+        breather::step();
         let old = self.rows_mut()?.remove(&at)?.map(|old| old.value().to_vec());
         if let Some(old) = &old {
             self.note(&at, Some(old.clone()));

@@ -129,12 +129,13 @@ impl Store {
     ///
     /// # Errors
     /// The delta was not taken in and may be appended again, alone or with later ones: it counts once.
-    pub async fn append(&self, delta: &Delta) -> Result<(), Error> {
+    pub async fn append(&self, delta: impl Into<Arc<Delta>>) -> Result<(), Error> {
+        let delta = delta.into();
         if delta.is_empty() {
             return Ok(());
         }
-        let entry = codec::encode(delta);
-        self.ask(|done| Request::Append(entry, done)).await
+        let entry = codec::encode(&*delta);
+        self.ask(|done| Request::Append(entry, delta, done)).await
     }
 
     /// Makes the changes, all or none, in their order; they are on disk when this returns. What they set has

@@ -83,7 +83,7 @@ fn delta(hour: Hour, requests: u64) -> Delta {
 }
 
 fn health_delta(n: usize, health: Health) -> Delta {
-    let of = ProviderDelta { health: [(key(n), health)].into(), ..ProviderDelta::default() };
+    let of = ProviderDelta { health: [(key(n), health)].into_iter().collect(), ..ProviderDelta::default() };
     Delta { providers: [(P.into(), of)].into(), ..Delta::default() }
 }
 
@@ -119,10 +119,10 @@ async fn what_went_in_comes_out() {
         .await
         .unwrap();
     let hour = Hour::of(NOW);
-    store.append(&delta(hour, 2)).await.unwrap();
-    store.append(&delta(hour, 3)).await.unwrap();
-    store.append(&delta(Hour(hour.0 - 1), 4)).await.unwrap();
-    store.append(&health_delta(2, since(added, failed(5)))).await.unwrap();
+    store.append(delta(hour, 2)).await.unwrap();
+    store.append(delta(hour, 3)).await.unwrap();
+    store.append(delta(Hour(hour.0 - 1), 4)).await.unwrap();
+    store.append(health_delta(2, since(added, failed(5)))).await.unwrap();
     assert_eq!(store.healthy(), None);
     store.close().await.unwrap();
 
@@ -171,7 +171,7 @@ async fn a_killed_process_loses_nothing_acknowledged_and_doubles_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     for n in 1..=20 {
-        store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+        store.append(delta(Hour::of(NOW), 1)).await.unwrap();
         store.change(vec![put(n)]).await.unwrap();
         if n == 10 {
             // Some of it folded, some in the journal.
@@ -194,7 +194,7 @@ async fn a_killed_process_loses_nothing_acknowledged_and_doubles_nothing() {
 async fn the_journal_is_folded_after_a_while_and_then_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     assert_eq!(store.size().await.unwrap().journal_entries, 1);
     tokio::time::sleep(writer::FOLD_EVERY + Duration::from_millis(500)).await;
     let sizes = store.size().await.unwrap();
@@ -212,7 +212,7 @@ async fn hours_are_forgotten_after_thirty_days_and_totals_keep_them() {
     let (store, _) = open(dir.path());
     let now = Hour::of(NOW);
     for days in [0, 29, 31, 400] {
-        store.append(&delta(Hour(now.0 - days * 24), 1)).await.unwrap();
+        store.append(delta(Hour(now.0 - days * 24), 1)).await.unwrap();
     }
     store.close().await.unwrap();
     let (store, contents) = open(dir.path());
@@ -227,19 +227,19 @@ async fn a_deleted_key_takes_its_health_along_and_leaves_its_counts() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let added = store.change(vec![put(1)]).await.unwrap();
-    store.append(&delta(Hour::of(NOW), 2)).await.unwrap();
-    store.append(&health_delta(1, since(added, failed(9)))).await.unwrap();
+    store.append(delta(Hour::of(NOW), 2)).await.unwrap();
+    store.append(health_delta(1, since(added, failed(9)))).await.unwrap();
     store.change(vec![Change::DeleteKey { provider: P.into(), id: key(1) }]).await.unwrap();
     // What was under way when the key went.
-    store.append(&delta(Hour::of(NOW), 3)).await.unwrap();
-    store.append(&health_delta(1, since(added, failed(99)))).await.unwrap();
+    store.append(delta(Hour::of(NOW), 3)).await.unwrap();
+    store.append(health_delta(1, since(added, failed(99)))).await.unwrap();
     store.close().await.unwrap();
     let (store, contents) = open(dir.path());
     assert!(provider(&contents).keys.is_empty());
     let again = store.change(vec![put(1)]).await.unwrap();
     assert!(again > added);
     // What was longer under way.
-    store.append(&health_delta(1, since(added, failed(999)))).await.unwrap();
+    store.append(health_delta(1, since(added, failed(999)))).await.unwrap();
     store.close().await.unwrap();
     let (store, contents) = open(dir.path());
     assert_eq!(provider(&contents).keys, [(key(1), record(1), since(again, Health::default()))]);
@@ -253,7 +253,7 @@ async fn a_persons_word_stands_over_health_that_was_appended_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let added = store.change(vec![put(1)]).await.unwrap();
-    store.append(&health_delta(1, since(added, failed(9)))).await.unwrap();
+    store.append(health_delta(1, since(added, failed(9)))).await.unwrap();
     let cleared = Health { epoch: store.stamps().next(NOW), ..Health::default() };
     let word = Change::PutHealth { provider: P.into(), id: key(1), health: cleared.clone() };
     let nobody = Change::PutHealth { provider: P.into(), id: key(2), health: failed(1) };
@@ -291,7 +291,7 @@ async fn many_writers_at_once_share_commits_and_lose_nothing() {
         .map(|n| {
             let store = store.clone();
             tokio::spawn(async move {
-                store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+                store.append(delta(Hour::of(NOW), 1)).await.unwrap();
                 store.change(vec![put(n)]).await.unwrap();
             })
         })
@@ -301,7 +301,7 @@ async fn many_writers_at_once_share_commits_and_lose_nothing() {
     }
     let clone = store.clone();
     store.close().await.unwrap();
-    assert_eq!(clone.append(&delta(Hour(0), 1)).await, Err(Error::Closed));
+    assert_eq!(clone.append(delta(Hour(0), 1)).await, Err(Error::Closed));
     let (store, contents) = open(dir.path());
     assert_eq!((provider(&contents).total, provider(&contents).keys.len()), (usage(400), 400));
     store.close().await.unwrap();
@@ -311,7 +311,7 @@ async fn many_writers_at_once_share_commits_and_lose_nothing() {
 async fn dropping_the_handle_lets_go_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     drop(store);
     for _ in 0..500 {
         match Store::open(&Options::new(dir.path()), NOW) {
@@ -331,7 +331,7 @@ async fn a_backup_of_a_live_store_can_be_restored() {
     let dir = tempfile::tempdir().unwrap();
     let (store, first) = open(&dir.path().join("data"));
     store.change((0..3000).map(put).collect()).await.unwrap();
-    store.append(&delta(Hour::of(NOW), 6)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 6)).await.unwrap();
     let copy = dir.path().join("copy.redb");
     let (report, reports) = std::sync::mpsc::channel();
     store.backup(copy.clone(), move |at| report.send(at).unwrap()).await.unwrap();
@@ -340,7 +340,7 @@ async fn a_backup_of_a_live_store_can_be_restored() {
     assert!(reports.last().is_some_and(|at| at.rows_done == at.rows_total));
     assert_eq!(store.backup(copy.clone(), |_| ()).await, Err(Error::Exists(copy.clone())));
     // Written after the snapshot.
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     let live = offline::restore(store.file(), &dir.path().join("other"));
     assert_eq!(live, Err(Error::InUse(store.file().to_owned())));
     store.close().await.unwrap();
@@ -412,7 +412,7 @@ async fn at_a_hundred_thousand_keys() {
         of.keys.insert(key(n), KeyUsage::default());
         of.health.insert(key(n), since(added, failed(n as i64)));
     }
-    store.append(&Delta { providers: [(P.into(), of)].into(), ..Delta::default() }).await.unwrap();
+    store.append(Delta { providers: [(P.into(), of)].into(), ..Delta::default() }).await.unwrap();
     let start = std::time::Instant::now();
     store.backup(dir.path().join("copy"), |_| ()).await.unwrap();
     println!("fold and backup: {:?}", start.elapsed());

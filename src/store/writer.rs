@@ -26,7 +26,10 @@ use super::{
     on_disk::OnDisk,
     tables::{Identity, JOURNAL, META},
 };
-use crate::model::{Clock, Event, Rung, Stamps, Timestamp, Version};
+use crate::{
+    breather,
+    model::{Clock, Delta, Event, Rung, Stamps, Timestamp, Version},
+};
 
 /// How long an entry may lie in the journal: short enough for a quick start, long enough for folds to be rare.
 pub(super) const FOLD_EVERY: Duration = Duration::from_secs(2);
@@ -43,8 +46,8 @@ pub(super) type Done<T = ()> = oneshot::Sender<Result<T, Error>>;
 pub(super) type Opener = Box<dyn Fn() -> Result<(Database, Identity), Error> + Send>;
 
 pub(super) enum Request {
-    /// One encoded delta.
-    Append(Vec<u8>, Done),
+    /// One delta, and as it is encoded.
+    Append(Vec<u8>, Arc<Delta>, Done),
     Change(Vec<Change>, Done<Version>),
     Edit(Box<dyn Edit>),
     /// What is kept from now on; what is too old for that goes at once.
@@ -61,7 +64,7 @@ pub(super) enum Request {
 
 /// Requests that are committed together.
 enum Work {
-    Append(Vec<u8>, Done),
+    Append(Vec<u8>, Arc<Delta>, Done),
     Change(Vec<Change>, Version, Done<Version>),
     Events(Vec<Event>, Duration, Done),
     Remember(&'static str, Vec<u8>, Done),
@@ -116,6 +119,8 @@ pub(super) struct Writer {
     /// `None` after a failure: redb takes no more writes then, until the file is opened again.
     database: Option<Database>,
     journal: Journal,
+    /// What the journal's entries add up to, so that a fold need not read them; unknown after a failure.
+    unfolded: Option<Delta>,
     fold_at: Instant,
     undo: Vec<Undo>,
     retry_at: Instant,
@@ -139,6 +144,7 @@ impl Writer {
             identity,
             database: Some(database),
             journal,
+            unfolded: None,
             fold_at: Instant::now(),
             undo: Vec::new(),
             retry_at: Instant::now(),
@@ -150,6 +156,8 @@ impl Writer {
             keeps: Keeps::on(Rung::Normal),
         };
         writer.fold()?;
+        // Nothing is left in it.
+        writer.unfolded = Some(Delta::default());
         Ok(writer)
     }
 
@@ -223,7 +231,7 @@ impl Writer {
         let mut group = Vec::new();
         for request in batch {
             match request {
-                Request::Append(entry, done) => group.push(Work::Append(entry, done)),
+                Request::Append(entry, delta, done) => group.push(Work::Append(entry, delta, done)),
                 Request::Change(changes, done) => {
                     if changes.iter().any(Change::settles_health) {
                         self.commit(std::mem::take(&mut group));
@@ -281,7 +289,7 @@ impl Writer {
             let mut after = before;
             for work in &group {
                 match work {
-                    Work::Append(entry, _) => {
+                    Work::Append(entry, ..) => {
                         undo.push(Undo::insertion(JOURNAL, &after.append(txn, entry)?));
                     }
                     Work::Change(changes, version, _) => {
@@ -308,14 +316,32 @@ impl Writer {
             }
             _ => self.undo.append(&mut undo),
         }
+        let mut appended = Vec::new();
         for work in group {
             let result = result.clone();
             match work {
-                Work::Append(_, done) | Work::Events(_, _, done) | Work::Remember(_, _, done) => {
+                Work::Append(_, delta, done) => {
+                    if result.is_ok() {
+                        appended.push(delta);
+                    } else {
+                        // Whoever is told has it to itself again.
+                        drop(delta);
+                    }
+                    drop(done.send(result));
+                }
+                Work::Events(_, _, done) | Work::Remember(_, _, done) => {
                     drop(done.send(result));
                 }
                 Work::Change(_, version, done) => drop(done.send(result.map(|()| version))),
             }
+        }
+        // Nobody waits for this. Where it cannot be added up, a fold reads the entries, and says so.
+        if let Some(mut sum) = self.unfolded.take() {
+            let added = guarded(|| {
+                appended.iter().for_each(|delta| sum.add_all(delta));
+                Ok(())
+            });
+            self.unfolded = added.is_ok().then_some(sum);
         }
     }
 
@@ -331,6 +357,7 @@ impl Writer {
         self.ready()?;
         let Some(database) = &self.database else { return Err(Error::Closed) };
         let result = guarded(|| {
+            let _rests = breather::begin();
             let txn = database.begin_write()?;
             let mut shelf = OnDisk::new(&txn, &self.file, before);
             let keep = edit.work(&mut shelf);
@@ -370,8 +397,9 @@ impl Writer {
     }
 
     fn fold_all(&mut self, look: bool) -> Result<(), Error> {
-        let (now, keeps) = (self.clock.now(), self.keeps);
-        self.transact(|txn, _| fold::fold(txn, now, &keeps, look))?;
+        let (now, keeps, sum) = (self.clock.now(), self.keeps, self.unfolded.take());
+        self.transact(|txn, _| fold::fold(txn, sum, now, &keeps, look))?;
+        self.unfolded = Some(Delta::default());
         // The numbers go on: an entry to take back can never be mistaken for a later one.
         self.journal = Journal { next: self.journal.next, ..Journal::default() };
         Ok(())
@@ -403,6 +431,7 @@ impl Writer {
             return Err(self.problem.get().unwrap_or(Error::Closed));
         };
         guarded(|| {
+            let _rests = breather::begin();
             let txn = database.begin_write()?;
             work(&txn)?;
             Ok(txn.commit()?)
@@ -469,6 +498,7 @@ impl Writer {
             tracing::error!(%error, "the store cannot be written; what is counted stays in memory");
         }
         self.problem.set(Some(error.clone()));
+        self.unfolded = None;
         if let Some(database) = self.database.take() {
             drop(guarded(|| {
                 drop(database);

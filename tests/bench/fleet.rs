@@ -32,7 +32,7 @@ impl Requests {
             let mut longest = Duration::ZERO;
             while !*end.borrow() {
                 let begun = Instant::now();
-                store.append(&delta).await.unwrap();
+                store.append(delta.clone()).await.unwrap();
                 longest = longest.max(begun.elapsed());
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -89,7 +89,7 @@ pub async fn large(url: &str, cluster: &pg::Cluster) {
         keys: (0..MANY).map(|n| (KeyId::derive(P, &key(n)), usage(n))).collect(),
         ..ProviderDelta::default()
     };
-    store.append(&Delta { providers: [(P.into(), provider)].into(), ..Delta::default() }).await.unwrap();
+    store.append(Delta { providers: [(P.into(), provider)].into(), ..Delta::default() }).await.unwrap();
     store.close().await.unwrap();
 
     let a = Instance::over(dir, url, never, None).await;

@@ -36,8 +36,9 @@ struct File(Store);
 
 impl Sink for File {
     async fn append(&self, delta: Delta) -> Result<(), (Delta, String)> {
-        let appended = self.0.append(&delta).await;
-        appended.map_err(|error| (delta, error.to_string()))
+        let delta = Arc::new(delta);
+        let appended = self.0.append(delta.clone()).await;
+        appended.map_err(|error| (Arc::unwrap_or_clone(delta), error.to_string()))
     }
 }
 
@@ -185,7 +186,7 @@ fn load(c: &mut Criterion) {
         delta
             .providers
             .insert("ollama".into(), ProviderDelta { keys: keys_used, ..ProviderDelta::default() });
-        runtime.block_on(store.append(&delta)).expect("the store takes the delta");
+        runtime.block_on(store.append(delta)).expect("the store takes the delta");
         runtime.block_on(store.close()).expect("the store closes");
         group.bench_function(BenchmarkId::from_parameter(keys), |bencher| {
             bencher.iter_custom(|count| {

@@ -225,7 +225,7 @@ async fn main() {
 
     let (mut pushes, mut pulls) = (Vec::new(), Vec::new());
     for n in 0..RUNS as u64 {
-        a.store.append(&used(n + 1)).await.unwrap();
+        a.store.append(used(n + 1)).await.unwrap();
         let (took, sent, _) = a.round().await;
         pushes.push((took, sent));
         let (took, _, received) = b.round().await;
@@ -236,7 +236,7 @@ async fn main() {
     tell("pull, key statistics", &pulls, KEYS);
     (pushes, pulls) = (Vec::new(), Vec::new());
     for n in 0..RUNS as u64 {
-        a.store.append(&resting(n)).await.unwrap();
+        a.store.append(resting(n)).await.unwrap();
         let (took, sent, _) = a.round().await;
         pushes.push((took, sent));
         let (took, _, received) = b.round().await;
@@ -335,7 +335,7 @@ async fn many(url: &str, cluster: &pg::Cluster) {
     for n in 0..12 {
         join_all(instances.iter().enumerate().map(|(i, of)| {
             let delta = one(i + n * INSTANCES);
-            async move { of.store.append(&delta).await.unwrap() }
+            async move { of.store.append(delta).await.unwrap() }
         }))
         .await;
         tokio::time::sleep(interval).await;

@@ -10,10 +10,12 @@ use std::{
 /// A room, or the part of one that a path begins with, and what it may use: rooms, or parts of them.
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("store", &["model"]),
+    // For long work beside requests.
+    ("breather", &[]),
+    ("store", &["model", "breather"]),
     ("pool", &["model"]),
     ("upstream", &["model"]),
-    ("ledger", &["model"]),
+    ("ledger", &["model", "breather"]),
     // It brings the monitor what happens, and holds what comes of it.
     ("guard", &["model", "ledger", "monitor"]),
     // Told what happens, and tells what is abnormal: it neither reads nor does anything itself.

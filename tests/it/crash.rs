@@ -189,7 +189,7 @@ async fn slowest_commit() -> Duration {
     let mut slowest = Duration::ZERO;
     for _ in 0..10 {
         let begun = Instant::now();
-        store.append(&delta).await.unwrap();
+        store.append(delta.clone()).await.unwrap();
         slowest = slowest.max(begun.elapsed());
     }
     store.close().await.unwrap();
@@ -421,7 +421,7 @@ async fn unfolded(keys: u32) -> tempfile::TempDir {
     };
     let delta = Delta { providers: [("ollama".into(), provider)].into(), ..Delta::default() };
     for _ in 0..4 {
-        store.append(&delta).await.unwrap();
+        store.append(delta.clone()).await.unwrap();
     }
     copy_store(dir.path(), copy.path());
     store.close().await.unwrap();

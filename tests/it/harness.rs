@@ -124,7 +124,7 @@ impl Setup {
             .chain(self.users.iter().cloned().map(|(id, record)| Change::PutUser { id, record }));
         store.change(changes.collect()).await.unwrap();
         if !self.counted.is_empty() {
-            store.append(&self.counted).await.unwrap();
+            store.append(self.counted.clone()).await.unwrap();
         }
         store.close().await.unwrap();
     }

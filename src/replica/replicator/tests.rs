@@ -189,9 +189,9 @@ impl Scene {
         let nobody = KeyId::derive("alpha", "a key that was never added");
         let mut usage = KeyUsage::default();
         usage.counts.success = requests;
-        let of = ProviderDelta { keys: [(nobody, usage)].into(), ..ProviderDelta::default() };
+        let of = ProviderDelta { keys: [(nobody, usage)].into_iter().collect(), ..ProviderDelta::default() };
         let delta = Delta { providers: [("alpha".into(), of)].into(), ..Delta::default() };
-        self.store.append(&delta).await.unwrap();
+        self.store.append(delta).await.unwrap();
         nobody
     }
 

@@ -84,8 +84,8 @@ async fn is_there(store: &Store) {
 async fn what_is_counted_outlives_stops_and_kills() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    store.append(&counted(TODAY, HOUR, 3, USER)).await.unwrap();
-    store.append(&counted(TODAY, HOUR, 3, USER + 1)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 3, USER)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 3, USER + 1)).await.unwrap();
     // Nothing of it was folded.
     let copy = killed_copy(dir.path());
     let (again, _) = open(copy.path());
@@ -113,12 +113,12 @@ async fn it_is_open_while_it_replicates_and_only_then() {
             shelf.views(CORE, None, 99)?,
         ))
     };
-    store.append(&counted(TODAY, HOUR, 3, USER)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 3, USER)).await.unwrap();
     let (opens, sets, views) = store.edit(owed).await.unwrap();
     assert_eq!((opens.len(), sets.len(), views.len()), (0, 0, SpanKind::ALL.len()));
     store.edit(|shelf| shelf.set_replicated(CORE, true)).await.unwrap();
-    store.append(&counted(TODAY, HOUR, 3, USER)).await.unwrap();
-    store.append(&counted(TODAY, HOUR, 3, USER + 1)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 3, USER)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 3, USER + 1)).await.unwrap();
     let (opens, sets, views) = store.edit(owed).await.unwrap();
     assert!(opens.is_sorted_by_key(|(id, _)| id.clone()));
     assert_eq!(opens.len(), SpanKind::ALL.len());
@@ -194,7 +194,7 @@ async fn what_is_old_leaves_and_days_become_months() {
     assert_eq!(Hour::of(NOW), HOUR);
     // Every day at this hour, from before all that is kept.
     for ago in (0..40).rev() {
-        store.append(&counted(TODAY.minus(ago), Hour(HOUR.0 - 24 * ago), 1, USER)).await.unwrap();
+        store.append(counted(TODAY.minus(ago), Hour(HOUR.0 - 24 * ago), 1, USER)).await.unwrap();
     }
     let (a, b) = (TODAY.minus(39).month(), TODAY.minus(31).month());
     let looked = |found: &Counted| {
@@ -231,19 +231,19 @@ async fn what_is_old_leaves_and_days_become_months() {
     let found = looked(&store.counted().await.unwrap());
     assert_eq!(found, ([5, 32, 32, 32], [3, 2, 3], [10, 32, 32], 8));
     // Looked at again in the same hour nothing moves; nothing is counted in months twice.
-    store.append(&counted(TODAY, HOUR, 1, USER)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 1, USER)).await.unwrap();
     assert_eq!(looked(&store.counted().await.unwrap()), found);
     // A day later everything is a day older; what comes late for an hour that is not closed yet is in it.
     clock.advance(Duration::from_secs(24 * 3600));
-    store.append(&counted(TODAY.minus(1), Hour(HOUR.0 - 24), 1, USER + 1)).await.unwrap();
+    store.append(counted(TODAY.minus(1), Hour(HOUR.0 - 24), 1, USER + 1)).await.unwrap();
     let found = looked(&store.counted().await.unwrap());
     assert_eq!(found, ([4, 31, 31, 31], [2, 1, 3], [9, 31, 32], 9));
     // What comes later still changes no number of users.
-    store.append(&counted(TODAY.minus(20), Hour(HOUR.0 - 24), 1, USER + 2)).await.unwrap();
+    store.append(counted(TODAY.minus(20), Hour(HOUR.0 - 24), 1, USER + 2)).await.unwrap();
     let found = looked(&store.counted().await.unwrap());
     assert_eq!(found, ([5, 31, 31, 31], [2, 2, 3], [10, 31, 32], 9));
     clock.advance(Duration::from_secs(3600));
-    store.append(&counted(TODAY, HOUR, 1, USER)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 1, USER)).await.unwrap();
     let found = looked(&store.counted().await.unwrap());
     assert_eq!(found, ([5, 31, 31, 31], [1, 1, 1], [10, 31, 32], 9));
     let total = store.counted().await.unwrap().tally(&span(SpanKind::KeyTotal, 0)).unwrap();
@@ -285,7 +285,7 @@ async fn what_is_confirmed_of_old_days_is_let_go_of() {
         })
         .await
         .unwrap();
-    store.append(&counted(TODAY, HOUR, 1, USER)).await.unwrap();
+    store.append(counted(TODAY, HOUR, 1, USER)).await.unwrap();
     let left = store.edit(|shelf| shelf.inflights(CORE, None, 9)).await.unwrap();
     assert_eq!(left, [(of(40), Inflight { confirmed: None, ..both() }), (of(1), both())]);
     store.close().await.unwrap();
@@ -297,7 +297,7 @@ async fn a_full_file_keeps_less_of_what_is_optional() {
     let (store, _) = open(dir.path());
     store.edit(|shelf| shelf.set_replicated(CORE, true)).await.unwrap();
     for ago in (0..30).rev() {
-        store.append(&counted(TODAY.minus(ago), Hour(HOUR.0 - 24 * ago), 1, USER)).await.unwrap();
+        store.append(counted(TODAY.minus(ago), Hour(HOUR.0 - 24 * ago), 1, USER)).await.unwrap();
     }
     let logs = |from: u128, count: u128| {
         let log = |n| UsageLog {
@@ -311,7 +311,7 @@ async fn a_full_file_keeps_less_of_what_is_optional() {
         let core = CoreDelta { logs: (from..from + count).map(log).collect(), ..CoreDelta::default() };
         Delta { core, ..Delta::default() }
     };
-    store.append(&logs(1, 50)).await.unwrap();
+    store.append(logs(1, 50)).await.unwrap();
     let looked = async || {
         let found = store.counted().await.unwrap();
         let hours =
@@ -346,11 +346,11 @@ async fn a_full_file_keeps_less_of_what_is_optional() {
     assert_eq!(looked().await, ((3, 10, 30), 8, 8, 50, 30), "users' days are small, and stay");
     store.keep(Rung::Bare).await.unwrap();
     assert_eq!(looked().await, ((2, 10, 30), 3, 3, 0, 30));
-    store.append(&logs(100, 5)).await.unwrap();
+    store.append(logs(100, 5)).await.unwrap();
     assert_eq!(looked().await.3, 0);
     assert_eq!(store.size().await.unwrap().dropped_logs, 55, "counted all the same");
     store.keep(Rung::Normal).await.unwrap();
-    store.append(&logs(200, UsageLog::MOST as u128 + 7)).await.unwrap();
+    store.append(logs(200, UsageLog::MOST as u128 + 7)).await.unwrap();
     let first = store.edit(|shelf| shelf.open_logs(1)).await.unwrap();
     assert_eq!(first[0].id.as_u128(), 207, "the oldest went first");
     store.close().await.unwrap();
@@ -370,10 +370,10 @@ async fn rows_of_requests_are_kept_for_a_hub_alone() {
         at: NOW,
     };
     let delta = Delta { core: CoreDelta { logs: vec![log], ..CoreDelta::default() }, ..Delta::default() };
-    store.append(&delta).await.unwrap();
+    store.append(delta.clone()).await.unwrap();
     assert!(store.edit(|shelf| shelf.open_logs(9)).await.unwrap().is_empty());
     store.edit(|shelf| shelf.set_replicated(CORE, true)).await.unwrap();
-    store.append(&delta).await.unwrap();
+    store.append(delta).await.unwrap();
     assert_eq!(store.edit(|shelf| shelf.open_logs(9)).await.unwrap(), [log]);
     store.close().await.unwrap();
 }

@@ -34,14 +34,14 @@ async fn replicated(dir: &Path) -> Store {
 async fn what_is_counted_is_open_for_the_hub_and_in_the_view_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     let before = store.edit(|shelf| Ok::<_, Error>((shelf.open_len(P)?, shelf.view(P, &model())?))).await;
     assert_eq!(before.unwrap(), (0, one()), "nobody waits for it");
     store.edit(|shelf| shelf.set_replicated(P, true)).await.unwrap();
-    store.append(&delta(Hour::of(NOW), 2)).await.unwrap();
-    store.append(&delta(Hour(Hour::of(NOW).0 - 1), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 2)).await.unwrap();
+    store.append(delta(Hour(Hour::of(NOW).0 - 1), 1)).await.unwrap();
     let other = delta(Hour::of(NOW), 5).providers.remove(P).unwrap();
-    store.append(&Delta { providers: [(Q.into(), other)].into(), ..Delta::default() }).await.unwrap();
+    store.append(Delta { providers: [(Q.into(), other)].into(), ..Delta::default() }).await.unwrap();
     let (opens, views, of_key) = store
         .edit(|shelf| {
             let of_key = shelf.view(P, &CounterId::Key(key(1)))?;
@@ -76,8 +76,8 @@ async fn lists_are_in_order_and_go_on_after_any_row() {
     let changes = (0..5).map(|n| of(P, n)).chain((0..5).map(|n| of(Q, n)));
     store.change(changes.collect()).await.unwrap();
     store.change(vec![Change::PutToken { provider: P.into(), record: token() }]).await.unwrap();
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
-    store.append(&delta(Hour(Hour::of(NOW).0 - 1), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour(Hour::of(NOW).0 - 1), 1)).await.unwrap();
     store
         .edit(|shelf| {
             assert_eq!((shelf.dirty_len(P)?, shelf.dirty_len(Q)?, shelf.dirty_len("p")?), (6, 5, 0));
@@ -126,7 +126,7 @@ async fn an_edit_that_fails_leaves_nothing_and_the_store_well() {
     }
     let dir = tempfile::tempdir().unwrap();
     let store = replicated(dir.path()).await;
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     let refused = store
         .edit(|shelf| {
             shelf.set_note("a", Some(b"1"))?;
@@ -347,7 +347,7 @@ async fn hours_that_are_forgotten_are_owed_to_nobody() {
         .await
         .unwrap();
     for hour in [now, old] {
-        store.append(&delta(hour, 1)).await.unwrap();
+        store.append(delta(hour, 1)).await.unwrap();
     }
     let (opens, inflights, total) = store
         .edit(|shelf| {
@@ -368,7 +368,7 @@ async fn hours_that_are_forgotten_are_owed_to_nobody() {
 async fn a_replicated_total_need_not_be_the_sum_of_its_models() {
     let dir = tempfile::tempdir().unwrap();
     let store = replicated(dir.path()).await;
-    store.append(&delta(Hour::of(NOW), 5)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 5)).await.unwrap();
     store.edit(|shelf| shelf.set_view(P, &model(), &one())).await.unwrap();
     store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
@@ -425,7 +425,7 @@ async fn edits_beside_a_hundred_thousand_keys() {
         let counts = Counts::SUCCESS;
         of.keys.insert(key(n), KeyUsage { counts, ..KeyUsage::default() });
     }
-    store.append(&Delta { providers: [(P.into(), of)].into(), ..Delta::default() }).await.unwrap();
+    store.append(Delta { providers: [(P.into(), of)].into(), ..Delta::default() }).await.unwrap();
     let start = std::time::Instant::now();
     store.edit(|shelf| shelf.open_len(P)).await.unwrap();
     timed("a fold of 1,000 keys, with what is open", start);

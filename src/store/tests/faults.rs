@@ -83,7 +83,7 @@ fn number(shelf: &dyn Shelf, note: &str) -> Result<i64, Error> {
 async fn work(store: Store) -> Told {
     let mut told = Told::default();
     for round in 0..ROUNDS {
-        while store.append(&delta(Hour::of(NOW), 1)).await.is_err() {
+        while store.append(delta(Hour::of(NOW), 1)).await.is_err() {
             told.failures += 1;
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
@@ -170,7 +170,7 @@ async fn a_power_loss_keeps_everything_acknowledged() {
     let disk = new_disk();
     let (store, _) = start(&disk).unwrap();
     for n in 1..=15 {
-        store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+        store.append(delta(Hour::of(NOW), 1)).await.unwrap();
         store.change(vec![put(n)]).await.unwrap();
         for seed in 0..8 {
             let (again, contents) = start(&Disk::holding(disk.after_power_loss(seed))).unwrap();
@@ -187,9 +187,9 @@ async fn a_power_loss_in_the_middle_of_a_commit_leaves_all_or_nothing_of_it() {
     for n in 1..40 {
         let disk = new_disk();
         let (store, _) = start(&disk).unwrap();
-        store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+        store.append(delta(Hour::of(NOW), 1)).await.unwrap();
         disk.fail_after(n, Failure::Nothing);
-        let acknowledged = 1 + u64::from(store.append(&delta(Hour::of(NOW), 1)).await.is_ok());
+        let acknowledged = 1 + u64::from(store.append(delta(Hour::of(NOW), 1)).await.is_ok());
         for seed in 0..8 {
             let (again, contents) = start(&Disk::holding(disk.after_power_loss(seed))).unwrap();
             let found = provider(&contents).total.counts.success;
@@ -205,7 +205,7 @@ async fn a_problem_is_told_and_forgotten_again() {
     let disk = new_disk();
     let (store, _) = start(&disk).unwrap();
     disk.fail_after(1, Failure::Full(4));
-    let error = store.append(&delta(Hour::of(NOW), 1)).await.unwrap_err();
+    let error = store.append(delta(Hour::of(NOW), 1)).await.unwrap_err();
     assert_eq!(error, Error::Full("disk".into()));
     assert!(store.healthy().unwrap().contains("full"));
     // Nobody writes: the store finds out by itself that the disk is well again.
@@ -216,7 +216,7 @@ async fn a_problem_is_told_and_forgotten_again() {
     })
     .await
     .unwrap();
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     store.close().await.unwrap();
     let (store, contents) = start(&disk).unwrap();
     assert_eq!(provider(&contents).total, usage(1));

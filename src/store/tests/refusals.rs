@@ -25,7 +25,7 @@ async fn sound() -> (tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     store.change((0..300).map(put).collect()).await.unwrap();
-    store.append(&delta(Hour::of(NOW), 5)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 5)).await.unwrap();
     store.close().await.unwrap();
     let bytes = fs::read(dir.path().join(FILE_NAME)).unwrap();
     (dir, bytes)
@@ -191,7 +191,7 @@ async fn a_second_user_is_told_of_the_first() {
         .output()
         .unwrap();
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     store.close().await.unwrap();
 }
 
@@ -220,7 +220,7 @@ async fn a_full_disk_is_survived() {
     }
     let data = dir.path().join("data");
     let (store, _) = open(&data);
-    store.append(&delta(Hour::of(NOW), 1)).await.unwrap();
+    store.append(delta(Hour::of(NOW), 1)).await.unwrap();
     let ballast = dir.path().join("ballast");
     let _ = fs::write(&ballast, vec![1; 8 << 20]);
     let (mut written, mut error) = (0, None);
@@ -236,7 +236,7 @@ async fn a_full_disk_is_survived() {
     let full = Store::open(&Options::new(dir.path().join("more")), NOW).err();
     assert!(matches!(full, Some(Error::Full(_))), "{full:?}");
     fs::remove_file(&ballast).unwrap();
-    while store.append(&delta(Hour::of(NOW), 1)).await.is_err() {
+    while store.append(delta(Hour::of(NOW), 1)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(store.healthy(), None);

@@ -113,12 +113,12 @@ async fn only_what_a_hub_waits_for_is_dirty() {
     let changed = Dirty { changed: true, ..Dirty::default() };
     assert_eq!(dirty(&store, Row::Key(key(1))).await, Some(changed));
     // Health: only what is news.
-    store.append(&health_delta(2, since(added, Health::default()))).await.unwrap();
+    store.append(health_delta(2, since(added, Health::default()))).await.unwrap();
     assert_eq!(dirty(&store, Row::Key(key(2))).await, None);
-    store.append(&health_delta(2, since(added, failed(9)))).await.unwrap();
+    store.append(health_delta(2, since(added, failed(9)))).await.unwrap();
     assert_eq!(dirty(&store, Row::Key(key(2))).await, Some(changed));
     store.edit(|shelf| shelf.set_dirty(P, Row::Key(key(2)), None)).await.unwrap();
-    store.append(&health_delta(2, since(added, failed(8)))).await.unwrap();
+    store.append(health_delta(2, since(added, failed(8)))).await.unwrap();
     assert_eq!(dirty(&store, Row::Key(key(2))).await, None, "a shorter pause is no news");
     let entry = store.edit(|shelf| shelf.key(P, key(2))).await.unwrap().unwrap();
     assert_eq!(entry.health, since(added, failed(9)));
