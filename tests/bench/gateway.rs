@@ -23,8 +23,9 @@ mod servers;
 #[path = "gateway/upstream.rs"]
 mod upstream;
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
+use keytide::replica::schema;
 use load::percentile;
 use serde_json::{Value, json};
 use servers::{Keytide, Setup, memory, processor};
@@ -133,10 +134,25 @@ const STEADY: &str = "steady 64";
 /// About a third of what two cores can answer.
 const STEADY_PER_SECOND: u32 = 10_000;
 /// The same for so long that an instance replicates twice though it does so as seldom as by default.
-const STEADY_FOR_LONG: &str = "steady 64, 75 seconds";
+const STEADY_FOR_LONG: &str = "steady, 75 seconds";
 const LONG: Duration = Duration::from_secs(75);
-const EVERY_SECOND: &str = "replicating";
+/// All of them are used between two flushes, and between two rounds.
+const STEADY_KEYS: usize = 1_000;
+const ALONE: &str = "keytide, 1,000 keys";
+const EVERY_SECOND: &str = "every second";
 const BY_DEFAULT: &str = "replicating by default";
+/// At full load, where keytide and its Postgres have two cores between them.
+const REPLICATING: &str = "replicating";
+
+/// With tables of its own in the database of that name.
+async fn replicating(provider: SocketAddr, hub: &pg::Cluster, database: &str, interval: &str) -> Keytide {
+    let client = hub.database(database).await;
+    let target = schema::Target { prefix: "ollama_api", provider: "ollama" };
+    schema::apply(&client, &[target], false).await.unwrap();
+    let url = hub.url(database, "postgres");
+    let more = format!("[sync]\ndatabase_url = \"{url}\"\n{interval}");
+    Keytide::start(provider, Setup { keys: STEADY_KEYS, limited: false, more: &more }).await
+}
 
 async fn compare(arguments: Arguments) {
     let dir = tempfile::tempdir().unwrap();
@@ -177,26 +193,28 @@ async fn compare(arguments: Arguments) {
             others.push((name, Keytide::start(provider, setup).await));
         }
     }
-    let mut hub = None;
-    for (name, interval, wanted) in [
-        (
-            EVERY_SECOND,
-            "interval = \"1s\"",
-            arguments.wants("small 64, replicating") || arguments.wants(STEADY),
-        ),
-        (BY_DEFAULT, "", arguments.wants(STEADY_FOR_LONG)),
-    ] {
-        if wanted {
-            let cluster = hub.get_or_insert_with(|| pg::Cluster::start(pg::Options::default()));
+    let mut hubs = Vec::new();
+    if arguments.wants("small 64, replicating") {
+        let hub = pg::Cluster::start(pg::Options::default());
+        others.push((REPLICATING, replicating(provider, &hub, "small", "interval = \"1s\"").await));
+        hubs.push(hub);
+    }
+    if arguments.wants(STEADY) || arguments.wants(STEADY_FOR_LONG) {
+        let setup = Setup { keys: STEADY_KEYS, limited: false, more: "" };
+        others.push((ALONE, Keytide::start(provider, setup).await));
+        let hub = pg::Cluster::start(pg::Options::default());
+        for (case, name, interval) in
+            [(STEADY, EVERY_SECOND, "interval = \"1s\""), (STEADY_FOR_LONG, BY_DEFAULT, "")]
+        {
+            if !arguments.wants(case) {
+                continue;
+            }
             let database = name.replace(' ', "_");
-            let client = cluster.database(&database).await;
-            let keys = keytide::replica::schema::Target { prefix: "ollama_api", provider: "ollama" };
-            keytide::replica::schema::apply(&client, &[keys], false).await.unwrap();
-            let url = cluster.url(&database, "postgres");
-            let more = format!("[sync]\ndatabase_url = \"{url}\"\n{interval}");
-            let setup = Setup { keys: 1_000, limited: false, more: &more };
-            others.push((name, Keytide::start(provider, setup).await));
+            others.push((name, replicating(provider, &hub, &database, interval).await));
         }
+        let status = std::fs::read_to_string(hub.data().join("postmaster.pid")).unwrap();
+        servers::stand_aside(status.lines().next().unwrap().parse().unwrap());
+        hubs.push(hub);
     }
     let all: Vec<_> = others.iter().map(|(name, keytide)| (*name, target(name, keytide), keytide)).collect();
 
@@ -236,33 +254,32 @@ async fn compare(arguments: Arguments) {
             if !arguments.wants(case) || case == STEADY_FOR_LONG && round > 0 {
                 continue;
             }
-            let bare = (case == STEADY).then_some(&bare);
-            for who in [&direct, &nginx, &ours].into_iter().chain(bare) {
-                let n = steady_of(&mut seen, case, who, seconds);
-                asked[0] += if who.name == "keytide" { n } else { 0.0 };
+            for who in [&direct, &nginx, &bare] {
+                steady_of(&mut seen, case, who, seconds);
             }
-            for (n, (_, who, keytide)) in
-                all.iter().enumerate().filter(|(_, (name, ..))| *name == replicating)
-            {
-                // A round with something to tell, after which the next one comes an interval later.
-                asked[n + 1] +=
-                    load::steady(&who.plain, &who.token, 64, STEADY_PER_SECOND, Duration::from_secs(1))
-                        .latencies
-                        .len() as f64;
-                keytide.replicate().await;
-                let before = keytide.batches().await;
-                asked[n + 1] += steady_of(&mut seen, case, who, seconds);
-                let told = keytide.batches().await - before;
-                assert!(
-                    case == STEADY || told >= 4,
-                    "{case}: {told} batches are not two rounds of two streams"
-                );
+            for (n, (name, who, keytide)) in all.iter().enumerate() {
+                if *name == ALONE {
+                    asked[n + 1] += steady_of(&mut seen, case, who, seconds);
+                } else if *name == replicating {
+                    // A round with something to tell, after which the next one comes an interval later.
+                    let warm = Duration::from_secs(1);
+                    let first = load::steady(&who.plain, &who.token, 64, STEADY_PER_SECOND, warm);
+                    asked[n + 1] += first.latencies.len() as f64;
+                    keytide.replicate().await;
+                    let before = keytide.batches().await;
+                    asked[n + 1] += steady_of(&mut seen, case, who, seconds);
+                    let told = keytide.batches().await - before;
+                    assert!(
+                        case == STEADY || told >= 4,
+                        "{case}: {told} batches are not two rounds of two streams"
+                    );
+                }
             }
         }
         // Each beside nginx, and beside the plain keytide.
         for (n, (name, who, _)) in all.iter().enumerate() {
             let case = format!("small 64, {name}");
-            if !arguments.wants(&case) || *name == BY_DEFAULT {
+            if !arguments.wants(&case) || [ALONE, EVERY_SECOND, BY_DEFAULT].contains(name) {
                 continue;
             }
             for who in [&direct, &nginx, who] {
@@ -299,7 +316,7 @@ async fn compare(arguments: Arguments) {
     for keytide in others.into_iter().map(|(_, keytide)| keytide).chain([base]) {
         keytide.end().await;
     }
-    drop(hub);
+    drop(hubs);
 }
 
 fn plain_of(

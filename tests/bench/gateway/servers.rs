@@ -184,6 +184,34 @@ async fn ask(home: &Home, url: &str, path: &str, body: Option<Value>) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
+/// From now on it and those that it starts take only processor time that nobody else wants, as if they had another machine.
+///
+/// Where the kernel gives each session its share of the processor, as for desktops, that does not help: each server process of
+/// Postgres is a session.
+pub fn stand_aside(pid: u32) {
+    let groups = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled").unwrap_or_default();
+    if groups.trim() == "1" {
+        eprintln!(
+            "kernel.sched_autogroup_enabled is 1: the Postgres of the steady cases takes its share of the processor. \
+             Set it to 0 meanwhile for what a Postgres on another machine would leave."
+        );
+    }
+    let idle = |pid: u32| {
+        Command::new("chrt")
+            .args(["--idle", "--pid", "0"])
+            .arg(pid.to_string())
+            .status()
+            .expect("chrt is installed, of util-linux")
+            .success()
+    };
+    assert!(idle(pid), "chrt cannot set process {pid} aside");
+    // Those that it starts later take after it.
+    for child in family(pid).into_iter().skip(1) {
+        let is_done = idle(child) || !Path::new(&format!("/proc/{child}")).exists();
+        assert!(is_done, "chrt cannot set process {child} aside");
+    }
+}
+
 /// The process and those that it has started.
 fn family(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
