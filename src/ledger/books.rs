@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::Hash,
+    hash::{BuildHasher, Hash},
 };
 
 use crate::model::{
-    CounterId, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Tally, Timestamp, TokenId, Usage,
+    ById, CounterId, Delta, Hour, KeyId, KeyUsage, ProviderDelta, Tally, Timestamp, TokenId, Usage,
 };
 
 /// The totals of every provider.
@@ -21,10 +21,10 @@ pub struct ProviderBooks {
     /// Per client request: the sum over all models.
     pub total: Usage,
     /// Per attempt. Outlives its key, so that adding a key again continues its counts.
-    pub keys: HashMap<KeyId, KeyUsage>,
+    pub keys: ById<KeyId, KeyUsage>,
     pub models: HashMap<Box<str>, Usage>,
     pub hours: BTreeMap<(Hour, Box<str>), Usage>,
-    pub tokens: HashMap<TokenId, Usage>,
+    pub tokens: ById<TokenId, Usage>,
 }
 
 impl Books {
@@ -81,8 +81,8 @@ impl ProviderBooks {
     }
 
     pub fn add(&mut self, delta: &ProviderDelta) {
-        for (id, usage) in &delta.keys {
-            self.keys.entry(*id).or_default().add(usage);
+        for (id, usage) in delta.usage_of_keys() {
+            self.keys.entry(id).or_default().add(usage);
         }
         for ((hour, model), usage) in &delta.hours {
             self.total.add(usage);
@@ -95,7 +95,7 @@ impl ProviderBooks {
     }
 }
 
-fn shift_row<K: Hash + Eq, U>(rows: &mut HashMap<K, U>, id: K, from: &Tally, to: &Tally)
+fn shift_row<K: Hash + Eq, U, S: BuildHasher>(rows: &mut HashMap<K, U, S>, id: K, from: &Tally, to: &Tally)
 where
     U: for<'a> From<&'a Tally> + Default + PartialEq,
     Tally: for<'a> From<&'a U>,

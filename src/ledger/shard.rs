@@ -11,8 +11,9 @@ use super::{
 use crate::{
     breather,
     model::{
-        ById, CoreDelta, Counts, Day, Hour, IdHasher, KeyId, KeyUsage, LastKey, ProviderDelta, Set, SetId,
-        SetKind, SpanId, SpanKind, Tally, Timestamp, TokenId, Usage, UsageLog, UsageType, UserId, Zone,
+        ById, CoreDelta, Counts, Day, Hour, IdHasher, KeyAttempts, KeyId, KeyUsage, LastKey, ProviderDelta,
+        Set, SetId, SetKind, SpanId, SpanKind, Tally, Timestamp, TokenId, Usage, UsageLog, UsageType, UserId,
+        Zone, signed,
     },
 };
 
@@ -161,6 +162,18 @@ struct OfKey {
     subject: u128,
 }
 
+impl OfKey {
+    fn attempts(&self) -> KeyAttempts {
+        let usage = KeyUsage {
+            counts: counts(self.counts),
+            last_used: date(self.last_used),
+            last_success: date(self.last_success),
+            last_failure: date(self.last_failure),
+        };
+        KeyAttempts { usage, timed: self.timed.into(), millis: self.millis }
+    }
+}
+
 #[derive(Clone, Copy, Default)]
 struct OfToken {
     user: Option<UserId>,
@@ -268,27 +281,18 @@ impl Slot {
         mut told: Option<&mut Told>,
     ) {
         let (hour, day) = (self.hour.0, self.day.0);
-        let keys = self.keys.len();
-        // The keys of one core are mostly those of the others.
-        delta.keys.reserve(keys.saturating_sub(delta.keys.len()));
-        core.tallies.reserve((2 * keys).saturating_sub(core.tallies.len()));
-        for (id, of) in self.keys.drain() {
-            breather::step();
-            let usage = KeyUsage {
-                counts: counts(of.counts),
-                last_used: date(of.last_used),
-                last_success: date(of.last_success),
-                last_failure: date(of.last_failure),
-            };
-            delta.keys.entry(id).or_default().add(&usage);
-            let ends = tally(of.counts);
-            count(core, SpanKind::KeyDay, id.0, day, Tally { last_used: date(of.last_used), ..ends });
-            let timed =
-                Tally { prompt_tokens: signed(of.millis), completion_tokens: of.timed.into(), ..ends };
-            count(core, SpanKind::KeyHour, id.0, hour, timed);
+        if !self.keys.is_empty() {
+            let attempts = delta.attempts.entry((self.hour, day)).or_default();
+            let keys = self.keys.len();
+            // The keys of one core are mostly those of the others.
+            attempts.reserve(keys.saturating_sub(attempts.len()));
+            for (id, of) in self.keys.drain() {
+                breather::step();
+                attempts.entry(id).or_default().add(&of.attempts());
+            }
+            // What one long interval needed is not kept for good.
+            self.keys.shrink_to(2 * keys);
         }
-        // What one long interval needed is not kept for good.
-        self.keys.shrink_to(2 * keys);
         for pair in self.users_of_keys.drain() {
             breather::step();
             if told.as_mut().is_some_and(|told| !told.is_new(pair)) {
@@ -346,10 +350,6 @@ impl OfToken {
             core.sets.entry(keys).or_default().add(SetKind::UserKeys, &last);
         }
     }
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn count(core: &mut CoreDelta, kind: SpanKind, id: u128, at: u32, more: Tally) {

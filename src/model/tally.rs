@@ -71,7 +71,8 @@ impl Tally {
     }
 }
 
-fn signed(count: u64) -> i64 {
+/// More than fits is as much as fits.
+pub(crate) fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 

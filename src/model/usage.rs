@@ -2,11 +2,13 @@
 //!
 //! Every number is a sum, every date a maximum, so deltas can be merged in any order and grouping.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ById, Health, KeyId, Set, SetId, SpanId, Tally, Timestamp, TokenId, UsageLog};
+use super::{
+    ById, Health, KeyId, Set, SetId, SpanId, SpanKind, Tally, Timestamp, TokenId, UsageLog, tally::signed,
+};
 
 /// Requests or attempts by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,34 @@ impl KeyUsage {
     }
 }
 
+/// What was counted for one key in one hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAttempts {
+    pub usage: KeyUsage,
+    /// Attempts whose answers had an end, and the milliseconds until then.
+    pub timed: u64,
+    pub millis: u64,
+}
+
+impl KeyAttempts {
+    pub fn add(&mut self, more: &Self) {
+        self.usage.add(&more.usage);
+        self.timed += more.timed;
+        self.millis += more.millis;
+    }
+
+    /// The rows of a key's day and hour that follow from it.
+    fn spans(&self, id: KeyId, hour: Hour, day: u32) -> [(SpanId, Tally); 2] {
+        let of_day = Tally { last_success: None, last_failure: None, ..(&self.usage).into() };
+        let (prompt_tokens, completion_tokens) = (signed(self.millis), signed(self.timed));
+        let of_hour = Tally { prompt_tokens, completion_tokens, last_used: None, ..of_day };
+        [
+            (SpanId::new(SpanKind::KeyDay, id.0, day), of_day),
+            (SpanId::new(SpanKind::KeyHour, id.0, hour.0), of_hour),
+        ]
+    }
+}
+
 /// What was counted for a provider, a model, a model's hour or a token, per client request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -96,6 +126,9 @@ impl Hour {
 /// What one provider's books have to take in.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProviderDelta {
+    /// Attempts by the hour and the day, in days since 1970-01-01, in which they were.
+    pub attempts: BTreeMap<(Hour, u32), ById<KeyId, KeyAttempts>>,
+    /// Attempts of no known hour: where an older keytide wrote the entry, it has their hours and days among its tallies.
     pub keys: ById<KeyId, KeyUsage>,
     /// Requests by hour and model: the provider's and each model's totals are sums over these.
     pub hours: HashMap<(Hour, Box<str>), Usage>,
@@ -106,7 +139,24 @@ pub struct ProviderDelta {
 
 impl ProviderDelta {
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.hours.is_empty() && self.tokens.is_empty() && self.health.is_empty()
+        self.attempts.is_empty()
+            && self.keys.is_empty()
+            && self.hours.is_empty()
+            && self.tokens.is_empty()
+            && self.health.is_empty()
+    }
+
+    /// Attempts of keys. A key that was used in several hours is in it several times.
+    pub fn usage_of_keys(&self) -> impl Iterator<Item = (KeyId, &KeyUsage)> {
+        let by_hour = self.attempts.values().flatten().map(|(id, attempts)| (*id, &attempts.usage));
+        by_hour.chain(self.keys.iter().map(|(id, usage)| (*id, usage)))
+    }
+
+    /// What is counted of keys by hour and day.
+    pub fn spans_of_keys(&self) -> impl Iterator<Item = (SpanId, Tally)> {
+        self.attempts.iter().flat_map(|((hour, day), keys)| {
+            keys.iter().flat_map(|(id, attempts)| attempts.spans(*id, *hour, *day))
+        })
     }
 
     /// Adds a later delta.
@@ -119,8 +169,14 @@ impl ProviderDelta {
     }
 
     fn add_all(&mut self, later: &Self) {
-        // Both are in the order of the same hashes: a table that grows meanwhile would fill from one end.
-        self.keys.reserve(later.keys.len().saturating_sub(self.keys.len()));
+        for (at, later) in &later.attempts {
+            let keys = self.attempts.entry(*at).or_default();
+            // Both are in the order of the same hashes: a table that grows meanwhile would fill from one end.
+            keys.reserve(later.len().saturating_sub(keys.len()));
+            for (id, attempts) in later {
+                keys.entry(*id).or_default().add(attempts);
+            }
+        }
         for (id, usage) in &later.keys {
             self.keys.entry(*id).or_default().add(usage);
         }
@@ -137,7 +193,8 @@ impl ProviderDelta {
     }
 }
 
-/// What is counted by hour, day and person. Attempts of keys ever are not in it: they follow from those of providers.
+/// What is counted by hour, day and person. Attempts of keys are not in it: what is counted of them follows from those of
+/// providers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CoreDelta {
     pub tallies: ById<SpanId, Tally>,

@@ -109,14 +109,16 @@ second_version! {
 }
 
 impl Record for Delta {
-    /// 2: with healths of version 2. 3: with what is counted by hour, day and person. 4: with single requests.
-    const VERSION: u8 = 4;
+    /// 2: with healths of version 2. 3: with what is counted by hour, day and person. 4: with single requests. 5: with
+    /// attempts of keys by their hours instead of tallies for each.
+    const VERSION: u8 = 5;
 
     fn from_older(version: u8, body: &[u8]) -> Result<Self, Error> {
         match version {
             1 => decode_body::<older::FirstDelta>(body).map(Into::into),
-            2 => decode_body::<older::Delta>(body).map(Into::into),
+            2 => decode_body::<older::SecondDelta>(body).map(Into::into),
             3 => decode_body::<older::ThirdDelta>(body).map(Into::into),
+            4 => decode_body::<older::FourthDelta>(body).map(Into::into),
             _ => Err(unknown(version)),
         }
     }
@@ -124,7 +126,7 @@ impl Record for Delta {
 
 /// Layouts that are read and no longer written.
 mod older {
-    use std::collections::HashMap;
+    use std::collections::{BTreeMap, HashMap};
 
     use serde::Deserialize;
 
@@ -267,28 +269,53 @@ mod older {
         }
     }
 
+    /// With the health of its version.
     #[derive(Deserialize)]
-    struct ProviderDelta {
+    struct ProviderDelta<H> {
         keys: ById<KeyId, KeyUsage>,
         hours: HashMap<(Hour, Box<str>), Usage>,
         tokens: ById<TokenId, Usage>,
-        health: HashMap<KeyId, Health>,
+        health: HashMap<KeyId, H>,
+    }
+
+    type Providers<H> = HashMap<Box<str>, ProviderDelta<H>>;
+
+    fn providers<H: Into<model::Health>>(older: Providers<H>) -> HashMap<Box<str>, model::ProviderDelta> {
+        let later = |of: ProviderDelta<H>| model::ProviderDelta {
+            attempts: BTreeMap::new(),
+            keys: of.keys,
+            hours: of.hours,
+            tokens: of.tokens,
+            health: of.health.into_iter().map(|(id, health)| (id, health.into())).collect(),
+        };
+        older.into_iter().map(|(name, of)| (name, later(of))).collect()
     }
 
     #[derive(Deserialize)]
-    pub(super) struct Delta {
-        providers: HashMap<Box<str>, model::ProviderDelta>,
+    pub(super) struct FirstDelta {
+        providers: Providers<Health>,
     }
 
-    impl From<Delta> for model::Delta {
-        fn from(older: Delta) -> Self {
-            Self { providers: older.providers, ..Self::default() }
+    impl From<FirstDelta> for model::Delta {
+        fn from(older: FirstDelta) -> Self {
+            Self { providers: providers(older.providers), ..Self::default() }
+        }
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct SecondDelta {
+        providers: Providers<model::Health>,
+    }
+
+    impl From<SecondDelta> for model::Delta {
+        fn from(older: SecondDelta) -> Self {
+            Self { providers: providers(older.providers), ..Self::default() }
         }
     }
 
     #[derive(Deserialize)]
     pub(super) struct ThirdDelta {
-        providers: HashMap<Box<str>, model::ProviderDelta>,
+        providers: Providers<model::Health>,
         core: CoreDelta,
     }
 
@@ -302,24 +329,19 @@ mod older {
         fn from(older: ThirdDelta) -> Self {
             let CoreDelta { tallies, sets } = older.core;
             let core = model::CoreDelta { tallies, sets, ..model::CoreDelta::default() };
-            Self { providers: older.providers, core }
+            Self { providers: providers(older.providers), core }
         }
     }
 
     #[derive(Deserialize)]
-    pub(super) struct FirstDelta {
-        providers: HashMap<Box<str>, ProviderDelta>,
+    pub(super) struct FourthDelta {
+        providers: Providers<model::Health>,
+        core: model::CoreDelta,
     }
 
-    impl From<FirstDelta> for model::Delta {
-        fn from(older: FirstDelta) -> Self {
-            let providers = older.providers.into_iter().map(|(name, of)| {
-                let health = of.health.into_iter().map(|(id, health)| (id, health.into())).collect();
-                let delta =
-                    model::ProviderDelta { keys: of.keys, hours: of.hours, tokens: of.tokens, health };
-                (name, delta)
-            });
-            Self { providers: providers.collect(), ..Self::default() }
+    impl From<FourthDelta> for model::Delta {
+        fn from(older: FourthDelta) -> Self {
+            Self { providers: providers(older.providers), core: older.core }
         }
     }
 }

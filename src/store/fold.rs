@@ -67,10 +67,10 @@ fn added_up(journal: &impl ReadableTable<u64, &'static [u8]>) -> Result<Delta, F
 
 fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(), Fault> {
     let replicates = desk.replicates(provider)?;
-    for (id, more) in in_order(&delta.keys) {
+    for (id, more) in in_order(delta.usage_of_keys()) {
         bump(&mut desk.key_usage, (provider, id.0), more, KeyUsage::add)?;
         if replicates {
-            open(&mut desk.open, provider, &CounterId::Key(*id), &more.into())?;
+            open(&mut desk.open, provider, &CounterId::Key(id), &more.into())?;
         }
     }
     for (id, more) in in_order(&delta.tokens) {
@@ -103,9 +103,9 @@ fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(
 }
 
 /// Rows in the order of the tables touch each page once, and the same delta always writes the same file.
-fn in_order<K: Ord, V, S>(map: &std::collections::HashMap<K, V, S>) -> Vec<(&K, &V)> {
-    let mut rows: Vec<_> = map.iter().collect();
-    rows.sort_unstable_by_key(|(id, _)| *id);
+fn in_order<K: Ord, V>(rows: impl IntoIterator<Item = (K, V)>) -> Vec<(K, V)> {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     rows
 }
 

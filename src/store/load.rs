@@ -15,8 +15,8 @@ use super::{
     },
 };
 use crate::model::{
-    Health, Hour, KeyId, KeyRecord, KeyUsage, KeyVersions, TokenId, TokenRecord, TokenVersions, Usage, User,
-    UserId, UserVersions, Version,
+    ById, Health, Hour, KeyId, KeyRecord, KeyUsage, KeyVersions, TokenId, TokenRecord, TokenVersions, Usage,
+    User, UserId, UserVersions, Version,
 };
 
 /// What the store held when it was opened, with nothing left in the journal.
@@ -35,9 +35,9 @@ pub struct ProviderContents {
     /// In the order of their ids.
     pub keys: Vec<(KeyId, KeyRecord, Health)>,
     /// Also of keys that are gone: added again, they go on from here.
-    pub key_usage: HashMap<KeyId, KeyUsage>,
+    pub key_usage: ById<KeyId, KeyUsage>,
     pub tokens: Vec<(TokenId, TokenRecord)>,
-    pub token_usage: HashMap<TokenId, Usage>,
+    pub token_usage: ById<TokenId, Usage>,
     /// Sums over all hours, also those that are no longer kept.
     pub models: HashMap<Box<str>, Usage>,
     pub hours: HashMap<(Hour, Box<str>), Usage>,
@@ -124,8 +124,8 @@ pub(super) fn contents(txn: &ReadTransaction, instance: Uuid) -> Result<Contents
     Ok(Contents { instance, providers, users, last_version })
 }
 
-fn key_usage(txn: &ReadTransaction) -> Result<HashMap<Box<str>, HashMap<KeyId, KeyUsage>>, Fault> {
-    let mut found = HashMap::<Box<str>, HashMap<_, _>>::new();
+fn key_usage(txn: &ReadTransaction) -> Result<HashMap<Box<str>, ById<KeyId, KeyUsage>>, Fault> {
+    let mut found = HashMap::<Box<str>, ById<_, _>>::new();
     let table = txn.open_table(KEY_USAGE)?;
     for row in table.iter()? {
         let (at, value) = row?;

@@ -4,7 +4,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::{Keeps, bump, open};
 use crate::{
-    model::{CoreDelta, CounterId, Delta, SetId, SpanId, SpanKind, Tally},
+    model::{CoreDelta, CounterId, Delta, ProviderDelta, SetId, SpanId, SpanKind, Tally},
     store::{
         codec,
         desk::{Desk, optional},
@@ -16,12 +16,13 @@ use crate::{
 
 pub(super) fn apply(desk: &mut Desk<'_>, delta: &Delta, keeps: &Keeps) -> Result<(), Fault> {
     let replicates = desk.replicates(CORE)?;
-    let attempts = delta.providers.values().flat_map(|of| &of.keys).map(|(id, more)| {
+    let ever = delta.providers.values().flat_map(ProviderDelta::usage_of_keys).map(|(id, more)| {
         let tally = Tally { last_success: None, last_failure: None, ..more.into() };
         (SpanId::new(SpanKind::KeyTotal, id.0, 0), tally)
     });
+    let of_keys = delta.providers.values().flat_map(ProviderDelta::spans_of_keys).chain(ever);
     let CoreDelta { tallies, sets, logs } = &delta.core;
-    let mut rows: Vec<_> = tallies.iter().map(|(id, tally)| (*id, *tally)).chain(attempts).collect();
+    let mut rows: Vec<_> = tallies.iter().map(|(id, tally)| (*id, *tally)).chain(of_keys).collect();
     rows.sort_unstable_by_key(|(id, _)| span_at(id));
     for (id, more) in &rows {
         bump(&mut desk.tallies, span_at(id), more, Tally::add)?;

@@ -4,8 +4,8 @@
 use super::*;
 use crate::{
     model::{
-        CoreDelta, CounterId, Day, LastKey, Rung, Set, SetId, SetKind, SpanId, SpanKind, Tally, UsageLog,
-        UsageType,
+        CoreDelta, CounterId, Day, KeyAttempts, LastKey, Rung, Set, SetId, SetKind, SpanId, SpanKind, Tally,
+        UsageLog, UsageType,
     },
     store::shelf::{CORE, Inflight},
 };
@@ -34,21 +34,35 @@ fn some(n: i64) -> Tally {
 /// `n` of everything on that day and in that hour, by that user.
 fn counted(day: Day, hour: Hour, n: u64, by: u128) -> Delta {
     let mut core = CoreDelta::default();
-    for kind in SpanKind::ALL.iter().filter(|kind| **kind != SpanKind::KeyTotal) {
-        let at = if *kind == SpanKind::KeyHour { hour.0 } else { day.0 };
-        core.tallies.insert(span(*kind, at), some(n as i64));
+    // What is counted of keys follows from their attempts.
+    for kind in SpanKind::ALL.iter().filter(|kind| span(**kind, 0).id != key(1).0) {
+        core.tallies.insert(span(*kind, day.0), some(n as i64));
     }
     core.sets.insert(set(SetKind::KeyHour, hour.0), Set::of(by));
     core.sets.insert(set(SetKind::KeyDay, day.0), Set::of(by));
     let last = Some(LastKey { at: NOW, key: n as u32 });
     core.sets.insert(set(SetKind::UserKeys, day.0), Set { last, ..Set::of(by) });
-    Delta { core, ..delta(hour, n) }
+    let mut delta = Delta { core, ..delta(hour, n) };
+    let of = delta.providers.get_mut(P).unwrap();
+    let by_key = std::mem::take(&mut of.keys);
+    let attempts =
+        by_key.into_iter().map(|(id, usage)| (id, KeyAttempts { usage, timed: 1, millis: 10 * n })).collect();
+    of.attempts.insert((hour, day.0), attempts);
+    delta
 }
 
-fn twice(n: i64) -> Tally {
-    let mut twice = some(n);
-    twice.add(&some(n));
-    twice
+/// What two such deltas come to.
+fn twice(kind: SpanKind, n: i64) -> Tally {
+    let attempts = Tally { success: 2 * n, ..Tally::default() };
+    match kind {
+        SpanKind::KeyTotal | SpanKind::KeyDay => Tally { last_used: Some(NOW), ..attempts },
+        SpanKind::KeyHour => Tally { prompt_tokens: 20 * n, completion_tokens: 2, ..attempts },
+        _ => {
+            let mut twice = some(n);
+            twice.add(&some(n));
+            twice
+        }
+    }
 }
 
 async fn is_there(store: &Store) {
@@ -59,11 +73,7 @@ async fn is_there(store: &Store) {
             SpanKind::KeyHour => span(*kind, HOUR.0),
             _ => span(*kind, TODAY.0),
         };
-        let mut expected = twice(3);
-        if *kind == SpanKind::KeyTotal {
-            // From the provider's own rows.
-            expected = Tally { success: 6, last_used: Some(NOW), ..Tally::default() };
-        }
+        let expected = twice(*kind, 3);
         assert_eq!(found.tally(&id).unwrap(), expected, "{kind:?}");
         assert_eq!(found.all(*kind, id.at.number()).unwrap(), [(id.id, expected)]);
         assert_eq!(found.all(*kind, id.at.number() + 1).unwrap(), []);
@@ -124,10 +134,7 @@ async fn it_is_open_while_it_replicates_and_only_then() {
     assert_eq!(opens.len(), SpanKind::ALL.len());
     for (id, open) in &opens {
         let CounterId::Span(span) = id else { panic!("{id:?}") };
-        let is_total = span.kind == SpanKind::KeyTotal;
-        let expected =
-            if is_total { Tally { success: 6, last_used: Some(NOW), ..Tally::default() } } else { twice(3) };
-        assert_eq!(*open, expected, "{id:?}");
+        assert_eq!(*open, twice(span.kind, 3), "{id:?}");
         let (_, view) = views.iter().find(|(of, _)| of == id).unwrap();
         assert_eq!(view.success, 9);
         assert_eq!(

@@ -4,8 +4,8 @@
 use super::*;
 use crate::{
     model::{
-        CoreDelta, Event, KeyVersions, LastKey, LimitVersions, Set, SetId, SetKind, SpanId, SpanKind, Tally,
-        TokenVersions, UsageLog, UsageType, UserRecord, UserVersions, Version,
+        CoreDelta, Event, KeyAttempts, KeyVersions, LastKey, LimitVersions, Set, SetId, SetKind, SpanId,
+        SpanKind, Tally, TokenVersions, UsageLog, UsageType, UserRecord, UserVersions, Version,
     },
     store::{
         codec::{self, Packed, Record},
@@ -109,8 +109,8 @@ fn layouts() {
     of.hours.insert((Hour(400_000), "m".into()), usage);
     of.tokens.insert(crate::model::TokenId(2), usage);
     of.health.insert(KeyId(1), health);
-    let delta = Delta { providers: [("p".into(), of)].into(), ..Delta::default() };
-    pinned(
+    let mut delta = Delta { providers: [("p".into(), of)].into(), ..Delta::default() };
+    read(
         &delta,
         "040101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a0401020301fc00c0da00000000",
     );
@@ -125,6 +125,13 @@ fn layouts() {
     read(
         &delta,
         "010101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a04010203010e",
+    );
+    let attempts = KeyAttempts { usage: key_usage, timed: 3, millis: 300 };
+    let of = delta.providers.get_mut("p").unwrap();
+    of.attempts.entry((Hour(400_000), 16_666)).or_default().insert(KeyId(1), attempts);
+    pinned(
+        &delta,
+        "0501017001fc801a0600fb1a410110000000000000000000000000000000010102fb2c01011200010803fb2c010110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc70110100040112011000000000000000000000000000000001010a0401020301fc00c0da00000000",
     );
 }
 
@@ -196,7 +203,8 @@ fn layouts_of_what_is_counted_by_day() {
     assert_eq!(codec::decode::<Delta>(&bytes).unwrap(), delta);
     // As it was, and one row.
     assert_eq!(hex(&bytes[1..third.len() / 2]), third[2..]);
-    assert_eq!(bytes[0], 4);
+    // Without attempts of keys there is no difference to the fourth.
+    assert_eq!(codec::decode::<Delta>(&[&[4], &bytes[1..]].concat()).unwrap(), delta);
 }
 
 #[test]
@@ -255,7 +263,7 @@ proptest::proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
         let mut bytes = bytes;
-        bytes.insert(0, 1 + (bytes.len() % 4) as u8);
+        bytes.insert(0, 1 + (bytes.len() % 5) as u8);
         let _ = codec::decode::<Delta>(&bytes);
         let _ = codec::decode::<KeyRecord>(&bytes);
         let _ = codec::decode::<TokenRecord>(&bytes);
