@@ -136,16 +136,18 @@ impl Forward<'_> {
                     let status = response.status();
                     let rule = provider.upstream.rules.judge(status.as_u16(), response.headers());
                     match rule.treat_as {
-                        Treat::Success => match self.serve(call, response, cache_key, &redactor).await {
-                            Served::Answered(response) => return *response,
-                            Served::Failed { call: returned, error, retry_soon } => {
-                                call = *returned;
-                                last = Some(*error);
-                                if !retry_soon {
-                                    self.back_off(attempt, tries_left).await;
+                        Treat::Success => {
+                            match pin!(self.serve(call, response, cache_key, &redactor)).await {
+                                Served::Answered(response) => return *response,
+                                Served::Failed { call: returned, error, retry_soon } => {
+                                    call = *returned;
+                                    last = Some(*error);
+                                    if !retry_soon {
+                                        self.back_off(attempt, tries_left).await;
+                                    }
                                 }
                             }
-                        },
+                        }
                         Treat::Request => {
                             return self.pass_on(call, response, &redactor).await;
                         }

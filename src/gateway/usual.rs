@@ -351,20 +351,24 @@ fn usual(parsed: &httparse::Request<'_, '_>, length: usize) -> Option<Usual> {
     let mut body = None;
     for header in &*parsed.headers {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
-        let value = HeaderValue::from_bytes(header.value).ok()?;
+        // What is understood here is of no use further on.
         if name == header::CONTENT_LENGTH {
-            let told = usize::try_from(content_length(value.to_str().ok()?)?).ok()?;
+            let told = usize::try_from(content_length(std::str::from_utf8(header.value).ok()?)?).ok()?;
             if told > MOST_BODY || body.replace(told).is_some() {
                 return None;
             }
-        } else if name == header::CONNECTION {
+            continue;
+        }
+        if name == header::CONNECTION {
             if !header.value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
             }
-        } else if [header::TRANSFER_ENCODING, header::EXPECT, header::UPGRADE, header::TE].contains(&name) {
+            continue;
+        }
+        if [header::TRANSFER_ENCODING, header::EXPECT, header::UPGRADE, header::TE].contains(&name) {
             return None;
         }
-        headers.append(name, value);
+        headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
     }
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
@@ -392,8 +396,9 @@ fn write_head(out: &mut BytesMut, head: &response::Parts, framing: Framing, clos
     }
     match framing {
         Framing::NoBody => {}
-        // Into memory, which takes everything.
-        Framing::Length(length) => _ = write!(out, "\r\ncontent-length: {length}"),
+        Framing::Length(length) => {
+            line([b"\r\n", b"content-length", b": ", itoa::Buffer::new().format(length).as_bytes()]);
+        }
         Framing::Chunked | Framing::InChunk => out.extend_from_slice(b"\r\ntransfer-encoding: chunked"),
     }
     if !is_dated {

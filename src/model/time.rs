@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -37,6 +37,13 @@ impl Timestamp {
 impl From<jiff::Timestamp> for Timestamp {
     fn from(at: jiff::Timestamp) -> Self {
         Self(at.as_millisecond())
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(at: SystemTime) -> Self {
+        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Self(at.duration_since(UNIX_EPOCH).map_or_else(|before| -millis(before.duration()), millis))
     }
 }
 
@@ -114,7 +121,7 @@ impl Clock {
 
     pub fn now(&self) -> Timestamp {
         match self {
-            Self::System => jiff::Timestamp::now().into(),
+            Self::System => SystemTime::now().into(),
             Self::Manual(at) => Timestamp(at.load(Ordering::SeqCst)),
         }
     }
@@ -138,6 +145,15 @@ mod tests {
         assert_eq!(" 1970-01-02 ".parse(), Ok(Timestamp(86_400_000)));
         for bad in ["", "tomorrow", "2026-13-01", "1699999999"] {
             assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_systems_time_is_read_before_and_after_the_epoch() {
+        for ms in [0_u64, 1, 1_700_000_000_123] {
+            let span = Duration::from_millis(ms);
+            assert_eq!(Timestamp::from(UNIX_EPOCH + span), Timestamp(ms as i64));
+            assert_eq!(Timestamp::from(UNIX_EPOCH - span), Timestamp(-(ms as i64)));
         }
     }
 

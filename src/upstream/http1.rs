@@ -6,7 +6,6 @@
 //! between; heads, chunks and trailers are parsed by `httparse`.
 
 use std::{
-    fmt::Write as _,
     future::poll_fn,
     io,
     mem::MaybeUninit,
@@ -353,8 +352,7 @@ fn write_head(out: &mut BytesMut, head: &Head<'_, impl Headers>, length: usize) 
         }
     });
     if length > 0 || ![Method::GET, Method::HEAD].contains(head.method) {
-        // Into memory, which takes everything.
-        let _written = write!(out, "content-length: {length}\r\n");
+        line([b"content-length", b": ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -370,27 +368,32 @@ struct Said {
 }
 
 impl Said {
-    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) {
+    /// Returns whether that was all that there is to know of it.
+    fn hear(&mut self, name: &HeaderName, value: &[u8]) -> bool {
+        let value = std::str::from_utf8(value).unwrap_or_default();
         if *name == header::CONTENT_LENGTH {
             // Equal ones may be repeated, in headers of their own or in one.
-            for text in value.to_str().unwrap_or_default().split(',') {
+            for text in value.split(',') {
                 let told = match (content_length(text.trim()), &self.length) {
                     (Some(told), Some(Ok(before))) if told != *before => Err(malformed("it has two lengths")),
-                    (_, Some(Err(_))) => return,
+                    (_, Some(Err(_))) => return true,
                     (Some(told), _) => Ok(told),
                     (None, _) => Err(malformed("its length is no number")),
                 };
                 self.length = Some(told);
             }
-        } else if *name == header::TRANSFER_ENCODING {
-            let last = value.to_str().ok().and_then(|value| value.rsplit(',').next());
+            return true;
+        }
+        if *name == header::TRANSFER_ENCODING {
+            let last = value.rsplit(',').next();
             self.is_chunked = Some(last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked")));
         } else if *name == header::CONNECTION {
-            for word in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+            for word in value.split(',').map(str::trim) {
                 self.closes |= word.eq_ignore_ascii_case("close");
                 self.keeps |= word.eq_ignore_ascii_case("keep-alive");
             }
         }
+        false
     }
 
     /// What is to come of the body, and whether the connection can be used again after it.
@@ -422,13 +425,11 @@ fn read_headers(parsed: &[httparse::Header<'_>]) -> Result<(HeaderMap, Said), An
     let (mut headers, mut said) = (HeaderMap::with_capacity(parsed.len()), Said::default());
     for header in parsed {
         let name = HeaderName::from_bytes(header.name.as_bytes());
-        let value = HeaderValue::from_bytes(header.value);
-        let (Ok(name), Ok(value)) = (name, value) else { return Err(malformed("a header cannot be read")) };
-        said.hear(&name, &value);
-        headers.append(name, value);
-    }
-    if said.is_chunked.is_some() {
-        headers.remove(header::CONTENT_LENGTH);
+        let Ok(name) = name else { return Err(malformed("a header cannot be read")) };
+        if !said.hear(&name, header.value) {
+            let value = HeaderValue::from_bytes(header.value);
+            headers.append(name, value.map_err(|_| malformed("a header cannot be read"))?);
+        }
     }
     Ok((headers, said))
 }

@@ -220,7 +220,8 @@ async fn large_bodies_pass_both_ways() {
     };
     let ask = async {
         let response = send(&mut http1, Method::POST, large.clone().into()).await.unwrap();
-        assert_eq!(response.headers()[header::CONTENT_LENGTH], large.len().to_string());
+        // Said once, by the body.
+        assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
         assert_eq!(http1.length(), Some(large.len() as u64));
         assert!(body(&mut http1).await.unwrap() == large);
     };

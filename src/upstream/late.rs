@@ -33,6 +33,9 @@ use tokio::{
 
 /// What a connection keeps back. More than this goes out at once and is not copied.
 const MOST_LATE: usize = 16 * 1024;
+/// What of it is kept for the next writes, of whichever connection: so many pieces of at most so many bytes.
+const MOST_SPARE: usize = 64;
+const LARGEST_SPARE: usize = 2 * 1024;
 
 /// Writes what connections have kept back. It ends when it and all of them are gone.
 #[derive(Clone, Debug)]
@@ -47,6 +50,7 @@ struct Due(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     connections: Vec<Arc<Shared>>,
+    spare: Vec<BytesMut>,
     /// The task that writes, while it waits.
     task: Option<Waker>,
     /// Nobody writes any more.
@@ -62,8 +66,8 @@ impl LateWrites {
         let due = Arc::new(Due::default());
         let task = Task(Arc::downgrade(&due));
         tokio::spawn(async move {
-            let mut connections = Vec::new();
-            poll_fn(move |cx| task.poll(&mut connections, cx)).await;
+            let (mut connections, mut spare) = (Vec::new(), Vec::new());
+            poll_fn(move |cx| task.poll(&mut connections, &mut spare, cx)).await;
         });
         Self { due }
     }
@@ -94,19 +98,19 @@ impl Due {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it will be written.
-    fn put(&self, connection: &Arc<Shared>) -> bool {
+    /// Promises that it will be written, and hands out memory for that.
+    fn put(&self, connection: &Arc<Shared>) -> Option<BytesMut> {
         let mut queue = self.lock();
         if queue.is_closed {
-            return false;
+            return None;
         }
         queue.connections.push(connection.clone());
-        let task = queue.task.take();
+        let (task, spare) = (queue.task.take(), queue.spare.pop());
         drop(queue);
         if let Some(task) = task {
             task.wake();
         }
-        true
+        Some(spare.unwrap_or_default())
     }
 
     fn close(&self) {
@@ -115,7 +119,7 @@ impl Due {
         let (connections, task) = (std::mem::take(&mut queue.connections), queue.task.take());
         drop(queue);
         for connection in connections {
-            connection.write();
+            connection.write(&mut Vec::new());
         }
         if let Some(task) = task {
             task.wake();
@@ -130,12 +134,20 @@ impl Drop for Due {
 }
 
 impl Task {
-    /// `connections` is empty, and only used for its memory.
-    fn poll(&self, connections: &mut Vec<Arc<Shared>>, cx: &mut Context<'_>) -> Poll<()> {
+    /// `connections` and `spare` are empty, and only used for their memory.
+    fn poll(
+        &self,
+        connections: &mut Vec<Arc<Shared>>,
+        spare: &mut Vec<BytesMut>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let Some(due) = self.0.upgrade() else { return Poll::Ready(()) };
         loop {
             {
                 let mut queue = due.lock();
+                let room = MOST_SPARE.saturating_sub(queue.spare.len());
+                spare.truncate(room);
+                queue.spare.append(spare);
                 if queue.connections.is_empty() {
                     queue.task = Some(cx.waker().clone());
                     return Poll::Pending;
@@ -143,7 +155,7 @@ impl Task {
                 std::mem::swap(&mut queue.connections, connections);
             }
             for connection in connections.drain(..) {
-                connection.write();
+                connection.write(spare);
             }
         }
     }
@@ -209,17 +221,17 @@ impl Shared {
         self.is_held_up.load(Ordering::Acquire)
     }
 
-    fn write(&self) {
+    fn write(&self, spare: &mut Vec<BytesMut>) {
         // Only then: whoever is woken looks at the flag.
-        if let Some(owner) = self.with(Writer::write) {
+        if let Some(owner) = self.with(|writer| writer.write(spare)) {
             owner.wake();
         }
     }
 }
 
 impl Writer {
-    /// Writes what was kept back, as far as it goes. Who is returned has to go on.
-    fn write(&mut self) -> Option<Waker> {
+    /// Writes what was kept back, as far as it goes. Who is returned has to go on; `spare` gets the memory that is free.
+    fn write(&mut self, spare: &mut Vec<BytesMut>) -> Option<Waker> {
         self.is_due = false;
         if self.is_stuck || self.late.is_empty() {
             return None;
@@ -227,7 +239,11 @@ impl Writer {
         match self.stream.try_write(&self.late) {
             Ok(all) if all == self.late.len() => {
                 // Most connections are idle most of the time: none of them keeps memory for its next answer.
-                self.late = BytesMut::new();
+                let mut late = std::mem::take(&mut self.late);
+                if late.capacity() <= LARGEST_SPARE && spare.len() < MOST_SPARE {
+                    late.clear();
+                    spare.push(late);
+                }
                 return None;
             }
             Ok(some) => {
@@ -347,6 +363,14 @@ impl Write for LateIo {
             if length == 0 {
                 return Poll::Ready(Ok(0));
             }
+            let is_promised = writer.is_due
+                || due.put(shared).is_some_and(|memory| {
+                    if writer.late.is_empty() {
+                        writer.late = memory;
+                    }
+                    true
+                });
+            writer.is_due = true;
             writer.late.reserve(length);
             for part in parts {
                 writer.late.extend_from_slice(part);
@@ -355,9 +379,9 @@ impl Write for LateIo {
             if !writer.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
                 writer.owner = Some(cx.waker().clone());
             }
-            if !std::mem::replace(&mut writer.is_due, true) && !due.put(shared) {
+            if !is_promised {
                 // The runtime is going down, and nobody else would write it.
-                let _owner_is_at_work = writer.write();
+                let _owner_is_at_work = writer.write(&mut Vec::new());
             }
             Poll::Ready(Ok(length))
         })
@@ -404,15 +428,46 @@ mod tests {
 
     /// Both ends of a connection, of which ours keeps its writes back.
     async fn connection() -> (LateIo, TcpStream) {
+        connection_of(&LateWrites::start()).await
+    }
+
+    async fn connection_of(writes: &LateWrites) -> (LateIo, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (ours, _) = listener.accept().await.unwrap();
         socket2::SockRef::from(&ours).set_send_buffer_size(4096).unwrap();
-        (LateWrites::start().attach(ours), peer)
+        (writes.attach(ours), peer)
     }
 
     async fn write(io: &mut LateIo, bytes: &[u8]) -> io::Result<usize> {
         poll_fn(|cx| Pin::new(&mut *io).poll_write(cx, bytes)).await
+    }
+
+    #[tokio::test]
+    async fn memory_of_small_writes_is_there_for_the_next() {
+        let writes = LateWrites::start();
+        let spare = || writes.due.lock().spare.len();
+        let mut ends = Vec::new();
+        for _ in 0..MOST_SPARE + 8 {
+            ends.push(connection_of(&writes).await);
+        }
+        for _ in 0..3 {
+            for (ours, _) in &mut ends {
+                write_all(ours, b"small").await;
+            }
+            assert_eq!(spare(), 0);
+            yield_now().await;
+            assert_eq!(spare(), MOST_SPARE);
+        }
+        for (ours, peer) in &mut ends {
+            let mut found = [0; 15];
+            peer.read_exact(&mut found).await.unwrap();
+            assert_eq!(&found, b"smallsmallsmall");
+            // Nobody else needs as much.
+            write_all(ours, &[b'x'; LARGEST_SPARE + 1]).await;
+        }
+        yield_now().await;
+        assert_eq!(spare(), 0);
     }
 
     async fn write_all(io: &mut LateIo, mut bytes: &[u8]) {

@@ -135,14 +135,15 @@ pub fn end_of_text(bytes: &[u8]) -> usize {
         if ends != 0 {
             return ends.trailing_zeros() as usize / 8;
         }
+        return end_of_long_text(bytes, eight.len());
     }
-    end_of_long_text(bytes)
+    end_of_long_text(bytes, 0)
 }
 
-fn end_of_long_text(bytes: &[u8]) -> usize {
+/// `at` is where to begin.
+fn end_of_long_text(bytes: &[u8], mut at: usize) -> usize {
     // Most texts are short values, for which a search that looks at more at once takes longer.
     const SHORT: usize = 64;
-    let mut at = 0;
     while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
         let ends = ends(eight);
         if ends != 0 {
