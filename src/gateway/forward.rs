@@ -137,7 +137,8 @@ impl Forward<'_> {
                     let rule = provider.upstream.rules.judge(status.as_u16(), response.headers());
                     match rule.treat_as {
                         Treat::Success => {
-                            match pin!(self.serve(call, response, cache_key, &redactor)).await {
+                            let served = pin!(self.serve(call, response, cache_key, &redactor)).await;
+                            match served {
                                 Served::Answered(response) => return *response,
                                 Served::Failed { call: returned, error, retry_soon } => {
                                     call = *returned;

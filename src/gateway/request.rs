@@ -320,7 +320,7 @@ pub fn token_of(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// More than any client sends; hyper's own, much higher bound answers without a body.
-const MAX_HEADERS: usize = 80;
+pub const MAX_HEADERS: usize = 80;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// Far beyond what the APIs know, and short enough to go on behind any base URL.

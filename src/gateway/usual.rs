@@ -30,13 +30,15 @@ use super::{
     Body,
     body::RequestBody,
     io::TimedIo,
+    request::MAX_HEADERS,
     route::{Endpoint, Route},
     serve::Stop,
     timer::Timer,
 };
 use crate::upstream::wire::{Received, Unsent, content_length};
 
-const MOST_HEADERS: usize = 100;
+/// What is understood here and left out counts as well, as it does elsewhere.
+const MOST_HEADERS: usize = MAX_HEADERS;
 const MOST_HEAD: usize = 16 * 1024;
 /// Larger ones are better taken in parts as they arrive, once it is known who asks: gathered here, memory grows and is
 /// copied on the way, and requests of 100 kB were answered more slowly.

@@ -81,6 +81,9 @@ impl ProviderBooks {
     }
 
     pub fn add(&mut self, delta: &ProviderDelta) {
+        // In the order of the same hashes: a table that grows meanwhile would fill from one end.
+        let keys = delta.attempts.values().map(|keys| keys.len()).max().unwrap_or(0);
+        self.keys.reserve(keys.saturating_sub(self.keys.len()));
         for (id, usage) in delta.usage_of_keys() {
             self.keys.entry(id).or_default().add(usage);
         }

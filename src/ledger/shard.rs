@@ -281,18 +281,18 @@ impl Slot {
         mut told: Option<&mut Told>,
     ) {
         let (hour, day) = (self.hour.0, self.day.0);
-        if !self.keys.is_empty() {
+        let keys = self.keys.len();
+        if keys > 0 {
             let attempts = delta.attempts.entry((self.hour, day)).or_default();
-            let keys = self.keys.len();
             // The keys of one core are mostly those of the others.
             attempts.reserve(keys.saturating_sub(attempts.len()));
             for (id, of) in self.keys.drain() {
                 breather::step();
                 attempts.entry(id).or_default().add(&of.attempts());
             }
-            // What one long interval needed is not kept for good.
-            self.keys.shrink_to(2 * keys);
         }
+        // What one long interval needed is not kept for good.
+        self.keys.shrink_to(2 * keys);
         for pair in self.users_of_keys.drain() {
             breather::step();
             if told.as_mut().is_some_and(|told| !told.is_new(pair)) {

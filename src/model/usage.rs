@@ -61,7 +61,7 @@ impl KeyUsage {
     }
 }
 
-/// What was counted for one key in one hour.
+/// What was counted for one key in one hour of one day: where zones are half an hour apart, a day may begin within one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyAttempts {
     pub usage: KeyUsage,
@@ -77,15 +77,11 @@ impl KeyAttempts {
         self.millis += more.millis;
     }
 
-    /// The rows of a key's day and hour that follow from it.
-    fn spans(&self, id: KeyId, hour: Hour, day: u32) -> [(SpanId, Tally); 2] {
+    /// What of it is the key's day's, and its hour's.
+    fn tallies(&self) -> [Tally; 2] {
         let of_day = Tally { last_success: None, last_failure: None, ..(&self.usage).into() };
         let (prompt_tokens, completion_tokens) = (signed(self.millis), signed(self.timed));
-        let of_hour = Tally { prompt_tokens, completion_tokens, last_used: None, ..of_day };
-        [
-            (SpanId::new(SpanKind::KeyDay, id.0, day), of_day),
-            (SpanId::new(SpanKind::KeyHour, id.0, hour.0), of_hour),
-        ]
+        [of_day, Tally { prompt_tokens, completion_tokens, last_used: None, ..of_day }]
     }
 }
 
@@ -128,7 +124,8 @@ impl Hour {
 pub struct ProviderDelta {
     /// Attempts by the hour and the day, in days since 1970-01-01, in which they were.
     pub attempts: BTreeMap<(Hour, u32), ById<KeyId, KeyAttempts>>,
-    /// Attempts of no known hour: where an older keytide wrote the entry, it has their hours and days among its tallies.
+    /// Attempts of no known hour, as an older keytide wrote them. Where it counted hours and days at all, those are among
+    /// the tallies beside them; nothing is counted here any more.
     pub keys: ById<KeyId, KeyUsage>,
     /// Requests by hour and model: the provider's and each model's totals are sums over these.
     pub hours: HashMap<(Hour, Box<str>), Usage>,
@@ -152,11 +149,18 @@ impl ProviderDelta {
         by_hour.chain(self.keys.iter().map(|(id, usage)| (*id, usage)))
     }
 
-    /// What is counted of keys by hour and day.
-    pub fn spans_of_keys(&self) -> impl Iterator<Item = (SpanId, Tally)> {
-        self.attempts.iter().flat_map(|((hour, day), keys)| {
-            keys.iter().flat_map(|(id, attempts)| attempts.spans(*id, *hour, *day))
-        })
+    /// What is counted of keys by hour and day: each row once, or in parts where an hour is of two days.
+    pub fn spans_of_keys(&self) -> Vec<(SpanId, Tally)> {
+        let (mut rows, mut days) = (Vec::new(), ById::<_, Tally>::default());
+        for ((hour, day), keys) in &self.attempts {
+            for (id, attempts) in keys {
+                let [of_day, of_hour] = attempts.tallies();
+                days.entry(SpanId::new(SpanKind::KeyDay, id.0, *day)).or_default().add(&of_day);
+                rows.push((SpanId::new(SpanKind::KeyHour, id.0, hour.0), of_hour));
+            }
+        }
+        rows.extend(days);
+        rows
     }
 
     /// Adds a later delta.
@@ -193,8 +197,8 @@ impl ProviderDelta {
     }
 }
 
-/// What is counted by hour, day and person. Attempts of keys are not in it: what is counted of them follows from those of
-/// providers.
+/// What is counted by hour, day and person. Attempts of keys are not in it, but where an older keytide wrote it: what is
+/// counted of them follows from those of providers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CoreDelta {
     pub tallies: ById<SpanId, Tally>,

@@ -16,15 +16,20 @@ use crate::model::{
     UsageLog, UserRecord, UserVersions, Version,
 };
 
-/// A mangled length may not ask for more memory than this; the largest journal entry stays far below.
-const MAX_RECORD_BYTES: usize = 1 << 28;
+/// A mangled length may not ask for more memory than this. Numbers are counted as they are in memory, up to eight times as
+/// long as in a record.
+const MOST_MEMORY: usize = if cfg!(test) { 1 << 20 } else { 1 << 28 };
+/// Longer than this is a journal entry after many hours without a file to write to, which may ask for more.
+const LONG: usize = MOST_MEMORY / 8;
+const MOST_FOR_LONG: usize = 1 << 31;
 
-type Layout = bincode::config::Configuration<
+type Layout<const MOST: usize> = bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<MAX_RECORD_BYTES>,
+    bincode::config::Limit<MOST>,
 >;
-const LAYOUT: Layout = bincode::config::standard().with_limit();
+const LAYOUT: Layout<MOST_MEMORY> = bincode::config::standard().with_limit();
+const LAYOUT_OF_LONG: Layout<MOST_FOR_LONG> = bincode::config::standard().with_limit();
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Error {
@@ -379,7 +384,12 @@ pub(super) fn unpack<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Option<T
 }
 
 fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    match bincode::serde::decode_from_slice(body, LAYOUT) {
+    let read = if body.len() <= LONG {
+        bincode::serde::decode_from_slice(body, LAYOUT)
+    } else {
+        bincode::serde::decode_from_slice(body, LAYOUT_OF_LONG)
+    };
+    match read {
         Ok((record, used)) if used == body.len() => Ok(record),
         Ok((_, used)) => Err(Error::Broken(format!("{} bytes too many in a record", body.len() - used))),
         // bincode's messages may quote what they read, and that may be a key: not passed on.

@@ -67,10 +67,10 @@ fn added_up(journal: &impl ReadableTable<u64, &'static [u8]>) -> Result<Delta, F
 
 fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(), Fault> {
     let replicates = desk.replicates(provider)?;
-    for (id, more) in in_order(delta.usage_of_keys()) {
-        bump(&mut desk.key_usage, (provider, id.0), more, KeyUsage::add)?;
+    for (id, more) in summed(delta.usage_of_keys().map(|(id, usage)| (id, *usage)), KeyUsage::add) {
+        bump(&mut desk.key_usage, (provider, id.0), &more, KeyUsage::add)?;
         if replicates {
-            open(&mut desk.open, provider, &CounterId::Key(id), &more.into())?;
+            open(&mut desk.open, provider, &CounterId::Key(id), &(&more).into())?;
         }
     }
     for (id, more) in in_order(&delta.tokens) {
@@ -106,6 +106,19 @@ fn apply(desk: &mut Desk<'_>, provider: &str, delta: &ProviderDelta) -> Result<(
 fn in_order<K: Ord, V>(rows: impl IntoIterator<Item = (K, V)>) -> Vec<(K, V)> {
     let mut rows: Vec<_> = rows.into_iter().collect();
     rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    rows
+}
+
+/// Likewise, with those of one id in one row: after a long time without a file a key was used in many hours.
+fn summed<K: Ord, V>(rows: impl IntoIterator<Item = (K, V)>, add: fn(&mut V, &V)) -> Vec<(K, V)> {
+    let mut rows = in_order(rows);
+    rows.dedup_by(|(later, more), (id, sum)| {
+        let is_same = later == id;
+        if is_same {
+            add(sum, more);
+        }
+        is_same
+    });
     rows
 }
 

@@ -370,10 +370,11 @@ struct Said {
 impl Said {
     /// Returns whether that was all that there is to know of it.
     fn hear(&mut self, name: &HeaderName, value: &[u8]) -> bool {
-        let value = std::str::from_utf8(value).unwrap_or_default();
+        // What is no ASCII says nothing, to us or to whoever else reads it.
+        let text = || std::str::from_utf8(value).ok().filter(|text| text.is_ascii()).unwrap_or_default();
         if *name == header::CONTENT_LENGTH {
             // Equal ones may be repeated, in headers of their own or in one.
-            for text in value.split(',') {
+            for text in text().split(',') {
                 let told = match (content_length(text.trim()), &self.length) {
                     (Some(told), Some(Ok(before))) if told != *before => Err(malformed("it has two lengths")),
                     (_, Some(Err(_))) => return true,
@@ -385,10 +386,10 @@ impl Said {
             return true;
         }
         if *name == header::TRANSFER_ENCODING {
-            let last = value.rsplit(',').next();
+            let last = text().rsplit(',').next();
             self.is_chunked = Some(last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked")));
         } else if *name == header::CONNECTION {
-            for word in value.split(',').map(str::trim) {
+            for word in text().split(',').map(str::trim) {
                 self.closes |= word.eq_ignore_ascii_case("close");
                 self.keeps |= word.eq_ignore_ascii_case("keep-alive");
             }

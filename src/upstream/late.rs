@@ -240,8 +240,10 @@ impl Writer {
             Ok(all) if all == self.late.len() => {
                 // Most connections are idle most of the time: none of them keeps memory for its next answer.
                 let mut late = std::mem::take(&mut self.late);
+                late.clear();
+                // What stands before a part that went out earlier is its memory, too.
+                let _has_more = late.try_reclaim(late.capacity() + 1);
                 if late.capacity() <= LARGEST_SPARE && spare.len() < MOST_SPARE {
-                    late.clear();
                     spare.push(late);
                 }
                 return None;

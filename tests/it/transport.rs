@@ -333,10 +333,15 @@ async fn floods_of_headers_are_refused() {
     let body = chat_bytes(false);
     let many = |count: usize| (0..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
     let long = |length: usize| format!("x-long: {}\r\n", "a".repeat(length));
-    // Four of them are the request's own.
-    for (headers, status) in
-        [(many(70), 200), (long(50_000), 200), (many(78), 431), (many(90), 431), (long(66_000), 431)]
-    {
+    // Three of them are the request's own.
+    for (headers, status) in [
+        (many(70), 200),
+        (long(50_000), 200),
+        (many(77), 200),
+        (many(78), 431),
+        (many(90), 431),
+        (long(66_000), 431),
+    ] {
         let mut wire = Wire::to(&keytide).await;
         wire.send(request(&body, &headers)).await;
         let answer = wire.answer().await;

@@ -30,7 +30,10 @@ fn spans(delta: &Delta) -> BTreeMap<SpanId, Tally> {
     let mut spans = BTreeMap::<_, Tally>::new();
     let of_keys = delta.providers.values().flat_map(ProviderDelta::spans_of_keys);
     for (id, tally) in delta.core.tallies.iter().map(|(id, tally)| (*id, *tally)).chain(of_keys) {
-        spans.entry(id).or_default().add(&tally);
+        // The same hour may be of two days.
+        let twice = spans.insert(id, tally);
+        assert!(twice.is_none() || id.kind == SpanKind::KeyHour, "{id:?}");
+        spans.entry(id).and_modify(|sum| twice.iter().for_each(|twice| sum.add(twice)));
     }
     spans
 }

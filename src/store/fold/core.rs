@@ -4,7 +4,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::{Keeps, bump, open};
 use crate::{
-    model::{CoreDelta, CounterId, Delta, ProviderDelta, SetId, SpanId, SpanKind, Tally},
+    model::{CoreDelta, CounterId, Delta, KeyUsage, ProviderDelta, SetId, SpanId, SpanKind, Tally},
     store::{
         codec,
         desk::{Desk, optional},
@@ -16,7 +16,9 @@ use crate::{
 
 pub(super) fn apply(desk: &mut Desk<'_>, delta: &Delta, keeps: &Keeps) -> Result<(), Fault> {
     let replicates = desk.replicates(CORE)?;
-    let ever = delta.providers.values().flat_map(ProviderDelta::usage_of_keys).map(|(id, more)| {
+    let used = delta.providers.values().flat_map(ProviderDelta::usage_of_keys);
+    let ever = super::summed(used.map(|(id, more)| (id, *more)), KeyUsage::add);
+    let ever = ever.iter().map(|(id, more)| {
         let tally = Tally { last_success: None, last_failure: None, ..more.into() };
         (SpanId::new(SpanKind::KeyTotal, id.0, 0), tally)
     });

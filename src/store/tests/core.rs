@@ -126,9 +126,17 @@ async fn it_is_open_while_it_replicates_and_only_then() {
     store.append(counted(TODAY, HOUR, 3, USER)).await.unwrap();
     let (opens, sets, views) = store.edit(owed).await.unwrap();
     assert_eq!((opens.len(), sets.len(), views.len()), (0, 0, SpanKind::ALL.len()));
-    store.edit(|shelf| shelf.set_replicated(CORE, true)).await.unwrap();
+    let both = |shelf: &mut dyn shelf::Shelf| {
+        shelf.set_replicated(P, true)?;
+        shelf.set_replicated(CORE, true)
+    };
+    store.edit(both).await.unwrap();
     store.append(counted(TODAY, HOUR, 3, USER)).await.unwrap();
     store.append(counted(TODAY, HOUR, 3, USER + 1)).await.unwrap();
+    let of_provider = store.edit(|shelf| shelf.opens(P, None, 99)).await.unwrap();
+    let of_key = of_provider.iter().find(|(id, _)| *id == CounterId::Key(key(1))).unwrap();
+    let used = Tally { last_used: Some(NOW), last_success: Some(NOW), ..Tally::default() };
+    assert_eq!(of_key.1, Tally { success: 6, ..used });
     let (opens, sets, views) = store.edit(owed).await.unwrap();
     assert!(opens.is_sorted_by_key(|(id, _)| id.clone()));
     assert_eq!(opens.len(), SpanKind::ALL.len());
@@ -255,6 +263,8 @@ async fn what_is_old_leaves_and_days_become_months() {
     assert_eq!(found, ([5, 31, 31, 31], [1, 1, 1], [10, 31, 32], 9));
     let total = store.counted().await.unwrap().tally(&span(SpanKind::KeyTotal, 0)).unwrap();
     assert_eq!(total.success, 44, "the total keeps all");
+    let of_key = store.edit(|shelf| shelf.view(P, &CounterId::Key(key(1)))).await.unwrap();
+    assert_eq!(of_key.success, 44, "and so do the provider's books");
     // The hub takes in thirty days: what is older is not owed any more.
     let (opens, sets) = store
         .edit(|shelf| Ok::<_, Error>((shelf.opens(CORE, None, 999)?, shelf.open_sets(None, 999)?)))

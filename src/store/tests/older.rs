@@ -4,7 +4,7 @@ use redb::{Database, TableDefinition};
 
 use super::{layout::unhex, *};
 use crate::{
-    model::{Counts, KeyVersions, SpanId, SpanKind, Tally},
+    model::{Counts, KeyAttempts, KeyVersions, SpanId, SpanKind, Tally},
     store::{shelf::Row, tables},
 };
 
@@ -138,6 +138,44 @@ async fn what_an_older_keytide_left_in_the_journal_is_folded() {
     );
     store.close().await.unwrap();
     assert!(offline::check(dir.path()).unwrap().is_sound());
+}
+
+/// The same requests, with the key's hour and day, of which 3 took 300 ms together.
+const FOURTH_DELTA: &str = "040101700110000000000000000000000000000000010102fb2c01011200010801fc801a0600016d0102fb2c01fc701101000401120110000000000000000000000000000000020102fb2c01fc701101000401120002001000000000000000000000000000000001fb1a410204fb5802000001120000011000000000000000000000000000000001fc801a06000204fb5802fb5802060000000000";
+
+#[tokio::test]
+async fn what_an_older_keytide_counted_of_a_key_by_hour_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let database = Database::open(dir.path().join(FILE_NAME)).unwrap();
+    let txn = database.begin_write().unwrap();
+    let journal = TableDefinition::<u64, &[u8]>::new("journal");
+    txn.open_table(journal).unwrap().insert(3, unhex(FOURTH_DELTA).as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let of = |kind, at| SpanId::new(kind, 1, at);
+    for (times, ends) in [(1, 300), (2, 600)] {
+        let (store, contents) = Store::open(&Options::new(dir.path()), Hour(400_000).start()).unwrap();
+        let counts = contents.providers["p"].key_usage[&KeyId(1)].counts;
+        assert_eq!((counts.success, counts.failure, counts.other), (times, 2 * times, ends));
+        let found = store.counted().await.unwrap();
+        let (ever, day) =
+            (found.tally(&of(SpanKind::KeyTotal, 0)), found.tally(&of(SpanKind::KeyDay, 16_666)));
+        assert_eq!((ever.unwrap().other, day.unwrap().other), (ends as i64, ends as i64));
+        let hour = found.tally(&of(SpanKind::KeyHour, 400_000)).unwrap();
+        let timed = (hour.other, hour.prompt_tokens, hour.completion_tokens);
+        assert_eq!(timed, (ends as i64, 300 * times as i64, 3 * times as i64));
+        // The same again, as it is written now, and read when it is opened again.
+        let counts = Counts { success: 1, failure: 2, other: 300 };
+        let usage = KeyUsage { counts, ..KeyUsage::default() };
+        let mut delta = Delta::default();
+        let of_provider = delta.providers.entry("p".into()).or_default();
+        let attempts = KeyAttempts { usage, timed: 3, millis: 300 };
+        of_provider.attempts.entry((Hour(400_000), 16_666)).or_default().insert(KeyId(1), attempts);
+        store.append(delta).await.unwrap();
+        store.close().await.unwrap();
+        assert!(offline::check(dir.path()).unwrap().is_sound());
+    }
 }
 
 #[test]
