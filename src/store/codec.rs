@@ -16,12 +16,13 @@ use crate::model::{
     UsageLog, UserRecord, UserVersions, Version,
 };
 
-/// A mangled length may not ask for more memory than this. Numbers are counted as they are in memory, up to eight times as
-/// long as in a record.
+/// A mangled length may not ask for more memory than this. Numbers are counted as they are in memory, most at up to eight
+/// times of what they are in a record.
 const MOST_MEMORY: usize = if cfg!(test) { 1 << 20 } else { 1 << 28 };
-/// Longer than this is a journal entry after many hours without a file to write to, which may ask for more.
+/// Longer than this is a journal entry after many hours without a file to write to, which may ask for more: enough for ten
+/// million hours of keys.
 const LONG: usize = MOST_MEMORY / 8;
-const MOST_FOR_LONG: usize = 1 << 31;
+const MOST_FOR_LONG: usize = 1 << 30;
 
 type Layout<const MOST: usize> = bincode::config::Configuration<
     bincode::config::LittleEndian,

@@ -95,7 +95,7 @@ async fn requests_say_how_long_they_are_and_nothing_else_about_the_connection() 
 }
 
 /// What comes, whether the provider closes then, the body, and whether the connection goes on.
-const ANSWERS: [(&str, bool, &str, bool); 15] = [
+const ANSWERS: [(&str, bool, &str, bool); 16] = [
     ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false, "ok", true),
     ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, "", true),
     ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\ncontent-length: 2\r\n\r\nok", false, "ok", true),
@@ -126,6 +126,8 @@ const ANSWERS: [(&str, bool, &str, bool); 15] = [
     ("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok", false, "ok", true),
     ("HTTP/1.1 200 OK\r\nConnection: x, close\r\nContent-Length: 2\r\n\r\nok", false, "ok", false),
     ("HTTP/1.1 200 OK\nContent-Length: 2\n\nok", false, "ok", true),
+    // A space to some readers, and no word that ends in chunks to others.
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\u{a0}\r\n\r\nok", true, "ok", false),
 ];
 
 #[tokio::test]
@@ -163,6 +165,7 @@ async fn a_broken_answer_is_an_error_and_ends_the_connection() {
         (&format!("{chunked}0\r\na: {long}"), "no header"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "two lengths"),
         ("HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", "no number"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\u{a0}\r\n\r\nok", "no number"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nok", "two lengths"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2,\r\n\r\nok", "no number"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok", "no number"),

@@ -113,6 +113,30 @@ async fn what_is_counted_outlives_stops_and_kills() {
 }
 
 #[tokio::test]
+async fn an_hour_of_two_days_is_one_hour() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.edit(|shelf| shelf.set_replicated(CORE, true)).await.unwrap();
+    // Where zones are half an hour apart; one entry has both.
+    let mut both = counted(TODAY, HOUR, 3, USER);
+    both.add(counted(TODAY.minus(1), HOUR, 4, USER));
+    store.append(both).await.unwrap();
+    let found = store.counted().await.unwrap();
+    let opens = store.edit(|shelf| shelf.opens(CORE, None, 99)).await.unwrap();
+    for (id, expected) in [
+        (span(SpanKind::KeyHour, HOUR.0), 7),
+        (span(SpanKind::KeyDay, TODAY.0), 3),
+        (span(SpanKind::KeyDay, TODAY.minus(1).0), 4),
+        (span(SpanKind::KeyTotal, 0), 7),
+    ] {
+        assert_eq!(found.tally(&id).unwrap().success, expected, "{id:?}");
+        let open = opens.iter().find(|(of, _)| *of == CounterId::Span(id)).unwrap();
+        assert_eq!(open.1.success, expected, "{id:?}");
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn it_is_open_while_it_replicates_and_only_then() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());

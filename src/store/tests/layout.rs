@@ -277,7 +277,7 @@ fn what_was_counted_in_many_hours_without_a_file_can_be_read_again() {
         }
     }
     let delta = Delta { providers: [(P.into(), of)].into(), ..Delta::default() };
-    // Nearly twice as much as a short record may ask for; in tests that is little.
+    // More than a short record may ask for; in tests that is little.
     assert!(codec::decode::<Delta>(&codec::encode(&delta)).unwrap() == delta);
 }
 
