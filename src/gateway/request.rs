@@ -202,7 +202,7 @@ impl Asked {
         if body.is_empty() {
             return Err(ApiError::bad_request(Code::InvalidJson, "The body is empty: send a JSON object."));
         }
-        let text = std::str::from_utf8(&body).map_err(|error| {
+        let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
             ApiError::bad_request(
                 Code::InvalidUtf8,
                 format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to()),

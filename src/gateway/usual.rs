@@ -40,9 +40,9 @@ use crate::upstream::wire::{Received, Unsent, content_length};
 /// What is understood here and left out counts as well, as it does elsewhere.
 const MOST_HEADERS: usize = MAX_HEADERS;
 const MOST_HEAD: usize = 16 * 1024;
-/// Larger ones are better taken in parts as they arrive, once it is known who asks: gathered here, memory grows and is
-/// copied on the way, and requests of 100 kB were answered more slowly.
-const MOST_BODY: usize = 16 * 1024;
+/// What a connection may have come and not yet taken elsewhere, too. Longer ones are taken in parts as they arrive, once it
+/// is known who asks.
+const MOST_BODY: usize = 128 * 1024;
 /// How long the rest of a body is waited for here.
 const AT_HAND: Duration = Duration::from_millis(100);
 /// Copied out of what was read, so that its memory serves for the next request.
@@ -126,7 +126,10 @@ impl<'a> Connection<'a> {
             loop {
                 if head.is_none() && !self.received.bytes.is_empty() {
                     match parse(&self.received.bytes) {
-                        Parsed::Usual(usual) => head = Some(usual),
+                        Parsed::Usual(usual) => {
+                            self.received.expect(usual.length + usual.body);
+                            head = Some(usual);
+                        }
                         Parsed::Unusual => return Poll::Ready(Ok(Next::Unusual)),
                         Parsed::Partial => {}
                     }
@@ -164,6 +167,7 @@ impl<'a> Connection<'a> {
     }
 
     fn take(&mut self, head: Usual) -> Request<RequestBody> {
+        self.received.expect(0);
         let received = &mut self.received.bytes;
         received.advance(head.length);
         let body = if head.body <= SMALL_BODY {
@@ -198,7 +202,7 @@ impl<'a> Connection<'a> {
     fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.flush(cx)?;
         if self.received.bytes.is_empty()
-            && let Poll::Ready(0) = self.received.poll_more(self.io, cx)?
+            && let Poll::Ready(0) = self.received.poll_begin(self.io, cx)?
         {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

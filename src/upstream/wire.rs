@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// What is read at once; more as long as there is more.
 const LEAST_READ: usize = 8 * 1024;
-const MOST_READ: usize = 64 * 1024;
+const MOST_READ: usize = 128 * 1024;
 /// Where memory is not yet taken.
 const FIRST_READ: usize = 256;
 /// A head's, which is no bound.
@@ -27,6 +27,8 @@ pub fn content_length(text: &str) -> Option<u64> {
 #[derive(Debug)]
 pub struct Received {
     pub bytes: BytesMut,
+    /// See [`expect`](Self::expect).
+    expected: usize,
     read_size: usize,
     /// More memory was needed than an idle connection may keep.
     is_grown: bool,
@@ -34,7 +36,7 @@ pub struct Received {
 
 impl Default for Received {
     fn default() -> Self {
-        Self { bytes: BytesMut::new(), read_size: LEAST_READ, is_grown: false }
+        Self { bytes: BytesMut::new(), expected: 0, read_size: LEAST_READ, is_grown: false }
     }
 }
 
@@ -55,22 +57,35 @@ impl Received {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// `all` bytes are to come, with those that are here: they get their place at once, instead of one that grows and has
+    /// them copied each time. None are known of any more with 0.
+    pub fn expect(&mut self, all: usize) {
+        self.expected = all;
+        if self.bytes.capacity() < all {
+            self.bytes.reserve(all - self.bytes.len());
+            self.is_grown |= all > 2 * LEAST_READ;
+        }
+    }
+
     /// Reads more; 0 at the connection's end.
     pub fn poll_more(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
+        let is_expected = self.bytes.len() < self.expected;
+        if !is_expected && self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
             self.bytes.reserve(self.read_size);
             self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;
         }
         let room = self.bytes.capacity() - self.bytes.len();
         let came = ready!(pin!(io.read_buf(&mut self.bytes)).poll(cx))?;
-        if came == room {
-            self.read_size = (self.read_size * 2).min(MOST_READ);
-        } else if came < self.read_size / 4 {
-            self.read_size = (self.read_size / 2).max(LEAST_READ);
+        if !is_expected {
+            if came == room {
+                self.read_size = (self.read_size * 2).min(MOST_READ);
+            } else if came < self.read_size / 4 {
+                self.read_size = (self.read_size / 2).max(LEAST_READ);
+            }
         }
         Poll::Ready(Ok(came))
     }
@@ -134,5 +149,44 @@ impl Unsent {
         if std::mem::take(&mut self.is_grown) {
             self.head = BytesMut::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_expected_has_its_place_from_the_beginning() {
+        let sent: Vec<u8> = (0..=u8::MAX).cycle().take(100_000).collect();
+        let mut received = Received::default();
+        // Its last part comes alone: too little room for a usual read, and enough for all that is expected.
+        let (begun, last) = sent.split_at(sent.len() - 10);
+        let mut io = begun;
+        poll_fn(|cx| received.poll_begin(&mut io, cx)).await.unwrap();
+        received.expect(sent.len());
+        let place = received.bytes.as_ptr();
+        while !io.is_empty() {
+            assert!(poll_fn(|cx| received.poll_begin(&mut io, cx)).await.unwrap() > 0);
+        }
+        io = last;
+        assert_eq!(poll_fn(|cx| received.poll_more(&mut io, cx)).await.unwrap(), last.len());
+        assert!(received.bytes == sent && received.bytes.as_ptr() == place);
+
+        // More than that, and with nothing expected, is read as ever.
+        io = last;
+        assert_eq!(poll_fn(|cx| received.poll_more(&mut io, cx)).await.unwrap(), last.len());
+        received.expect(0);
+        io = &sent;
+        while !io.is_empty() {
+            assert!(poll_fn(|cx| received.poll_more(&mut io, cx)).await.unwrap() > 0);
+        }
+        assert!(received.bytes == [&sent, last, &sent].concat());
+
+        received.bytes.clear();
+        received.rest();
+        assert_eq!(received.bytes.capacity(), 0, "an idle connection keeps no more than a usual one");
     }
 }

@@ -159,9 +159,53 @@ fn end_of_long_text(bytes: &[u8], mut at: usize) -> usize {
     if at < SHORT {
         return at + rest.iter().position(is_end).unwrap_or(rest.len());
     }
-    let stop = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-    // No early exit, so that it runs over many bytes at once.
-    let has_control = rest[..stop].iter().fold(false, |found, byte| found | (*byte < 0x20));
-    let end = if has_control { rest.iter().position(is_end).unwrap_or(stop) } else { stop };
-    at + end
+    // In blocks, so that what was looked through for the one is at hand for the other.
+    const BLOCK: usize = 4 * 1024;
+    for block in rest.chunks(BLOCK) {
+        let stop = memchr2(b'"', b'\\', block).unwrap_or(block.len());
+        let end =
+            if least(&block[..stop]) < 0x20 { block.iter().position(is_end).unwrap_or(stop) } else { stop };
+        at += end;
+        if end < block.len() {
+            break;
+        }
+    }
+    at
+}
+
+/// The least of the bytes, many of which are compared at once.
+fn least(bytes: &[u8]) -> u8 {
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    let mut least = [u8::MAX; 64];
+    for chunk in chunks {
+        for (least, byte) in least.iter_mut().zip(chunk) {
+            *least = (*least).min(*byte);
+        }
+    }
+    least.iter().chain(rest).fold(u8::MAX, |least, byte| least.min(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_ends_at_the_same_byte_however_long_it_is() {
+        let lengths = (0..300).chain(4_000..4_300).chain([8_191, 8_192, 8_300, 100_000]);
+        for (n, length) in lengths.enumerate() {
+            let mut text = vec![b'a'; length];
+            assert_eq!(end_of_text(&text), length, "of {length} bytes, none ends it");
+            let end = [b'"', b'\\', 0, b'\n', 0x1f][n % 5];
+            for at in [0, 1, 7, 8, 63, 64, 65, 127, 128, 4_159, 4_160, length / 2, length.saturating_sub(1)] {
+                // What is no ASCII, or nearly one of those, ends nothing.
+                let rest = [0x7f, 0x80, 0xff, b' ', b'!', b'#', b'[', b']'];
+                text.iter_mut().zip(rest.iter().cycle()).for_each(|(byte, other)| *byte = *other);
+                if at < length {
+                    text[length - 1] = b'"';
+                    text[at] = end;
+                    assert_eq!(end_of_text(&text), at, "{end:#x} at {at} of {length}");
+                }
+            }
+        }
+    }
 }
