@@ -20,7 +20,7 @@ pub type Reload = Arc<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
 /// Threads of the operator's side: the data plane has its own.
 const CONTROL_THREADS: usize = 2;
 
-/// Largest block whose memory is kept for what comes next.
+/// Blocks up to this size have their memory kept for what comes next.
 const KEPT_BLOCK: usize = 4 * 1024 * 1024;
 
 /// Serves until SIGTERM or SIGINT; SIGHUP reloads. A second signal to stop ends the process at once.
@@ -63,10 +63,11 @@ pub fn run_demo(options: tour::Options) -> anyhow::Result<()> {
     done
 }
 
-/// Has glibc keep what is freed, up to twice [`KEPT_BLOCK`] for each thread that works much. By itself it keeps 256 KiB,
-/// and a question of 100 kB with its answer may then give back to the system all of their memory, and get it anew page by
-/// page, each time: a third of all that such a request takes. It learns what to keep from the largest block that was ever
-/// freed (mallopt(3), dynamic mmap threshold); other allocators have their own ways.
+/// Has glibc keep of what is freed at the end of a thread's heap twice [`KEPT_BLOCK`]. By itself it begins with 128 KiB, and
+/// a question of 100 kB with its answer may then give back to the system all of their memory, and get it anew page by page,
+/// each time: a third of all that such a request takes. It learns what to keep from the largest block that was ever freed
+/// (mallopt(3), dynamic mmap threshold), so that a larger body still teaches it to keep more, as without this; other
+/// allocators have their own ways.
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BLOCK)));
 }

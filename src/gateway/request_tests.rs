@@ -107,6 +107,30 @@ fn bad_bodies_are_told_what_is_wrong() {
 }
 
 #[test]
+fn what_is_no_utf8_is_told_with_its_place() {
+    for text in ["plain text, and more of it ", "ein Köter, 一把钥匙, 🔑 "] {
+        let body = format!("{{\"model\":\"m\",\"x\":\"{}\"}}", text.repeat(40));
+        for at in 0..body.len() {
+            // A byte that is never there; a character that ends too early, also with the body.
+            let mut wrong = body.clone().into_bytes();
+            wrong[at] = 0xff;
+            for wrong in
+                [wrong, [&body.as_bytes()[..at], b"\xe4\xb8"].concat(), body.as_bytes()[..at].to_vec()]
+            {
+                let Err(place) = std::str::from_utf8(&wrong) else { continue };
+                let error = read(&wrong).unwrap_err();
+                assert_eq!(error.code.as_str(), "invalid_utf8");
+                assert!(
+                    error.message.contains(&format!("at byte {}.", place.valid_up_to())),
+                    "{}",
+                    error.message
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn tokens_come_in_either_header() {
     let with = |name: &'static str, value: &'static str| {
         let mut headers = HeaderMap::new();

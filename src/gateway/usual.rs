@@ -177,6 +177,8 @@ impl<'a> Connection<'a> {
         } else {
             received.split_to(head.body).freeze()
         };
+        // Its answer may take long, and nobody else may need its body by then.
+        self.received.rest();
         head.request.map(|()| RequestBody::Whole(body))
     }
 

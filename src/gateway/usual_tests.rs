@@ -224,24 +224,26 @@ async fn what_is_unusual_is_handed_on_with_all_that_has_come() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_slow_is_for_others_to_wait_for() {
-    let (mut io, mut caller) = connection().await;
-    let (_sender, mut stop) = never();
-    let text = request("{}");
-    let begun = &text[..text.len() - 1];
-    caller.write_all(begun.as_bytes()).await.unwrap();
-    let before = Instant::now();
-    let end = serve(&mut io, &mut stop, echo).await.unwrap();
-    assert_eq!(end, unusual(begun, true));
-    let waited = before.elapsed();
-    assert!(waited >= AT_HAND && waited < 2 * AT_HAND, "{waited:?}");
-    // And they do read it.
-    let mut io = io.into_inner();
-    io.put_back(begun.to_owned().into());
-    let mut io = TokioIo::new(io);
-    caller.write_all(b"}").await.unwrap();
-    let mut read = vec![0; text.len()];
-    io.read_exact(&mut read).await.unwrap();
-    assert_eq!(String::from_utf8(read).unwrap(), text);
+    let large = request(&"0123456789abc".repeat(8_000));
+    for (text, cut) in [(request("{}"), request("{}").len() - 1), (large, 60_000)] {
+        let (mut io, mut caller) = connection().await;
+        let (_sender, mut stop) = never();
+        let (begun, rest) = text.split_at(cut);
+        caller.write_all(begun.as_bytes()).await.unwrap();
+        let before = Instant::now();
+        let end = serve(&mut io, &mut stop, echo).await.unwrap();
+        assert!(end == unusual(begun, true), "{} bytes of {}", begun.len(), text.len());
+        let waited = before.elapsed();
+        assert!(waited >= AT_HAND && waited < 2 * AT_HAND, "{waited:?}");
+        // And they do read it.
+        let mut io = io.into_inner();
+        io.put_back(begun.to_owned().into());
+        let mut io = TokioIo::new(io);
+        caller.write_all(rest.as_bytes()).await.unwrap();
+        let mut read = vec![0; text.len()];
+        io.read_exact(&mut read).await.unwrap();
+        assert!(String::from_utf8(read).unwrap() == text);
+    }
 }
 
 #[tokio::test]
@@ -402,10 +404,26 @@ async fn a_silent_connection_holds_no_memory_nor_does_a_large_request_leave_some
     let mut connection = Connection::new(&mut io, DAY);
     assert!(poll_immediate(pin!(connection.next(&mut stop))).await.is_none());
     assert_eq!(connection.received.bytes.capacity(), 0);
-    let large = request(&"x".repeat(MOST_BODY));
-    let ask = async { caller.write_all(large.as_bytes()).await.unwrap() };
-    let (next, ()) = tokio::join!(connection.next(&mut stop), ask);
-    assert!(matches!(next.unwrap(), Next::Request(_)));
+    // A head that is read at once with a part of its body, and one that comes before it.
+    let long = "x".repeat(600);
+    for (head, body) in
+        [("", MOST_BODY), (&*long, MOST_BODY), ("", 20_000), (&*long, 20_000), (&*long, 100_000)]
+    {
+        let large =
+            request(&"x".repeat(body)).replace("Host: here", &format!("Host: here\r\nx-more: {head}"));
+        for _ in 0..5 {
+            let ask = async { caller.write_all(large.as_bytes()).await.unwrap() };
+            let (next, ()) = tokio::join!(connection.next(&mut stop), ask);
+            let Ok(Next::Request(request)) = next else { panic!("a request of {body} bytes is usual") };
+            let RequestBody::Whole(bytes) = request.into_body() else { panic!("it is here") };
+            assert_eq!(bytes.len(), body);
+            assert!(bytes.is_unique(), "the connection shares its memory");
+            // While the answer is waited for.
+            let answer = pin!(std::future::pending::<()>());
+            assert!(poll_immediate(pin!(connection.while_there(answer))).await.is_none());
+            assert_eq!(connection.received.bytes.capacity(), 0, "{body}");
+        }
+    }
     assert!(poll_immediate(pin!(connection.next(&mut stop))).await.is_none());
     assert_eq!(connection.received.bytes.capacity(), 0);
 }
