@@ -40,8 +40,8 @@ use crate::upstream::wire::{Received, Unsent, content_length};
 /// What is understood here and left out counts as well, as it does elsewhere.
 const MOST_HEADERS: usize = MAX_HEADERS;
 const MOST_HEAD: usize = 16 * 1024;
-/// What a connection may have come and not yet taken elsewhere, too. Longer ones are taken in parts as they arrive, once it
-/// is known who asks.
+/// As much as the general server lets a connection hold before anybody takes it. Longer ones are taken in parts as they
+/// arrive, once it is known who asks.
 const MOST_BODY: usize = 128 * 1024;
 /// How long the rest of a body is waited for here.
 const AT_HAND: Duration = Duration::from_millis(100);
@@ -126,10 +126,7 @@ impl<'a> Connection<'a> {
             loop {
                 if head.is_none() && !self.received.bytes.is_empty() {
                     match parse(&self.received.bytes) {
-                        Parsed::Usual(usual) => {
-                            self.received.expect(usual.length + usual.body);
-                            head = Some(usual);
-                        }
+                        Parsed::Usual(usual) => head = Some(usual),
                         Parsed::Unusual => return Poll::Ready(Ok(Next::Unusual)),
                         Parsed::Partial => {}
                     }
@@ -138,7 +135,11 @@ impl<'a> Connection<'a> {
                 {
                     return Poll::Ready(Ok(Next::Request(self.take(head))));
                 }
-                match self.received.poll_begin(self.io, cx)? {
+                let came = match &head {
+                    Some(head) => self.received.poll_all(head.length + head.body, self.io, cx)?,
+                    None => self.received.poll_begin(self.io, cx)?,
+                };
+                match came {
                     Poll::Ready(0) if self.received.bytes.is_empty() => {
                         return Poll::Ready(Ok(Next::Nothing));
                     }
@@ -167,7 +168,6 @@ impl<'a> Connection<'a> {
     }
 
     fn take(&mut self, head: Usual) -> Request<RequestBody> {
-        self.received.expect(0);
         let received = &mut self.received.bytes;
         received.advance(head.length);
         let body = if head.body <= SMALL_BODY {

@@ -27,8 +27,6 @@ pub fn content_length(text: &str) -> Option<u64> {
 #[derive(Debug)]
 pub struct Received {
     pub bytes: BytesMut,
-    /// See [`expect`](Self::expect).
-    expected: usize,
     read_size: usize,
     /// More memory was needed than an idle connection may keep.
     is_grown: bool,
@@ -36,7 +34,7 @@ pub struct Received {
 
 impl Default for Received {
     fn default() -> Self {
-        Self { bytes: BytesMut::new(), expected: 0, read_size: LEAST_READ, is_grown: false }
+        Self { bytes: BytesMut::new(), read_size: LEAST_READ, is_grown: false }
     }
 }
 
@@ -57,14 +55,18 @@ impl Received {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// `all` bytes are to come, with those that are here: they get their place at once, instead of one that grows and has
-    /// them copied each time. None are known of any more with 0.
-    pub fn expect(&mut self, all: usize) {
-        self.expected = all;
+    /// Reads more of the `all` bytes that are to come with those that are here: they get their place at once, instead of
+    /// one that grows and has them copied each time.
+    pub fn poll_all(
+        &mut self,
+        all: usize,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         if self.bytes.capacity() < all {
-            self.bytes.reserve(all - self.bytes.len());
-            self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;
+            self.reserve(all - self.bytes.len());
         }
+        pin!(io.read_buf(&mut self.bytes)).poll(cx)
     }
 
     /// Reads more; 0 at the connection's end.
@@ -73,21 +75,22 @@ impl Received {
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let is_expected = self.bytes.len() < self.expected;
-        if !is_expected && self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
-            self.bytes.reserve(self.read_size);
-            self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;
+        if self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
+            self.reserve(self.read_size);
         }
         let room = self.bytes.capacity() - self.bytes.len();
         let came = ready!(pin!(io.read_buf(&mut self.bytes)).poll(cx))?;
-        if !is_expected {
-            if came == room {
-                self.read_size = (self.read_size * 2).min(MOST_READ);
-            } else if came < self.read_size / 4 {
-                self.read_size = (self.read_size / 2).max(LEAST_READ);
-            }
+        if came == room {
+            self.read_size = (self.read_size * 2).min(MOST_READ);
+        } else if came < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(LEAST_READ);
         }
         Poll::Ready(Ok(came))
+    }
+
+    fn reserve(&mut self, more: usize) {
+        self.bytes.reserve(more);
+        self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;
     }
 
     /// Nothing is expected for now.
@@ -167,20 +170,19 @@ mod tests {
         let (begun, last) = sent.split_at(sent.len() - 10);
         let mut io = begun;
         poll_fn(|cx| received.poll_begin(&mut io, cx)).await.unwrap();
-        received.expect(sent.len());
+        assert!(poll_fn(|cx| received.poll_all(sent.len(), &mut io, cx)).await.unwrap() > 0);
         let room = received.bytes.capacity();
         while !io.is_empty() {
-            assert!(poll_fn(|cx| received.poll_begin(&mut io, cx)).await.unwrap() > 0);
+            assert!(poll_fn(|cx| received.poll_all(sent.len(), &mut io, cx)).await.unwrap() > 0);
         }
         io = last;
-        assert_eq!(poll_fn(|cx| received.poll_more(&mut io, cx)).await.unwrap(), last.len());
+        assert_eq!(poll_fn(|cx| received.poll_all(sent.len(), &mut io, cx)).await.unwrap(), last.len());
         assert!(received.bytes == sent);
         assert_eq!(received.bytes.capacity(), room);
 
         // More than that, and with nothing expected, is read as ever.
         io = last;
-        assert_eq!(poll_fn(|cx| received.poll_more(&mut io, cx)).await.unwrap(), last.len());
-        received.expect(0);
+        assert_eq!(poll_fn(|cx| received.poll_all(sent.len(), &mut io, cx)).await.unwrap(), last.len());
         io = &sent;
         while !io.is_empty() {
             assert!(poll_fn(|cx| received.poll_more(&mut io, cx)).await.unwrap() > 0);
@@ -192,9 +194,9 @@ mod tests {
     async fn nothing_large_is_kept_for_a_beginning() {
         for all in [9_000, 20_000, 100_000] {
             let mut received = Received::default();
-            received.expect(all);
-            received.bytes.extend_from_slice(&vec![0; all]);
-            received.expect(0);
+            let sent = vec![0; all];
+            let mut io = &*sent;
+            poll_fn(|cx| received.poll_all(all, &mut io, cx)).await.unwrap();
             received.rest();
             assert_eq!(received.bytes.len(), all);
             received.bytes.advance(all - 1);
@@ -203,7 +205,7 @@ mod tests {
             assert!(received.bytes.capacity() <= 2 * LEAST_READ, "{}", received.bytes.capacity());
         }
         let mut received = Received::default();
-        received.expect(100_000);
+        assert_eq!(poll_fn(|cx| received.poll_all(100_000, &mut &[][..], cx)).await.unwrap(), 0);
         received.rest();
         assert_eq!(received.bytes.capacity(), 0);
     }
