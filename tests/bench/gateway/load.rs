@@ -39,7 +39,7 @@ pub fn plain(dir: &Path, url: &str, token: &str, large: bool, connections: usize
          wrk.body = [==[{}]==]\n\
          function done(summary, latency)\n\
            local failed = summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.status + summary.errors.timeout\n\
-           io.write(string.format('FOUND %d %d %f %f %d\\n', summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), failed))\n\
+           io.write(string.format('FOUND %d %d %f %f %d %f\\n', summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), failed, summary.bytes))\n\
          end\n",
         body(large)
     );
@@ -56,6 +56,10 @@ pub fn plain(dir: &Path, url: &str, token: &str, large: bool, connections: usize
     let found = text.lines().find_map(|line| line.strip_prefix("FOUND "));
     let found = found.unwrap_or_else(|| panic!("wrk: {text}{}", String::from_utf8_lossy(&output.stderr)));
     let n: Vec<f64> = found.split(' ').map(|number| number.parse().unwrap()).collect();
+    if n[0] > 0.0 && n[4] == 0.0 {
+        let is_as_large = n[5] / n[0] > body(true).to_string().len() as f64 * 0.9;
+        assert_eq!(is_as_large, large, "answers have {:.0} bytes each", n[5] / n[0]);
+    }
     Plain { requests: n[0], per_second: n[0] / n[1] * 1e6, p50: n[2], p99: n[3], failed: n[4] }
 }
 

@@ -98,9 +98,10 @@ async fn answer_all(mut connection: TcpStream) -> std::io::Result<()> {
                 return Ok(());
             }
         }
-        // What decides stands at the body's beginning.
-        let said = &read[end..(end + length).min(end + 200)];
-        let is = |text: &str| memmem::find(said, text.as_bytes()).is_some();
+        // What decides stands at the body's beginning or at its end.
+        let body = &read[end..end + length];
+        let ends = [&body[..length.min(200)], &body[length.saturating_sub(200)..]];
+        let is = |text: &str| ends.iter().any(|said| memmem::find(said, text.as_bytes()).is_some());
         let refused = head.contains("bearer limited-");
         let (streams, paced, wants_large) =
             (is(r#""stream":true"#), is(r#""model":"paced""#), is(r#""model":"large""#));
