@@ -1,12 +1,7 @@
 //! What a request is counted as in the log of its user's day.
 //!
-//! Images, files and sound are found without reading the body once more: of the parts that may carry them only the
-//! places are looked at where the word stands that announces them. Within a text of JSON every quotation mark follows a
-//! backslash, so what is written in a prompt is never taken for one.
-
-use std::sync::LazyLock;
-
-use memchr::memmem::Finder;
+//! Images, files and sound are found without reading the body once more: a field's name announces them, and its fields
+//! are passed in any case. What is written in a prompt is a text there, and never taken for one.
 
 use super::route::Api;
 use crate::ledger::Class;
@@ -24,42 +19,58 @@ const CARRIED: [&str; 9] = [
     "container_upload",
 ];
 
-/// Made once: that takes longer than to look through a short question.
-static TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"type\""));
-static IMAGES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"images\""));
+/// What more than text the objects within a value carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Carried {
+    /// One of the types of content that are no text.
+    by_type: bool,
+    /// Images, as Ollama takes them.
+    images: bool,
+}
 
-/// `content` is what may carry more than text, as valid JSON: `messages`, `input` and Ollama's `images`; empty where
-/// there is no such field.
-pub fn of(api: Api, [messages, input, images]: [&str; 3]) -> Class {
-    let carries = match api {
-        Api::OllamaGenerate => has_elements(images),
-        api if api.is_native() => values_of(messages, &IMAGES).any(has_elements) || has_elements(images),
-        _ => [messages, input].into_iter().any(|part| values_of(part, &TYPE).any(is_carried)),
-    };
-    match (carries, api.converses()) {
-        (true, _) => Class::Upload,
-        (false, true) => Class::Conversation,
-        (false, false) => Class::Call,
+impl Carried {
+    /// Takes note of an object's field: its name, and the text behind its colon.
+    pub fn note(&mut self, name: &[u8], behind: &[u8]) {
+        match name {
+            b"type" => self.by_type |= is_carried(behind),
+            b"images" => self.images |= has_elements(behind),
+            _ => {}
+        }
     }
 }
 
-/// What stands behind the colon wherever an object of `json` has this key, which is given with its quotation marks.
-fn values_of<'a>(json: &'a str, key: &'static Finder<'static>) -> impl Iterator<Item = &'a str> {
-    key.find_iter(json.as_bytes()).filter_map(move |at| {
-        // Behind a backslash it is a part of a text.
-        let is_text = at > 0 && json.as_bytes()[at - 1] == b'\\';
-        let behind = json[at + key.needle().len()..].trim_ascii_start();
-        behind.strip_prefix(':').filter(|_| !is_text).map(str::trim_ascii_start)
-    })
+/// Those of a request's fields that may carry more than text.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub messages: Carried,
+    pub input: Carried,
+    /// Ollama's `images` have elements.
+    pub images: bool,
 }
 
-fn is_carried(value: &str) -> bool {
-    let Some(rest) = value.strip_prefix('"') else { return false };
-    CARRIED.iter().any(|kind| rest.strip_prefix(kind).is_some_and(|rest| rest.starts_with('"')))
+impl Content {
+    pub fn class(&self, api: Api) -> Class {
+        let carries = match api {
+            Api::OllamaGenerate => self.images,
+            api if api.is_native() => self.messages.images || self.images,
+            _ => self.messages.by_type || self.input.by_type,
+        };
+        match (carries, api.converses()) {
+            (true, _) => Class::Upload,
+            (false, true) => Class::Conversation,
+            (false, false) => Class::Call,
+        }
+    }
 }
 
-fn has_elements(value: &str) -> bool {
-    value.strip_prefix('[').is_some_and(|rest| !rest.trim_ascii_start().starts_with(']'))
+fn is_carried(value: &[u8]) -> bool {
+    let Some(rest) = value.trim_ascii_start().strip_prefix(b"\"") else { return false };
+    CARRIED.iter().any(|kind| rest.strip_prefix(kind.as_bytes()).is_some_and(|rest| rest.starts_with(b"\"")))
+}
+
+pub(super) fn has_elements(value: &[u8]) -> bool {
+    let inside = value.trim_ascii_start().strip_prefix(b"[");
+    inside.is_some_and(|rest| !rest.trim_ascii_start().starts_with(b"]"))
 }
 
 #[cfg(test)]
@@ -117,6 +128,36 @@ mod tests {
             ),
         ] {
             assert_eq!(class(api, &body), Class::Upload, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_escapes_hides_no_content() {
+        for (api, body, expected) in [
+            (
+                Api::ChatCompletions,
+                r#"{"model":"m","m\u0065ssages":[{"content":[{"type" : "image_url"}]}]}"#,
+                Class::Upload,
+            ),
+            (
+                Api::ChatCompletions,
+                r#"{"model":"m","m\u0065ta":[{"type":"image_url"}],"messages":[]}"#,
+                Class::Conversation,
+            ),
+            (Api::OllamaChat, r#"{"model":"m","\u0069mages":["AAAA"]}"#, Class::Upload),
+            // The last of two counts.
+            (Api::OllamaChat, r#"{"model":"m","images":["AAAA"],"images":[]}"#, Class::Conversation),
+            (
+                Api::ChatCompletions,
+                r#"{"model":"m","messages":[{"type":"file"}],"messages":[]}"#,
+                Class::Conversation,
+            ),
+        ] {
+            assert_eq!(
+                Asked::read(api, Bytes::from(body), false, |_| None).unwrap().class,
+                expected,
+                "{body}"
+            );
         }
     }
 

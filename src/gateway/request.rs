@@ -1,6 +1,6 @@
 //! What keytide has to know of a caller's request, and the only thing it may change in it.
 
-use std::{borrow::Cow, fmt, ops::Range, time::Duration};
+use std::{borrow::Cow, fmt, mem, ops::Range, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_immediate;
@@ -14,7 +14,14 @@ use serde::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{ApiError, Code, body::RequestBody, class, fields::each_field, route::Api, usage};
+use super::{
+    ApiError, Code,
+    body::RequestBody,
+    class::{Carried, Content, has_elements},
+    fields::{Fields, each_field, each_inner},
+    route::Api,
+    usage,
+};
 use crate::ledger::Class;
 
 /// Reads a whole body, which must be at most `limit` bytes and keep coming.
@@ -108,8 +115,9 @@ struct Peek<'a> {
     stream_options: Option<&'a str>,
     /// They are there more than once, in whatever letters.
     repeats_options: bool,
-    /// What may carry images and files: messages, input, images.
-    content: [Option<&'a str>; 3],
+    content: Content,
+    /// In the field that is being passed.
+    carried: Carried,
     /// There in other letters than small ones.
     like_model: bool,
     like_name: bool,
@@ -120,16 +128,14 @@ struct Peek<'a> {
 impl<'a> Peek<'a> {
     fn of(text: &'a str) -> Result<Self, serde_json::Error> {
         let mut peek = Self::default();
-        if each_field(text, |name, value| peek.take(name, value)).is_some()
-            && peek.twice.is_none()
-            && peek.wrong().is_none()
-        {
+        if each_field(text, &mut peek).is_some() && peek.twice.is_none() && peek.wrong().is_none() {
             return Ok(peek);
         }
         serde_json::from_str(text)
     }
 
     fn take(&mut self, name: &str, value: &'a str) {
+        let carried = mem::take(&mut self.carried);
         let (place, known) = match name {
             "model" => (&mut self.model, "model"),
             "name" => (&mut self.name, "name"),
@@ -139,9 +145,9 @@ impl<'a> Peek<'a> {
                 self.repeats_options |= self.stream_options.replace(value).is_some();
                 return;
             }
-            "messages" => return self.content[0] = Some(value),
-            "input" => return self.content[1] = Some(value),
-            "images" => return self.content[2] = Some(value),
+            "messages" => return self.content.messages = carried,
+            "input" => return self.content.input = carried,
+            "images" => return self.content.images = has_elements(value.as_bytes()),
             other => {
                 self.like_model |= other.eq_ignore_ascii_case("model");
                 self.like_name |= other.eq_ignore_ascii_case("name");
@@ -163,6 +169,16 @@ impl<'a> Peek<'a> {
     }
 }
 
+impl<'a> Fields<'a> for Peek<'a> {
+    fn field(&mut self, name: &'a str, value: &'a str) {
+        self.take(name, value);
+    }
+
+    fn inner(&mut self, name: &'a [u8], behind: &'a [u8]) {
+        self.carried.note(name, behind);
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
@@ -176,7 +192,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Peek<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Peek<'de>, A::Error> {
                 let mut peek = Peek::default();
                 while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-                    peek.take(&name, map.next_value::<&RawValue>()?.get());
+                    let value = map.next_value::<&RawValue>()?.get();
+                    each_inner(value, &mut peek);
+                    peek.take(&name, value);
                     if let Some(twice) = peek.twice {
                         return Err(de::Error::duplicate_field(twice));
                     }
@@ -231,7 +249,7 @@ impl Asked {
         if model.trim().is_empty() {
             return Err(ApiError::bad_request(Code::MissingModel, "\"model\" is empty.").param("model"));
         }
-        let class = class::of(api, peek.content.map(Option::unwrap_or_default));
+        let class = peek.content.class(api);
         let target = resolve(&model).filter(|target| *target != model);
         // Other APIs' streams tell it by themselves.
         let asks_usage = counts_tokens && stream && matches!(api, Api::ChatCompletions | Api::Completions);
