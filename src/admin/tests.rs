@@ -223,7 +223,7 @@ impl World {
                 name: name.into(),
                 enabled: true,
                 pool: pool.clone(),
-                metrics: Arc::default(),
+                metrics: Arc::new(crate::gateway::metrics::Metrics::new(1)),
             });
             entries.push(ProviderEntry {
                 name: name.into(),

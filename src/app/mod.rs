@@ -38,7 +38,7 @@ pub use signals::{Reload, run_demo, run_serve};
 
 use crate::{
     config::{Config, Loaded},
-    gateway::{self, Gateway, Live, serve::Workers},
+    gateway::{self, Gateway, InForce, Live, serve::Workers},
     guard::{Users, Watch},
     ledger::{Books, Flusher, Ledger, ProviderBooks, Sink},
     model::{Clock, Delta},
@@ -166,7 +166,7 @@ impl App {
             },
         );
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
-        let live = Arc::new(ArcSwap::from_pointee(live));
+        let live = Arc::new(ArcSwap::from_pointee(InForce::new(live, cores)));
         let changes = watch::Sender::new(());
         let sink = StoreSink { store: store.clone(), changes: changes.clone(), told: Mutex::default() };
         let flusher = Arc::new(Flusher::new(ledger.clone(), sink, config.store.flush_interval));
@@ -286,6 +286,7 @@ impl App {
         let admin_token = AdminToken::load(&config)?;
         let live = Live::new(registry.apply(&config)?, config.server.gateway.clone());
         self.shared.operator.reload(&config, &live, &admin_token.secret);
+        let live = InForce::new(live, registry.cores());
         self.show_settings(loaded);
         self.shared.ledger.keep_logs(config.usage_log);
         self.shared.hubs.keep_logs(config.usage_log);

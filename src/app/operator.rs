@@ -10,7 +10,7 @@ use crate::{
     admin::{self, ProbeReport, view},
     config::{self, Config, Loaded, Setting},
     console,
-    gateway::Live,
+    gateway::{InForce, Live},
     guard::{Users, Watch},
     ledger::{Flusher, Ledger},
     model::{Clock, KeyId, Secret},
@@ -27,7 +27,7 @@ pub(super) struct Operator {
 
 pub(super) struct Parts<'a> {
     pub config: &'a Config,
-    pub live: &'a Arc<ArcSwap<Live>>,
+    pub live: &'a Arc<ArcSwap<InForce>>,
     pub store: &'a Store,
     pub ledger: &'a Arc<Ledger>,
     pub flusher: &'a Arc<Flusher<StoreSink>>,
@@ -66,7 +66,7 @@ impl Operator {
         } = parts;
         let (watch, watcher) = (parts.watch, parts.watcher);
         let admin = admin::State::new(admin::Parts {
-            providers: administered(config, &live.load()),
+            providers: administered(config, live.load().own()),
             store: store.clone(),
             ledger: ledger.clone(),
             flush: Arc::new(Flush { flusher: flusher.clone(), hubs: hubs.clone() }),
@@ -85,7 +85,7 @@ impl Operator {
         let (failing, replicating, measured) = (flusher.clone(), hubs.clone(), spaces.clone());
         let watcher = watcher.clone();
         let observe = observe::State::new(observe::Parts {
-            providers: observed(&live.load()),
+            providers: observed(live.load().own()),
             store: store.clone(),
             ledger: ledger.clone(),
             clock: clock.clone(),
@@ -188,13 +188,13 @@ impl admin::Flush for Flush {
 }
 
 struct Probe {
-    live: Arc<ArcSwap<Live>>,
+    live: Arc<ArcSwap<InForce>>,
     core: usize,
 }
 
 impl admin::Probe for Probe {
     fn probe(&self, provider: &str, id: KeyId) -> BoxFuture<'static, ProbeReport> {
-        let (provider, core) = (self.live.load().providers.get(Some(provider)).cloned(), self.core);
+        let (provider, core) = (self.live.load().own().providers.get(Some(provider)).cloned(), self.core);
         Box::pin(async move {
             let (ok, detail) = match provider {
                 Some(provider) => verify::probe(&provider, core, id).await,

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::{
     config::{Config, ProviderConfig},
-    gateway::{BadBase, Lasting, Provider, Providers},
+    gateway::{BadBase, Lasting, Provider, Providers, metrics::Metrics},
     guard::{Meters, Tokens, Watch},
     ledger::Ledger,
     model::{Clock, Stamps},
@@ -69,6 +69,10 @@ impl Registry {
         self.lasting.clone()
     }
 
+    pub(super) fn cores(&self) -> usize {
+        self.common.cores
+    }
+
     /// The providers that a configuration puts in force. One that it leaves out keeps its keys and books.
     ///
     /// # Errors
@@ -117,9 +121,9 @@ impl Registry {
         }
         let source = pool.clone();
         let ledger = self.common.ledger.add_provider(name, Box::new(move || source.drain_changed()));
-        let Common { watch, clock, .. } = &self.common;
-        let (watch, clock) = (watch.clone(), clock.clone());
-        let lasting = Lasting { pool, tokens, ledger, metrics: Arc::default(), watch, clock };
+        let Common { watch, clock, cores, .. } = &self.common;
+        let (watch, clock, metrics) = (watch.clone(), clock.clone(), Arc::new(Metrics::new(*cores)));
+        let lasting = Lasting { pool, tokens, ledger, metrics, watch, clock };
         self.lasting.insert(name, lasting.clone());
         lasting
     }

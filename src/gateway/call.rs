@@ -74,11 +74,11 @@ impl Call {
         model: &str,
         seen: Seen,
         started: Timestamp,
-    ) -> Self {
+    ) -> Box<Self> {
         let known = provider.ledger.models.find(model);
         let new_model = (known == ModelRef::OTHER).then(|| model.into());
-        provider.metrics.request_started();
-        Self {
+        provider.metrics.request_started(core);
+        Box::new(Self {
             provider,
             core,
             caller,
@@ -93,7 +93,7 @@ impl Call {
             status: StatusCode::from_u16(LEFT).unwrap_or(StatusCode::BAD_REQUEST),
             told: Default::default(),
             closed: false,
-        }
+        })
     }
 
     pub fn provider(&self) -> &Arc<Provider> {
@@ -122,7 +122,7 @@ impl Call {
         if let Some(lease) = self.lease.take() {
             let key = lease.key_id();
             lease.finish(effect, now);
-            self.provider.metrics.attempt_ended(AttemptEnd::of(effect, Kind::Failure));
+            self.provider.metrics.attempt_ended(self.core, AttemptEnd::of(effect, Kind::Failure));
             self.provider.watch.tell(self.core, self.seen.key_failed(&self.caller, key, now));
             let attempt = Attempt { key, kind: Kind::Failure, millis: None };
             let entry = Entry { caller: counted(&self.caller), attempt: Some(attempt), request: None };
@@ -179,7 +179,7 @@ impl Call {
         let attempt = self.lease.take().map(|lease| {
             let key = lease.key_id();
             lease.finish(closing.effect, now);
-            self.provider.metrics.attempt_ended(AttemptEnd::of(closing.effect, closing.request));
+            self.provider.metrics.attempt_ended(self.core, AttemptEnd::of(closing.effect, closing.request));
             // Only of answers that were there from their beginning to their end.
             let answered = self.attempted.filter(|_| closing.attempt == Kind::Success);
             let millis = answered.map(|since| now.since(since).as_millis() as u64);
@@ -191,7 +191,7 @@ impl Call {
         {
             self.model = ledger.models.learn(&name);
         }
-        self.provider.metrics.request_ended(closing.request, now.since(self.started));
+        self.provider.metrics.request_ended(self.core, closing.request, now.since(self.started));
         self.caller.spend(tokens.prompt.saturating_add(tokens.completion), now);
         let ending = Ending {
             model: self.model,

@@ -2,14 +2,14 @@
 
 use std::{collections::VecDeque, net::IpAddr, pin::pin, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use tracing::{debug, warn};
 
 use super::{
-    ApiError,
+    ApiError, Outgoing,
     body::Body,
-    cache::AnswerCache,
+    cache::{self, AnswerCache},
     call::{Call, Closing},
     door::Seen,
     patience::Patience,
@@ -31,7 +31,7 @@ use crate::{
     model::{Effect, KeyId, Timestamp},
     pool::Ask,
     upstream::{
-        client::{self, Answer, Client},
+        client::{self, Answer},
         headers::{RequestHeaders, keep_for_caller},
         inspect::Inspector,
         outcome::Treat,
@@ -59,7 +59,7 @@ pub struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    pub async fn run(self) -> Response<Body> {
+    pub async fn run(&self) -> Outgoing {
         let provider = self.provider;
         let (caller, class) = (self.caller.clone(), self.asked.class);
         let seen = Seen::of(self.address, provider.name(), &self.asked.model);
@@ -72,29 +72,13 @@ impl Forward<'_> {
         if let (Some(answers), Some(key)) = (&provider.answers, &cache_key)
             && let Some(answer) = answers.get(key, self.now)
         {
-            provider.metrics.cache_hit();
-            let ticket = call.close_from_cache();
-            self.commit(ticket).await;
-            let mut response = Response::new(Body::full(answer.body.clone()));
-            *response.headers_mut() = answer.headers.clone();
-            response.headers_mut().insert("x-keytide-cache", HeaderValue::from_static("hit"));
-            return response;
+            return self.repeat(call, &answer).await;
         }
         let (Some(client), Some(path)) = (provider.client(self.core), provider.path(self.api, self.query))
         else {
             return self.refuse(&mut call, unreachable_provider()).await;
         };
-        self.attempts(call, client, path, cache_key).await
-    }
-
-    async fn attempts(
-        &self,
-        mut call: Call,
-        client: &Client,
-        path: PathAndQuery,
-        cache_key: Option<[u8; 32]>,
-    ) -> Response<Body> {
-        let provider = self.provider;
+        let body = &self.asked.body;
         let mut tried = [KeyId(0); MAX_ATTEMPTS];
         let attempts = (provider.options.max_attempts as usize).clamp(1, MAX_ATTEMPTS);
         let mut last = None;
@@ -120,9 +104,9 @@ impl Forward<'_> {
                 has_body: true,
             };
             call.begin_attempt(lease, now);
-            let request = client.request(Method::POST, path.clone(), &headers, self.asked.body.clone());
             let limit = provider.upstream.first_byte_timeout;
-            let sent = self.patience.within(pin!(request)).await;
+            // Made where it stays, and gone with this line: nothing of it goes on through a pause.
+            let sent = self.patience.within(pin!(client.request(Method::POST, &path, &headers, body))).await;
             let sent = sent.unwrap_or(Err(client::Error::Timeout(limit)));
             let tries_left = attempt + 1 < attempts;
             match sent {
@@ -139,9 +123,9 @@ impl Forward<'_> {
                         Treat::Success => {
                             let served = pin!(self.serve(call, response, cache_key, &redactor)).await;
                             match served {
-                                Served::Answered(response) => return *response,
+                                Served::Answered(response) => return response,
                                 Served::Failed { call: returned, error, retry_soon } => {
-                                    call = *returned;
+                                    call = returned;
                                     last = Some(*error);
                                     if !retry_soon {
                                         self.back_off(attempt, tries_left).await;
@@ -180,11 +164,22 @@ impl Forward<'_> {
         self.give_up(call, error).await
     }
 
+    /// An answer that was given before.
+    async fn repeat(&self, mut call: Box<Call>, answer: &cache::Answer) -> Outgoing {
+        self.provider.metrics.cache_hit();
+        let ticket = call.close_from_cache();
+        self.commit(ticket).await;
+        let mut response = Outgoing::new(Response::new(Body::full(answer.body.clone())));
+        *response.headers_mut() = answer.headers.clone();
+        response.headers_mut().insert("x-keytide-cache", HeaderValue::from_static("hit"));
+        response
+    }
+
     /// A successful status: looks at the body's beginning before anything goes out.
     async fn serve(
         &self,
-        mut call: Call,
-        response: Response<Answer>,
+        mut call: Box<Call>,
+        response: Box<Response<Answer>>,
         cache_key: Option<[u8; 32]>,
         redactor: &Redactor,
     ) -> Served {
@@ -215,7 +210,7 @@ impl Forward<'_> {
                 call.attempt_failed(closing.effect);
                 let retry_soon = !matches!(closing.effect, Effect::Server { .. });
                 let error = Box::new(LastError::Ours(of_body_error(closing.effect)));
-                return Served::Failed { call: Box::new(call), error, retry_soon };
+                return Served::Failed { call, error, retry_soon };
             }
         }
         match peeked.end {
@@ -223,7 +218,7 @@ impl Forward<'_> {
                 warn!(provider = provider.name(), "an answer broke off before its first event: {why}");
                 call.attempt_failed(Effect::Server { cooldown: None });
                 let error = Box::new(LastError::Ours(broken_answer()));
-                Served::Failed { call: Box::new(call), error, retry_soon: false }
+                Served::Failed { call, error, retry_soon: false }
             }
             End::Complete => {
                 let closing = match error {
@@ -249,7 +244,7 @@ impl Forward<'_> {
                     answers.put(key, answer.headers().clone(), body.clone(), provider.clock.now());
                 }
                 *answer.body_mut() = Body::full(body);
-                Served::Answered(Box::new(answer))
+                Served::Answered(answer)
             }
             End::More(body) => {
                 let streams = matches!(framing, Some(Framing::Sse | Framing::Ndjson));
@@ -271,7 +266,7 @@ impl Forward<'_> {
                     strict: self.strict.clone(),
                     length,
                 }));
-                Served::Answered(Box::new(answer))
+                Served::Answered(answer)
             }
         }
     }
@@ -279,10 +274,10 @@ impl Forward<'_> {
     /// The provider's word on a request that was at fault, as it is.
     async fn pass_on(
         &self,
-        mut call: Call,
-        response: Response<Answer>,
+        mut call: Box<Call>,
+        response: Box<Response<Answer>>,
         redactor: &Redactor,
-    ) -> Response<Body> {
+    ) -> Outgoing {
         let (mut parts, body) = response.into_parts();
         call.answers(parts.status);
         let Peeked { head, end } = read_some(body).await;
@@ -291,40 +286,42 @@ impl Forward<'_> {
                 let ticket = call.close(Closing::REQUEST_FAULT, None);
                 self.commit(ticket).await;
                 let body = redactor.clean_error(&mut parts.headers, concat(head));
-                answer_head(parts).map(|_| Body::full(body))
+                let mut answer = answer_head(parts);
+                *answer.body_mut() = Body::full(body);
+                answer
             }
             End::Broken(why) => {
                 warn!(provider = self.provider.name(), "an error's text broke off: {why}");
                 call.answers(StatusCode::BAD_GATEWAY);
                 let ticket = call.close(Closing::failure(Effect::Server { cooldown: None }), None);
                 self.commit(ticket).await;
-                broken_answer().response()
+                Box::new(broken_answer().response())
             }
             // Longer, or slower, than anything that is about a key.
             End::More(body) => {
                 redactor.clean_headers(&mut parts.headers);
-                answer_head(parts).map(|_| {
-                    Body::relay(Relay::new(Start {
-                        upstream: body,
-                        head,
-                        inspector: None,
-                        redactor: redactor.clone(),
-                        is_error: true,
-                        framing: None,
-                        hides_usage: false,
-                        api: self.api,
-                        closing: Closing::REQUEST_FAULT,
-                        call,
-                        idle_timeout: self.provider.upstream.idle_timeout,
-                        strict: self.strict.clone(),
-                        length: None,
-                    }))
-                })
+                let mut answer = answer_head(parts);
+                *answer.body_mut() = Body::relay(Relay::new(Start {
+                    upstream: body,
+                    head,
+                    inspector: None,
+                    redactor: redactor.clone(),
+                    is_error: true,
+                    framing: None,
+                    hides_usage: false,
+                    api: self.api,
+                    closing: Closing::REQUEST_FAULT,
+                    call,
+                    idle_timeout: self.provider.upstream.idle_timeout,
+                    strict: self.strict.clone(),
+                    length: None,
+                }));
+                answer
             }
         }
     }
 
-    async fn give_up(&self, mut call: Call, error: LastError) -> Response<Body> {
+    async fn give_up(&self, mut call: Box<Call>, error: LastError) -> Outgoing {
         call.answers(match &error {
             LastError::Ours(error) => error.status,
             LastError::Answer { status, .. } => *status,
@@ -332,10 +329,10 @@ impl Forward<'_> {
         let ticket = call.close_unserved();
         self.commit(ticket).await;
         match error {
-            LastError::Ours(error) => error.response(),
+            LastError::Ours(error) => Box::new(error.response()),
             LastError::Answer { status, mut headers, body } => {
                 keep_for_caller(&mut headers);
-                let mut response = Response::new(Body::full(body));
+                let mut response = Outgoing::new(Response::new(Body::full(body)));
                 *response.status_mut() = status;
                 *response.headers_mut() = headers;
                 response
@@ -343,11 +340,11 @@ impl Forward<'_> {
         }
     }
 
-    async fn refuse(&self, call: &mut Call, error: ApiError) -> Response<Body> {
+    async fn refuse(&self, call: &mut Call, error: ApiError) -> Outgoing {
         call.answers(error.status);
         let ticket = call.close_unserved();
         self.commit(ticket).await;
-        error.response()
+        Box::new(error.response())
     }
 
     async fn commit(&self, ticket: crate::ledger::Ticket) {
@@ -367,13 +364,13 @@ impl Forward<'_> {
 }
 
 enum Served {
-    Answered(Box<Response<Body>>),
+    Answered(Outgoing),
     Failed { call: Box<Call>, error: Box<LastError>, retry_soon: bool },
 }
 
 /// The provider's status and headers, as far as they are the caller's business.
-fn answer_head(parts: http::response::Parts) -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
+fn answer_head(parts: http::response::Parts) -> Outgoing {
+    let mut answer = Outgoing::new(Response::new(Body::empty()));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = parts.headers;
     keep_for_caller(answer.headers_mut());

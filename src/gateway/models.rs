@@ -178,11 +178,8 @@ async fn fetched(provider: &Provider, core: usize, list: List) -> Result<Arc<Vec
         Some((error, _)) => error.clone(),
         None => match fetch(provider, core, list).await {
             Ok(entries) => {
-                for entry in &entries {
-                    if let Some(name) = entry[list.name_field()].as_str() {
-                        provider.ledger.models.learn(name);
-                    }
-                }
+                let names = entries.iter().filter_map(|entry| entry[list.name_field()].as_str());
+                provider.ledger.models.learn_all(names);
                 let entries = Arc::new(entries);
                 *kept = Kept { list: Some((entries.clone(), now)), failure: None };
                 return Ok(entries);
@@ -307,7 +304,7 @@ pub async fn once(
         return Outcome::Failed("the connection to the provider cannot be set up".to_owned());
     };
     let broken = Effect::Server { cooldown: None };
-    let response = match client.send(method, path, &headers, body).await {
+    let response = match client.send(method, &path, &headers, &body).await {
         Ok(response) => response,
         Err(error) => {
             lease.finish(broken, provider.clock.now());

@@ -2,6 +2,7 @@
 //! process.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, OnceLock},
 };
@@ -30,6 +31,9 @@ pub struct Lasting {
     pub clock: Clock,
 }
 
+/// There is one for each core: whatever changes stands behind an `Arc` that all of them share.
+#[derive(Clone)]
+#[repr(align(128))]
 pub struct Provider {
     pub options: ProviderOptions,
     pub upstream: upstream::Options,
@@ -40,7 +44,7 @@ pub struct Provider {
     pub watch: Arc<Watch>,
     pub lists: Arc<Lists>,
     pub clock: Clock,
-    pub answers: Option<AnswerCache>,
+    pub answers: Option<Arc<AnswerCache>>,
     clients: Arc<Clients>,
     /// By the places of [`Api::ALL`].
     paths: [PathAndQuery; Api::ALL.len()],
@@ -79,7 +83,7 @@ impl Provider {
                 (Arc::new(Clients(clients)), Arc::default())
             }
         };
-        let answers = options.cache.map(AnswerCache::new);
+        let answers = options.cache.map(|options| Arc::new(AnswerCache::new(options)));
         let Lasting { pool, tokens, ledger, metrics, watch, clock } = lasting;
         Ok(Self {
             options,
@@ -115,10 +119,10 @@ impl Provider {
     }
 
     /// What is asked for at the provider's host.
-    pub fn path(&self, api: Api, query: Option<&str>) -> Option<PathAndQuery> {
+    pub fn path(&self, api: Api, query: Option<&str>) -> Option<Cow<'_, PathAndQuery>> {
         match query {
-            None => Some(self.paths[api as usize].clone()),
-            Some(query) => self.upstream.path(&format!("{}?{query}", api.path())).ok(),
+            None => Some(Cow::Borrowed(&self.paths[api as usize])),
+            Some(query) => self.upstream.path(&format!("{}?{query}", api.path())).ok().map(Cow::Owned),
         }
     }
 
@@ -143,6 +147,12 @@ impl Providers {
         Self { by_name, default }
     }
 
+    /// The same providers, with counts of their own of who holds on to them: see [`InForce`](super::InForce).
+    pub(super) fn twins(&self) -> Self {
+        let twins = self.iter().map(|provider| Arc::new(Provider::clone(provider)));
+        Self::new(twins, self.default.as_ref().map_or("", |provider| provider.name()))
+    }
+
     /// The provider of that name, or the default provider.
     pub fn get(&self, name: Option<&str>) -> Option<&Arc<Provider>> {
         match name {
@@ -153,5 +163,49 @@ impl Providers {
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Provider>> {
         self.by_name.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        gateway::CacheOptions,
+        ledger::{Books, Ledger},
+        model::Timestamp,
+        pool,
+    };
+
+    #[test]
+    fn twins_share_all_that_changes_and_so_do_their_successors() {
+        let lasting = Lasting {
+            pool: Pool::new("p", pool::Options::default()),
+            tokens: Arc::default(),
+            ledger: Ledger::new(Books::default(), 3).add_provider("p", Box::new(Vec::new)),
+            metrics: Arc::new(Metrics::new(3)),
+            watch: Arc::new(Watch::new(3, true)),
+            clock: Clock::manual(Timestamp(0)),
+        };
+        let options = ProviderOptions { cache: Some(CacheOptions::default()), ..ProviderOptions::new("p") };
+        let provider = |before: Option<&Provider>| {
+            Provider::new(options.clone(), upstream::Options::default(), lasting.clone(), 3, before).unwrap()
+        };
+        let first = provider(None);
+        let second = Arc::new(provider(Some(&first)));
+        let twins = Providers::new([second.clone()], "p").twins();
+        let twin = twins.get(None).unwrap();
+        assert!(!Arc::ptr_eq(&second, twin) && Arc::ptr_eq(twin, twins.get(Some("p")).unwrap()));
+        for other in [&first, twin] {
+            assert!(Arc::ptr_eq(&second.pool, &other.pool) && Arc::ptr_eq(&second.tokens, &other.tokens));
+            assert!(
+                Arc::ptr_eq(&second.ledger, &other.ledger) && Arc::ptr_eq(&second.metrics, &other.metrics)
+            );
+            assert!(Arc::ptr_eq(&second.watch, &other.watch) && Arc::ptr_eq(&second.lists, &other.lists));
+            assert!(Arc::ptr_eq(&second.clients, &other.clients));
+        }
+        // One configuration's answers are not the next one's.
+        let answers = second.answers.as_ref().unwrap();
+        assert!(Arc::ptr_eq(answers, twin.answers.as_ref().unwrap()));
+        assert!(!Arc::ptr_eq(answers, first.answers.as_ref().unwrap()));
     }
 }

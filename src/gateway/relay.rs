@@ -48,7 +48,7 @@ pub struct Relay {
     api: Api,
     /// How the request is counted if nothing in the body says otherwise.
     closing: Closing,
-    call: Call,
+    call: Box<Call>,
     ready: VecDeque<Bytes>,
     /// The beginning of an event whose end has not arrived.
     held: Vec<Bytes>,
@@ -84,7 +84,7 @@ pub struct Start {
     pub hides_usage: bool,
     pub api: Api,
     pub closing: Closing,
-    pub call: Call,
+    pub call: Box<Call>,
     pub idle_timeout: Duration,
     /// Set where an answer ends only after the commit that counts it.
     pub strict: Option<CommitWatch>,

@@ -21,8 +21,8 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
-use hyper::{body::Incoming, service::service_fn};
+use http::Request;
+use hyper::{body, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
-    Body, Gateway, LOOK_EVERY, Peer, RequestBody,
+    Gateway, Incoming, LOOK_EVERY, Outgoing, Peer, RequestBody,
     io::{Activity, TimedIo},
     options::Options,
     timer::Spare,
@@ -273,9 +273,10 @@ async fn serve(
     io.put_back(received);
     // Where HTTP/1 was spoken already, nothing may turn it into another protocol.
     let builder = if is_first { builder } else { &builder.clone().http1_only() };
-    let service = service_fn(|request: Request<Incoming>| {
-        let answered = answer(peer.clone(), activity.clone(), request.map(RequestBody::Arriving));
-        async move { Ok::<_, Infallible>(answered.await) }
+    let service = service_fn(|request: Request<body::Incoming>| {
+        let request = request.map(RequestBody::Arriving).into();
+        let answered = answer(peer.clone(), activity.clone(), request);
+        async move { Ok::<_, Infallible>(*answered.await) }
     });
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut is_ending = false;
@@ -295,9 +296,9 @@ async fn serve(
 fn answer(
     peer: impl Borrow<Arc<Peer>>,
     activity: impl Borrow<Arc<Activity>>,
-    request: Request<RequestBody>,
-) -> impl Future<Output = Response<Body>> {
-    activity.borrow().request_started(request.version());
+    request: Box<Incoming>,
+) -> impl Future<Output = Outgoing> {
+    activity.borrow().request_started(request.head.version);
     let started = Started(Some(activity));
     async move {
         let peer = peer.borrow();
@@ -338,7 +339,7 @@ impl Stop {
 struct Started<A: Borrow<Arc<Activity>>>(Option<A>);
 
 impl<A: Borrow<Arc<Activity>>> Started<A> {
-    fn goes_on_with(mut self, body: &mut Body) {
+    fn goes_on_with(mut self, body: &mut super::Body) {
         if let Some(activity) = self.0.take() {
             body.attach(activity.borrow().clone());
         }

@@ -18,16 +18,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, response};
 use http_body::Body as HttpBody;
 use httparse::Status;
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWrite, task::coop::consume_budget, time::Instant};
 
 use super::{
-    Body,
+    Incoming, Outgoing,
     body::RequestBody,
     io::TimedIo,
     request::MAX_HEADERS,
@@ -45,8 +43,6 @@ const MOST_HEAD: usize = 16 * 1024;
 const MOST_BODY: usize = 128 * 1024;
 /// How long the rest of a body is waited for here.
 const AT_HAND: Duration = Duration::from_millis(100);
-/// Copied out of what was read, so that its memory serves for the next request.
-const SMALL_BODY: usize = 4 * 1024;
 /// Parts of a stream that go out in one piece with what tells their length.
 const SMALL_PART: usize = 4 * 1024;
 
@@ -63,10 +59,10 @@ pub(super) enum End {
 ///
 /// # Errors
 /// When the connection broke, or its caller left in the midst of an answer.
-pub(super) async fn serve<A: Future<Output = Response<Body>>>(
+pub(super) async fn serve<A: Future<Output = Outgoing>>(
     io: &mut TokioIo<TimedIo>,
     stop: &mut Stop,
-    answer: impl FnMut(Request<RequestBody>) -> A,
+    answer: impl FnMut(Box<Incoming>) -> A,
 ) -> io::Result<End> {
     Connection::new(io, AT_HAND).serve(stop, answer).await
 }
@@ -79,9 +75,8 @@ struct Connection<'a> {
     unsent: Unsent,
 }
 
-#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Next {
-    Request(Request<RequestBody>),
+    Request(Box<Incoming>),
     Unusual,
     /// The caller is done, or we are.
     Nothing,
@@ -92,10 +87,10 @@ impl<'a> Connection<'a> {
         Self { io, at_hand, received: Received::default(), unsent: Unsent::default() }
     }
 
-    async fn serve<A: Future<Output = Response<Body>>>(
+    async fn serve<A: Future<Output = Outgoing>>(
         mut self,
         stop: &mut Stop,
-        mut answer: impl FnMut(Request<RequestBody>) -> A,
+        mut answer: impl FnMut(Box<Incoming>) -> A,
     ) -> io::Result<End> {
         let mut is_first = true;
         loop {
@@ -167,19 +162,14 @@ impl<'a> Connection<'a> {
         .await
     }
 
-    fn take(&mut self, head: Usual) -> Request<RequestBody> {
-        let received = &mut self.received.bytes;
-        received.advance(head.length);
-        let body = if head.body <= SMALL_BODY {
-            let body = Bytes::copy_from_slice(&received[..head.body]);
-            received.advance(head.body);
-            body
-        } else {
-            received.split_to(head.body).freeze()
-        };
+    fn take(&mut self, head: Usual) -> Box<Incoming> {
+        self.received.bytes.advance(head.length);
+        let body = self.received.take(head.body);
         // Its answer may take long, and nobody else may need its body by then.
         self.received.rest();
-        head.request.map(|()| RequestBody::Whole(body))
+        let mut request = head.request;
+        request.body = RequestBody::Whole(body);
+        request
     }
 
     /// Waits for an answer as long as the caller does.
@@ -212,7 +202,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Writes an answer to its end, and whether it was the last.
-    async fn write(&mut self, response: Response<Body>, closes: bool) -> io::Result<bool> {
+    async fn write(&mut self, response: Outgoing, closes: bool) -> io::Result<bool> {
         let (head, body) = response.into_parts();
         let mut body = pin!(body);
         let mut framing = match head.status {
@@ -321,15 +311,13 @@ impl Framing {
 }
 
 /// A request that can be answered here: its head, and how long that and its body are.
-#[derive(Debug)]
 struct Usual {
-    request: Request<()>,
+    /// Its body is not there yet.
+    request: Box<Incoming>,
     length: usize,
     body: usize,
 }
 
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Parsed {
     Usual(Usual),
     Partial,
@@ -378,10 +366,10 @@ fn usual(parsed: &httparse::Request<'_, '_>, length: usize) -> Option<Usual> {
         }
         headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
     }
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
+    let mut request = Box::<Incoming>::from(Request::new(RequestBody::Whole(Bytes::new())));
+    request.head.method = Method::POST;
+    request.head.uri = uri;
+    request.head.headers = headers;
     Some(Usual { request, length, body: body.unwrap_or(0) })
 }
 

@@ -1,6 +1,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use futures_util::future::poll_immediate;
+use http::Response;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    gateway::{io::Activity, options::Options},
+    gateway::{Body, io::Activity, options::Options},
     upstream::late::LateWrites,
 };
 
@@ -42,10 +43,10 @@ fn never() -> (watch::Sender<Option<Instant>>, Stop) {
 }
 
 /// Answers with the path and the body that it got.
-async fn echo(request: Request<RequestBody>) -> Response<Body> {
-    let path = request.uri().to_string();
-    let body = request.into_body().collect().await.unwrap().to_bytes();
-    Response::new(Body::full([path.as_bytes(), b" ", &body].concat()))
+async fn echo(request: Box<Incoming>) -> Outgoing {
+    let path = request.head.uri.to_string();
+    let body = request.body.collect().await.unwrap().to_bytes();
+    Box::new(Response::new(Body::full([path.as_bytes(), b" ", &body].concat())))
 }
 
 const PATH: &str = "/v1/chat/completions";
@@ -194,7 +195,7 @@ async fn a_caller_who_asks_much_at_once_leaves_others_their_turn() {
         caller.shutdown().await.unwrap();
         caller.read_to_end(&mut answers).await.unwrap();
     });
-    let mut serving = pin!(serve(&mut io, &mut stop, |_| async { Response::new(Body::full("x")) }));
+    let mut serving = pin!(serve(&mut io, &mut stop, |_| async { Box::new(Response::new(Body::full("x"))) }));
     while poll_immediate(&mut serving).await.is_none() {
         turns += 1;
         yield_now().await;
@@ -259,7 +260,7 @@ async fn a_caller_who_leaves_waits_no_longer_and_one_who_asks_on_does() {
                 Some(answered) => _ = answered.await,
                 None => std::future::pending().await,
             }
-            Response::new(Body::full("x"))
+            Box::new(Response::new(Body::full("x")))
         }
     }));
     caller.write_all(request("one").as_bytes()).await.unwrap();
@@ -315,7 +316,7 @@ async fn relayed(parts: Vec<Bytes>, length: Option<u64>, status: StatusCode) -> 
         let end = serve(&mut io, &mut stop, |_| {
             // Whoever has gone is answered no more, so it is for us to end it.
             sender.send_replace(Some(Instant::now()));
-            let mut answer = Response::new(body.take().unwrap());
+            let mut answer = Box::new(Response::new(body.take().unwrap()));
             *answer.status_mut() = status;
             async { answer }
         })
@@ -391,7 +392,7 @@ async fn a_caller_who_does_not_take_the_end_of_an_answer_is_cut() {
     let begun = Instant::now();
     // Little enough to be kept back, after so much that the connection takes no more.
     while poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, &[b'x'; 1 << 16]))).await.is_ready() {}
-    let answer = |_| async { Response::new(Body::full("the end")) };
+    let answer = |_| async { Box::new(Response::new(Body::full("the end"))) };
     let error = serve(&mut io, &mut stop, answer).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert!(begun.elapsed() < 2 * write_timeout, "{:?}", begun.elapsed());
@@ -415,7 +416,7 @@ async fn a_silent_connection_holds_no_memory_nor_does_a_large_request_leave_some
             let ask = async { caller.write_all(large.as_bytes()).await.unwrap() };
             let (next, ()) = tokio::join!(connection.next(&mut stop), ask);
             let Ok(Next::Request(request)) = next else { panic!("a request of {body} bytes is usual") };
-            let RequestBody::Whole(bytes) = request.into_body() else { panic!("it is here") };
+            let RequestBody::Whole(bytes) = request.body else { panic!("it is here") };
             assert_eq!(bytes.len(), body);
             assert!(bytes.is_unique(), "the connection shares its memory");
             // While the answer is waited for.
@@ -447,7 +448,7 @@ async fn a_stop_ends_idle_connections_at_once_and_others_with_their_answer() {
     let (sender, mut stop) = never();
     caller.write_all(request("").as_bytes()).await.unwrap();
     sender.send_replace(Some(Instant::now()));
-    let answer = |_| async { Response::new(Body::full("x")) };
+    let answer = |_| async { Box::new(Response::new(Body::full("x"))) };
     assert_eq!(serve(&mut io, &mut stop, answer).await.unwrap(), End::Over);
     drop(io);
     let mut answer = String::new();

@@ -196,9 +196,7 @@ impl Ledger {
         let models = ModelNames::default();
         let state = self.lock();
         if let Some(books) = state.books.providers.get(name) {
-            for model in books.models.keys() {
-                models.learn(model);
-            }
+            models.learn_all(books.models.keys().map(AsRef::as_ref));
         }
         drop(state);
         let provider = Arc::new(ProviderLedger {

@@ -132,7 +132,7 @@ impl Collector for Scrape {
             self.each(|p| row(&[("provider", &p.name)], p.keys.in_flight as i64))
         })?;
         out.gauge("requests_in_flight", "Client requests under way", |row| {
-            self.each(|p| row(&[("provider", &p.name)], p.reading.in_flight))
+            self.each(|p| row(&[("provider", &p.name)], p.reading.in_flight as i64))
         })?;
         self.books(&mut out)?;
         self.since_start(&mut out)?;

@@ -53,7 +53,7 @@ async fn not_ready_without_a_provider_or_while_nothing_can_be_written() {
         name: "p".into(),
         enabled,
         pool: Pool::new("p", pool::Options::default()),
-        metrics: Arc::default(),
+        metrics: Arc::new(crate::gateway::metrics::Metrics::new(1)),
     };
     state.set_providers(vec![entry(false)]);
     assert_eq!(ask().await.1.reasons.len(), 2);

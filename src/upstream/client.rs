@@ -82,10 +82,10 @@ impl Client {
     pub async fn send(
         &self,
         method: Method,
-        path: PathAndQuery,
+        path: &PathAndQuery,
         headers: &impl Headers,
-        body: Bytes,
-    ) -> Result<Response<Answer>, Error> {
+        body: &Bytes,
+    ) -> Result<Box<Response<Answer>>, Error> {
         tokio::time::timeout(self.first_byte_timeout, self.request(method, path, headers, body))
             .await
             .unwrap_or(Err(Error::Timeout(self.first_byte_timeout)))
@@ -98,10 +98,10 @@ impl Client {
     pub async fn request(
         &self,
         method: Method,
-        path: PathAndQuery,
+        path: &PathAndQuery,
         headers: &impl Headers,
-        body: Bytes,
-    ) -> Result<Response<Answer>, Error> {
+        body: &Bytes,
+    ) -> Result<Box<Response<Answer>>, Error> {
         self.pool.request(method, path, headers, body).await
     }
 }
@@ -155,10 +155,10 @@ impl Pool {
     async fn request(
         self: &Arc<Self>,
         method: Method,
-        path: PathAndQuery,
+        path: &PathAndQuery,
         headers: &impl Headers,
-        body: Bytes,
-    ) -> Result<Response<Answer>, Error> {
+        body: &Bytes,
+    ) -> Result<Box<Response<Answer>>, Error> {
         loop {
             let idle = self.idle().take();
             let (connection, is_used) = match idle {
@@ -168,9 +168,9 @@ impl Pool {
             // One that was closed while it was idle is passed over where nothing has gone out.
             match connection {
                 Connection::Http1(mut http1) => {
-                    let head = Head { method: &method, path: &path, host: self.host.as_ref(), headers };
-                    match http1.send(&head, body.clone()).await {
-                        Ok(response) => return Ok(response.map(|()| Answer::http1(http1, self))),
+                    let head = Head { method: &method, path, host: self.host.as_ref(), headers };
+                    match http1.send(&head, body).await {
+                        Ok(response) => return Ok(Box::new(response.map(|()| Answer::http1(http1, self)))),
                         Err(Unanswered { is_unsent: true, .. }) if is_used => {}
                         Err(Unanswered { error, .. }) => return Err(Error::Broken(causes(&error))),
                     }
@@ -178,10 +178,10 @@ impl Pool {
                 Connection::Http2(mut sender) => {
                     let mut request = Request::new(Full::new(body.clone()));
                     *request.method_mut() = method.clone();
-                    *request.uri_mut() = self.absolute(&path);
+                    *request.uri_mut() = self.absolute(path);
                     *request.headers_mut() = headers.to_map();
                     match sender.try_send_request(request).await {
-                        Ok(response) => return Ok(response.map(Answer::Http2)),
+                        Ok(response) => return Ok(Box::new(response.map(Answer::Http2))),
                         Err(mut error) => {
                             if !is_used || error.take_message().is_none() {
                                 return Err(Error::Broken(causes(error.error())));
@@ -318,7 +318,7 @@ pub enum Answer {
 /// A connection that belongs to one answer, until its body has ended, and then to the pool.
 pub struct Lease {
     http1: Option<Box<Http1>>,
-    pool: Weak<Pool>,
+    pool: Arc<Pool>,
 }
 
 /// Why an answer broke off.
@@ -326,7 +326,7 @@ pub type BodyError = Box<dyn StdError + Send + Sync>;
 
 impl Answer {
     fn http1(http1: Box<Http1>, pool: &Arc<Pool>) -> Self {
-        let mut lease = Lease { http1: Some(http1), pool: Arc::downgrade(pool) };
+        let mut lease = Lease { http1: Some(http1), pool: pool.clone() };
         lease.give_back_at_end();
         Self::Http1(lease)
     }
@@ -336,10 +336,8 @@ impl Lease {
     fn give_back_at_end(&mut self) {
         let Some(http1) = self.http1.take_if(|http1| http1.has_ended()) else { return };
         // Otherwise it is closed: where the provider said so, or answered before all of the request was sent.
-        if http1.is_ready()
-            && let Some(pool) = self.pool.upgrade()
-        {
-            pool.put(Connection::Http1(http1));
+        if http1.is_ready() {
+            self.pool.put(Connection::Http1(http1));
         }
     }
 

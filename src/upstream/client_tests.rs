@@ -26,9 +26,9 @@ impl Provider {
         self.listener.accept().await.unwrap().0
     }
 
-    async fn ask(&self) -> Result<Response<Answer>, Error> {
+    async fn ask(&self) -> Result<Box<Response<Answer>>, Error> {
         let path = PathAndQuery::from_static("/base/v1/models?a=b");
-        self.client.send(Method::POST, path, &HeaderMap::new(), Bytes::from_static(b"{}")).await
+        self.client.send(Method::POST, &path, &HeaderMap::new(), &Bytes::from_static(b"{}")).await
     }
 }
 
@@ -45,7 +45,7 @@ async fn answer(stream: &mut TcpStream) {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
 }
 
-async fn whole(response: Result<Response<Answer>, Error>) -> Bytes {
+async fn whole(response: Result<Box<Response<Answer>>, Error>) -> Bytes {
     let response = response.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     response.into_body().collect().await.unwrap().to_bytes()
@@ -131,7 +131,7 @@ async fn idle_connections_are_closed_in_time() {
     let provider = Provider::new(|_| ()).await;
     let ask = tokio::spawn({
         let (client, path) = (provider.client.pool.clone(), PathAndQuery::from_static("/"));
-        async move { client.request(Method::POST, path, &HeaderMap::new(), "{}".into()).await }
+        async move { client.request(Method::POST, &path, &HeaderMap::new(), &"{}".into()).await }
     });
     let mut stream = provider.accept().await;
     read(&mut stream).await;

@@ -152,11 +152,11 @@ impl Http1 {
     pub(super) async fn send(
         &mut self,
         head: &Head<'_, impl Headers>,
-        body: Bytes,
+        body: &Bytes,
     ) -> Result<Response<()>, Unanswered> {
-        let mut unsent = Some(body);
+        let mut is_begun = false;
         poll_fn(|cx| {
-            if let Some(body) = unsent.take() {
+            if !is_begun {
                 // An idle connection brings nothing but its end; and from here on what comes is told.
                 if let Poll::Ready(came) = self.poll_receive(cx) {
                     let error = match came {
@@ -168,10 +168,10 @@ impl Http1 {
                 }
                 if !has_budget_remaining() {
                     // Nobody has looked, and the task's next turn is at hand.
-                    unsent = Some(body);
                     return Poll::Pending;
                 }
                 self.begin(head, body);
+                is_begun = true;
                 let _goes_on_below = self.poll_send(cx);
                 return Poll::Pending;
             }
@@ -181,9 +181,9 @@ impl Http1 {
         .await
     }
 
-    fn begin(&mut self, head: &Head<'_, impl Headers>, body: Bytes) {
+    fn begin(&mut self, head: &Head<'_, impl Headers>, body: &Bytes) {
         write_head(self.unsent.begin(), head, body.len());
-        self.unsent.body = body;
+        self.unsent.put_body(body);
         self.is_flushed = false;
         // Until its answer says so.
         self.is_kept = false;
@@ -195,7 +195,7 @@ impl Http1 {
             return Poll::Ready(());
         }
         self.send_error = ready!(self.poll_write_all(cx)).err();
-        self.unsent.clear();
+        self.unsent.let_go();
         self.is_flushed = true;
         Poll::Ready(())
     }
@@ -273,7 +273,7 @@ impl Http1 {
                     let size = usize::try_from(*left)
                         .map_or(self.received.bytes.len(), |left| left.min(self.received.bytes.len()));
                     *left -= size as u64;
-                    let part = self.received.bytes.split_to(size).freeze();
+                    let part = self.received.take(size);
                     // Where the body's end is here as well, that is known with its last part; what is wrong with it is
                     // told when more is asked for.
                     let _told_later = self.settle();

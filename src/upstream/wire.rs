@@ -15,6 +15,8 @@ const LEAST_READ: usize = 8 * 1024;
 const MOST_READ: usize = 128 * 1024;
 /// Where memory is not yet taken.
 const FIRST_READ: usize = 256;
+/// Is copied: to share its memory costs more, and keeps all of it for as long as this is of use.
+const SMALL: usize = 4 * 1024;
 /// A head's, which is no bound.
 const USUAL_HEAD: usize = 1024;
 
@@ -88,6 +90,16 @@ impl Received {
         Poll::Ready(Ok(came))
     }
 
+    /// The first `size` bytes.
+    pub fn take(&mut self, size: usize) -> Bytes {
+        if size > SMALL {
+            return self.bytes.split_to(size).freeze();
+        }
+        let taken = Bytes::copy_from_slice(&self.bytes[..size]);
+        self.bytes.advance(size);
+        taken
+    }
+
     fn reserve(&mut self, more: usize) {
         self.bytes.reserve(more);
         self.is_grown |= self.bytes.capacity() > 2 * LEAST_READ;
@@ -119,6 +131,15 @@ impl Unsent {
         &mut self.head
     }
 
+    /// What comes behind the head.
+    pub fn put_body(&mut self, body: &Bytes) {
+        if body.len() <= SMALL {
+            self.head.extend_from_slice(body);
+        } else {
+            self.body = body.clone();
+        }
+    }
+
     pub fn clear(&mut self) {
         self.head.clear();
         // It may be large, and what comes next be long in coming.
@@ -146,6 +167,14 @@ impl Unsent {
         // Its last byte is written, and would keep all of its memory.
         self.body = Bytes::new();
         Poll::Ready(Ok(()))
+    }
+
+    /// What was written may be long in being answered.
+    pub fn let_go(&mut self) {
+        self.clear();
+        if self.head.capacity() > 2 * USUAL_HEAD {
+            self.head = BytesMut::new();
+        }
     }
 
     /// Nothing is to be written for now.

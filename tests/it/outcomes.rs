@@ -644,6 +644,23 @@ async fn a_caller_that_leaves_ends_the_call_at_once() {
     keytide.stop().await;
 }
 
+/// Otherwise the provider would go on with what nobody waits for, and its key be lent to the next at the same time.
+#[tokio::test]
+async fn an_attempt_that_took_too_long_is_over_before_the_pause_behind_it() {
+    let (upstream, clock) = timed().await;
+    let mut setup = setup(&upstream, &clock, "").keys("ollama", &[KEY, "good-key-of-another-account"]);
+    setup.config.providers.get_mut("ollama").unwrap().gateway.retry_backoff = Duration::from_secs(3600);
+    let keytide = setup.start().await;
+    upstream.set_default(Behaviour::Hang);
+    let request = keytide.client.post(format!("{}{CHAT}", keytide.url)).bearer_auth(TOKEN).json(&chat(false));
+    let waiting = tokio::spawn(request.send());
+    crate::harness::until("it was given up", || upstream.tally().total().cancelled == 1).await;
+    assert_eq!((upstream.tally().total().attempts, upstream.tally().in_flight()), (1, 0));
+    assert!(!waiting.is_finished());
+    waiting.abort();
+    keytide.stop().await;
+}
+
 #[tokio::test]
 async fn without_keys_there_is_503() {
     let (upstream, clock) = timed().await;

@@ -212,7 +212,8 @@ async fn a_connection_that_is_lost_without_a_word_is_given_up() {
     let path = options.path("/v1/models").unwrap();
     let mut headers = http::HeaderMap::new();
     headers.insert("authorization", http::HeaderValue::from_static("Bearer good-key-0123456789abcdef"));
-    let ask = || provider.send(http::Method::GET, path.clone(), &headers, Bytes::new());
+    let nothing = Bytes::new();
+    let ask = || provider.send(http::Method::GET, &path, &headers, &nothing);
     assert_eq!(ask().await.unwrap().version(), http::Version::HTTP_2);
     lost.store(true, Ordering::SeqCst);
     tokio::time::pause();

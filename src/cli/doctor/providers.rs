@@ -58,7 +58,7 @@ async fn reach(options: &upstream::options::Options) -> Result<http::StatusCode,
     let mut headers = HeaderMap::new();
     let agent = HeaderValue::from_static(concat!("keytide/", env!("CARGO_PKG_VERSION")));
     headers.insert(header::USER_AGENT, agent);
-    let sent = client.send(Method::GET, path, &headers, Bytes::new()).await;
+    let sent = client.send(Method::GET, &path, &headers, &Bytes::new()).await;
     sent.map(|response| response.status()).map_err(|error| error.to_string())
 }
 
