@@ -273,7 +273,11 @@ impl Http1 {
                     let size = usize::try_from(*left)
                         .map_or(self.received.bytes.len(), |left| left.min(self.received.bytes.len()));
                     *left -= size as u64;
-                    let part = self.received.take(size);
+                    // A stream's parts share the memory that they came in, as they would all be copied.
+                    let part = match self.rest {
+                        Rest::Chunk(_) => self.received.bytes.split_to(size).freeze(),
+                        _ => self.received.take(size),
+                    };
                     // Where the body's end is here as well, that is known with its last part; what is wrong with it is
                     // told when more is asked for.
                     let _told_later = self.settle();

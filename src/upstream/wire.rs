@@ -15,7 +15,7 @@ const LEAST_READ: usize = 8 * 1024;
 const MOST_READ: usize = 128 * 1024;
 /// Where memory is not yet taken.
 const FIRST_READ: usize = 256;
-/// Is copied: to share its memory costs more, and keeps all of it for as long as this is of use.
+/// Is copied: to share its memory costs more where nothing else does, and keeps all of it for as long as this is of use.
 const SMALL: usize = 4 * 1024;
 /// A head's, which is no bound.
 const USUAL_HEAD: usize = 1024;
