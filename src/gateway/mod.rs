@@ -65,8 +65,7 @@ use crate::{
     model::{Clock, Networks, UserId},
 };
 
-/// An answer as it goes through the hands of those who made it. Each would copy its 200 bytes, and wait for them to be
-/// written before they can be read again: that took a tenth of a small request's time.
+/// An answer as it goes through the hands of those who made it: each would copy its 200 bytes.
 type Outgoing = Box<Response<Body>>;
 
 /// A request, likewise.
